@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# They need Python 3.11+, make and a C compiler.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+FILE   ?=
+
+SOURCES := pyproject.toml build_ffi.py $(wildcard csrc/*.h) $(filter-out csrc/_native.c,$(wildcard csrc/*.c))
+
+.PHONY: help venv demo test lint format bench sanitize fuzz dist clean
+
+help:
+	@echo "make demo [FILE=...]  seal a real file, read from its middle, show that tampering is caught"
+	@echo "make test             run the tests"
+	@echo "make lint             ruff, mypy --strict, clang-format"
+	@echo "make format           rewrite the sources the way lint wants them"
+	@echo "make bench            measure against rivals in one run; writes bench/results.json"
+	@echo "make sanitize         run the tests of the C under ASan and UBSan"
+	@echo "make dist             build the sdist and the abi3 wheel into dist/"
+	@echo "make clean            remove everything that the targets made"
+
+venv: $(STAMP)
+
+$(STAMP): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[cli,http]" --group test --group lint
+	touch $@
+
+demo: venv
+	$(BIN)/python -m anyseal demo $(FILE)
+
+test: venv
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/anyseal.h csrc/anyseal.cdef.h $(filter-out csrc/_native.c,$(wildcard csrc/*.c))
+
+format: venv
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format --quiet .
+	$(BIN)/clang-format -i csrc/anyseal.h csrc/anyseal.cdef.h $(filter-out csrc/_native.c,$(wildcard csrc/*.c))
+
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --group bench
+	touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench $(ARGS)
+
+dist: venv
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build --outdir dist .
+
+clean:
+	rm -rf $(VENV) .venv-* build dist .demo src/*.egg-info src/anyseal/*.so csrc/_native.c

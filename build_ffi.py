@@ -1,0 +1,93 @@
+"""Build the C extension ``anyseal._native``, and be the project's PEP 517 backend.
+
+setuptools reads no ``cffi_modules`` from pyproject.toml, so this in-tree backend writes the
+extension's C source from ``csrc/anyseal.cdef.h`` and leaves everything else to setuptools.
+``python build_ffi.py`` writes the source alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from setuptools import build_meta as _setuptools
+
+ROOT = Path(__file__).resolve().parent
+CDEF = ROOT / "csrc" / "anyseal.cdef.h"
+GENERATED = ROOT / "csrc" / "_native.c"
+
+# cffi releases the GIL around every call, which ruins small calls beside a busy thread. The C
+# functions release it themselves where the input is long (csrc/anyseal.h), so cffi must not.
+PRELUDE = """
+#include "anyseal.h"
+#undef Py_BEGIN_ALLOW_THREADS
+#undef Py_END_ALLOW_THREADS
+#define Py_BEGIN_ALLOW_THREADS {
+#define Py_END_ALLOW_THREADS }
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wconversion" /* what cffi generates, not ours */
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#endif
+"""
+
+
+def emit() -> None:
+    """Write the extension's C source, if it differs from what is there."""
+    from cffi import FFI
+
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        sys.exit("anyseal does not support free-threaded interpreters yet: use a build with the GIL")
+    if sys.platform == "win32":
+        sys.exit("anyseal supports POSIX systems only for now")
+    ffi = FFI()
+    ffi.cdef(CDEF.read_text(encoding="ascii"))
+    ffi.set_source("anyseal._native", PRELUDE, py_limited_api=True)
+    fresh = GENERATED.with_suffix(".new")
+    ffi.emit_c_code(str(fresh))
+    if GENERATED.exists() and GENERATED.read_bytes() == fresh.read_bytes():
+        fresh.unlink()
+    else:
+        fresh.replace(GENERATED)
+
+
+def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
+    return _setuptools.get_requires_for_build_sdist(config_settings)
+
+
+def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    return _setuptools.get_requires_for_build_wheel(config_settings)
+
+
+def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
+    return _setuptools.get_requires_for_build_editable(config_settings)
+
+
+def prepare_metadata_for_build_wheel(directory: str, config_settings: Any = None) -> str:
+    emit()
+    return _setuptools.prepare_metadata_for_build_wheel(directory, config_settings)
+
+
+def prepare_metadata_for_build_editable(directory: str, config_settings: Any = None) -> str:
+    emit()
+    return _setuptools.prepare_metadata_for_build_editable(directory, config_settings)
+
+
+def build_sdist(directory: str, config_settings: Any = None) -> str:
+    emit()
+    return _setuptools.build_sdist(directory, config_settings)
+
+
+def build_wheel(directory: str, config_settings: Any = None, metadata: str | None = None) -> str:
+    emit()
+    return _setuptools.build_wheel(directory, config_settings, metadata)
+
+
+def build_editable(directory: str, config_settings: Any = None, metadata: str | None = None) -> str:
+    emit()
+    return _setuptools.build_editable(directory, config_settings, metadata)
+
+
+if __name__ == "__main__":
+    emit()

@@ -1,0 +1,178 @@
+"""The awaitable face of values: small ones are done on the spot, large ones in a worker thread."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from anyseal import offload
+from anyseal.keys import Key
+from anyseal.ports import Keyring, resolve_partition
+from anyseal.suites import INLINE_BYTES, Suite, suite_named
+from anyseal.value import (
+    key_id_of,
+    open_under,
+    open_under_into,
+    seal_under,
+    seal_under_into,
+)
+
+__all__ = ["open", "open_into", "seal", "seal_into"]
+
+_SMALL = min(INLINE_BYTES[1:])
+_FIXED_BYTES = 84  # the most a header and a tag take
+
+
+def _is_small(data: Any, suite: Suite | str | None) -> bool:
+    """Whether sealing *data* is quicker than a hop to a thread and back."""
+    size = len(data) if type(data) is bytes else memoryview(data).nbytes
+    return size <= _SMALL or size <= INLINE_BYTES[suite_named(suite)]
+
+
+def _is_small_sealed(sealed: Any) -> bool:
+    data = sealed if type(sealed) is bytes else memoryview(sealed).cast("B")
+    size = len(data) - _FIXED_BYTES
+    return size <= _SMALL or (1 <= data[3] <= 3 and size <= INLINE_BYTES[data[3]])
+
+
+async def _current(key: Key | Keyring, partition: str | None) -> Key:
+    if isinstance(key, Key):
+        if partition is not None:
+            raise TypeError("partition= goes with a keyring, not with a Key")
+        return key
+    name = resolve_partition(key, partition)
+    return key.current_hit(name) or await key.current(name)
+
+
+async def _named(key: Key | Keyring, partition: str | None, sealed: Any) -> Key:
+    if isinstance(key, Key):
+        if partition is not None:
+            raise TypeError("partition= goes with a keyring, not with a Key")
+        return key
+    name = resolve_partition(key, partition)
+    key_id = key_id_of(sealed)
+    return key.get_hit(name, key_id) or await key.get(name, key_id)
+
+
+async def seal(
+    data: Any,
+    key: Key | Keyring,
+    *,
+    partition: str | None = None,
+    context: Any = b"",
+    suite: Suite | str | None = None,
+    expires_at: float | datetime | None = None,
+) -> bytes:
+    """Seal one value.
+
+    Args:
+        data: Contiguous bytes-like, 0 to 2**32 bytes. Not modified; must not change meanwhile.
+        key: A Key, or a Keyring together with *partition*.
+        partition: Whose key to use, with a keyring: a non-empty str.
+        context: Authenticated, not stored; 0 to 65,536 bytes. Opening needs the same.
+        suite: ``AEGIS256``, ``AES256GCM`` or ``XCHACHA20POLY1305``. Default: the machine's best.
+        expires_at: Seconds since the epoch or an aware datetime, after which it does not open.
+
+    Returns:
+        ``len(data)`` + 52 bytes + the tag (32 for AEGIS256, else 16).
+
+    Raises:
+        TypeError: Not bytes-like, or *partition* missing or superfluous.
+        ValueError: Too long, or *expires_at* in the past.
+        ConfigurationError: No such suite.
+        KeyUseError: The key is wiped.
+
+    Cost: done without suspending up to 1 MiB (AEGIS256), 256 KiB (AES256GCM) or 128 KiB
+    (XCHACHA20POLY1305), where the key is at hand; beyond that in a worker thread.
+    Source: docs/format.md, section 3.
+    """
+    if type(key) is not Key or partition is not None:
+        key = await _current(key, partition)
+    if (type(data) is bytes and len(data) <= _SMALL) or _is_small(data, suite):
+        return seal_under(data, key, context, suite, expires_at)
+    return await offload.run(seal_under, data, key, context, suite, expires_at)
+
+
+async def seal_into(
+    buffer: Any,
+    data: Any,
+    key: Key | Keyring,
+    *,
+    partition: str | None = None,
+    context: Any = b"",
+    suite: Suite | str | None = None,
+    expires_at: float | datetime | None = None,
+) -> int:
+    """Seal one value into *buffer*: as :func:`seal`, without allocating the result.
+
+    Args:
+        buffer: Writable and contiguous, at least as long as :func:`seal`'s result; must not
+            overlap *data*. The other arguments are those of :func:`seal`.
+
+    Returns:
+        The number of bytes written.
+    """
+    key = await _current(key, partition)
+    if _is_small(data, suite):
+        return seal_under_into(buffer, data, key, context, suite, expires_at)
+    return await offload.run(seal_under_into, buffer, data, key, context, suite, expires_at)
+
+
+async def open(
+    sealed: Any,
+    key: Key | Keyring,
+    *,
+    partition: str | None = None,
+    context: Any = b"",
+) -> bytes:
+    """Open one value.
+
+    Args:
+        sealed: What :func:`seal` returned, as any contiguous bytes-like.
+        key: The Key it was sealed under, or a Keyring together with *partition*.
+        partition: As when sealing.
+        context: As when sealing.
+
+    Returns:
+        The plaintext.
+
+    Raises:
+        FormatError: Not a sealed value, or of a version or suite this one does not know.
+        WrongKeyError: The key id is unknown under this partition.
+        DecryptionError: It does not verify: altered, or another context.
+        ExpiredError: Authentic, but past its expiry.
+        KeyUseError: The key is wiped.
+
+    Cost: as :func:`seal`.
+    Source: docs/format.md, section 3.
+    """
+    if type(key) is not Key or partition is not None:
+        key = await _named(key, partition, sealed)
+    if (type(sealed) is bytes and len(sealed) <= _SMALL) or _is_small_sealed(sealed):
+        return open_under(sealed, key, context)
+    return await offload.run(open_under, sealed, key, context)
+
+
+async def open_into(
+    buffer: Any,
+    sealed: Any,
+    key: Key | Keyring,
+    *,
+    partition: str | None = None,
+    context: Any = b"",
+) -> int:
+    """Open one value into *buffer*: as :func:`open`, without allocating the result.
+
+    If it does not verify, the part of *buffer* that the plaintext would fill is wiped.
+
+    Args:
+        buffer: Writable and contiguous, at least as long as the plaintext; must not overlap
+            *sealed*. The other arguments are those of :func:`open`.
+
+    Returns:
+        The number of bytes written.
+    """
+    key = await _named(key, partition, sealed)
+    if _is_small_sealed(sealed):
+        return open_under_into(buffer, sealed, key, context)
+    return await offload.run(open_under_into, buffer, sealed, key, context)

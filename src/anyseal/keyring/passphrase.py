@@ -1,0 +1,160 @@
+"""PassphraseKeyring: keys from a passphrase through Argon2id, for people and files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from typing import Any, NoReturn, Self
+
+from anyseal import offload
+from anyseal._ffi import lib, view, view_writable
+from anyseal.errors import ConfigurationError, WrongKeyError
+from anyseal.keyring.static import partition_bytes
+from anyseal.keys import Key, Slot
+
+__all__ = ["PassphraseKeyring"]
+
+_CACHED_KEYS = 64
+
+
+class PassphraseKeyring:
+    """Keys derived from a passphrase with Argon2id (one lane, 32 bytes).
+
+    The costs and a random salt stand in the key id, so that what was sealed with other costs still
+    opens. Costs beyond the bounds are refused before any work, whatever a file claims.
+
+    Args:
+        passphrase: 1 to 1024 bytes in UTF-8.
+        memory_log2_kib: Memory for new keys as a power of two of KiB; 16 is 64 MiB.
+        passes: Passes over that memory for new keys.
+        max_memory_log2_kib: The most that opening may use; 20 is 1 GiB.
+        max_passes: The most passes that opening may make.
+
+    Raises:
+        ConfigurationError: The passphrase is empty or too long, or a cost is out of bounds.
+
+    Cost: one derivation for each new partition or salt, 0.1 to 0.3 s and the memory above, in a
+    worker thread on the async side.
+    Source: docs/format.md, section 6; RFC 9106.
+    """
+
+    def __init__(
+        self,
+        passphrase: str | bytes,
+        *,
+        memory_log2_kib: int = 16,
+        passes: int = 3,
+        max_memory_log2_kib: int = 20,
+        max_passes: int = 16,
+    ) -> None:
+        if not isinstance(passphrase, str | bytes):
+            raise TypeError(f"passphrase must be str or bytes, not {type(passphrase).__name__}")
+        secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
+        if not 1 <= len(secret) <= 1024:
+            raise ConfigurationError("a passphrase has 1 to 1024 bytes in UTF-8")
+        if not 3 <= memory_log2_kib <= max_memory_log2_kib <= 24:
+            raise ConfigurationError("memory_log2_kib must be 3 to max_memory_log2_kib, at most 24")
+        if not 1 <= passes <= max_passes <= 255:
+            raise ConfigurationError("passes must be 1 to max_passes, at most 255")
+        self._secret = bytearray(secret)
+        self._prefix = bytes((memory_log2_kib, passes)) + os.urandom(8)
+        self._max_memory = max_memory_log2_kib
+        self._max_passes = max_passes
+        self._keys: OrderedDict[tuple[str, bytes], Key] = OrderedDict()
+        self._unknown: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def _derive(self, partition: str, prefix: bytes) -> Key:
+        """The key whose id begins with *prefix*: log2 KiB, passes, 8 bytes of salt."""
+        name = partition_bytes(partition)
+        if not self._secret:
+            raise ConfigurationError("the keyring is wiped")
+        salt = hashlib.sha256(b"anyseal v1 argon2" + prefix + name).digest()[:16]
+        slot = Slot(
+            lib.anyseal_argon2id(
+                view(self._secret), len(self._secret), salt, prefix[1], 1024 << prefix[0]
+            )
+        )
+        fingerprint = slot.derive_public(b"id", b"")
+        return Key._from_slot(slot, prefix + fingerprint[:6])
+
+    @staticmethod
+    def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+        cache[key] = value
+        while len(cache) > _CACHED_KEYS:
+            cache.popitem(last=False)
+
+    def current_local(self, partition: str) -> Key:
+        """The key to seal with; derived on the spot when it is new."""
+        key = self.current_hit(partition)
+        if key is None:
+            key = self._derive(partition, self._prefix)
+            self._remember(self._keys, (partition, self._prefix), key)
+        return key
+
+    def get_local(self, partition: str, key_id: bytes) -> Key:
+        """The key that *key_id* names; derived on the spot when it is new."""
+        key = self.get_hit(partition, key_id)
+        if key is None:
+            key = self._derive(partition, key_id[:10])
+            self._remember(self._keys, (partition, key_id[:10]), key)
+            if key.key_id != key_id:
+                self._unknown_key(partition, key_id)
+        return key
+
+    def _unknown_key(self, partition: str, key_id: bytes) -> NoReturn:
+        self._remember(self._unknown, (partition, key_id), None)
+        raise WrongKeyError("wrong passphrase or partition, or not sealed with a passphrase")
+
+    def current_hit(self, partition: str) -> Key | None:
+        """The key to seal with, if it was derived before."""
+        return self._keys.get((partition, self._prefix))
+
+    def get_hit(self, partition: str, key_id: bytes) -> Key | None:
+        """The key that *key_id* names, if it was derived before.
+
+        Raises:
+            WrongKeyError: Known to be unknown, or its costs are out of bounds.
+        """
+        if len(key_id) != 16 or not (
+            3 <= key_id[0] <= self._max_memory and 1 <= key_id[1] <= self._max_passes
+        ):
+            raise WrongKeyError("not sealed with a passphrase, or at costs beyond the bounds")
+        if (partition, key_id) in self._unknown:
+            self._unknown_key(partition, key_id)
+        key = self._keys.get((partition, key_id[:10]))
+        if key is not None and key.key_id != key_id:
+            self._unknown_key(partition, key_id)
+        return key
+
+    async def current(self, partition: str) -> Key:
+        """The key to seal with; derived in a worker thread when it is new."""
+        return self.current_hit(partition) or await offload.run(
+            self.current_local, partition
+        )
+
+    async def get(self, partition: str, key_id: bytes) -> Key:
+        """The key that *key_id* names; derived in a worker thread when it is new."""
+        return self.get_hit(partition, key_id) or await offload.run(
+            self.get_local, partition, key_id
+        )
+
+    def wipe(self) -> None:
+        """Wipe the passphrase and every key derived from it."""
+        if self._secret:
+            lib.anyseal_wipe(view_writable(self._secret), len(self._secret))
+            self._secret = bytearray()
+        while self._keys:
+            self._keys.popitem()[1].wipe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.wipe()
+
+    def __repr__(self) -> str:
+        return f"<PassphraseKeyring memory=2**{self._prefix[0]} KiB passes={self._prefix[1]}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a keyring cannot be pickled or copied")

@@ -1,0 +1,147 @@
+"""When work leaves the event loop, and where it goes.
+
+Large work runs in anyio's worker threads under a limiter of our own, so that it neither starves
+nor is starved by other users of the pool. Work comes in units of at most ``config.UNIT_BYTES``:
+cancelling waits for the running unit and no longer.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import mmap
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, TypeVarTuple
+
+import anyio.lowlevel
+import anyio.to_thread
+from anyio.from_thread import BlockingPortal, BlockingPortalProvider
+
+from anyseal.config import worker_count
+
+__all__ = ["BufferPool", "buffers", "executor", "run", "wait"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_limiter")
+
+
+def _current_limiter() -> anyio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        fresh = anyio.CapacityLimiter(worker_count())
+        _limiter.set(fresh)
+        return fresh
+
+
+async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Run *function* in a worker thread. A cancelled caller waits until it has returned."""
+    return await anyio.to_thread.run_sync(function, *args, limiter=_current_limiter())
+
+
+class BufferPool:
+    """Page-aligned buffers that are used again: fresh pages cost more than the cipher.
+
+    ``lease(n)`` gives a writable view of exactly *n* bytes with undefined content. A buffer goes
+    back when the lease ends, so no view of it may be handed to anything that keeps it.
+    """
+
+    def __init__(self, keep_bytes: int = 32 << 20) -> None:
+        self._keep_bytes = keep_bytes
+        self._kept_bytes = 0
+        self._free: dict[int, list[mmap.mmap]] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def lease(self, size: int) -> Iterator[memoryview]:
+        """A buffer of *size* bytes for the time of the ``with`` block."""
+        capacity = max(1 << 16, 1 << (size - 1).bit_length()) if size else 1 << 16
+        with self._lock:
+            shelf = self._free.get(capacity)
+            buffer = shelf.pop() if shelf else None
+            if buffer is not None:
+                self._kept_bytes -= capacity
+        if buffer is None:
+            # Private: a forked child must not share what its parent goes on filling.
+            buffer = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if capacity >= 1 << 21 and hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):
+                    buffer.madvise(mmap.MADV_HUGEPAGE)
+        whole = memoryview(buffer)
+        try:
+            with whole[:size] as part:
+                yield part
+        finally:
+            whole.release()
+            self._give_back(buffer, capacity)
+
+    def _give_back(self, buffer: mmap.mmap, capacity: int) -> None:
+        with self._lock:
+            if self._kept_bytes + capacity <= self._keep_bytes:
+                self._kept_bytes += capacity
+                self._free.setdefault(capacity, []).append(buffer)
+                return
+        # A view that outlived the lease keeps the memory until it goes; it is then collected.
+        with contextlib.suppress(BufferError):
+            buffer.close()
+
+
+class _Process:
+    """What belongs to this process and is made anew in a forked child."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.buffers = BufferPool()
+        self.executor: ThreadPoolExecutor | None = None
+        self.portal: BlockingPortal | None = None
+        self.portal_exit = contextlib.ExitStack()
+
+
+_process = _Process()
+
+
+def _renew() -> None:
+    global _process
+    _process = _Process()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
+def buffers() -> BufferPool:
+    """The process's buffer pool."""
+    return _process.buffers
+
+
+def executor() -> ThreadPoolExecutor:
+    """The worker threads of the sync side, started on first use."""
+    process = _process
+    if process.executor is None:
+        with process.lock:
+            if process.executor is None:
+                process.executor = ThreadPoolExecutor(worker_count(), "anyseal-worker")
+    return process.executor
+
+
+def _close_portal(process: _Process) -> None:
+    if process is _process:  # not in a forked child, where the portal's thread does not exist
+        process.portal_exit.close()
+
+
+def wait(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Await *function* from sync code, on the one event loop that the sync side shares.
+
+    Only for what may truly wait, such as a key service: hits never come here.
+    """
+    process = _process
+    if process.portal is None:
+        with process.lock:
+            if process.portal is None:
+                process.portal = process.portal_exit.enter_context(BlockingPortalProvider())
+                atexit.register(_close_portal, process)
+    return process.portal.call(function, *args)

@@ -1,0 +1,165 @@
+"""The protocols that connect anyseal to keys and storage.
+
+A port is async where it may wait for a network. Local storage is blocking: those ports carry the
+names of the system calls (``pread_into``, ``pwrite``) and are called in worker threads by the
+async side, directly by the sync side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from anyseal.keys import Key
+
+__all__ = ["BlockingSink", "BlockingSource", "Ends", "Keyring", "LocalKeyring", "Progress", "Sink", "Source"]
+
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""Called with (plaintext bytes done, total or None) from the caller's own thread or task."""
+
+
+@runtime_checkable
+class Keyring(Protocol):
+    """Finds the keys of a partition.
+
+    ``current`` and ``get`` may wait for a key service; their ``_hit`` twins never wait: they
+    return None where an answer is not at hand. Sealing asks for the current key, opening for the
+    one that the sealed thing names. There is no trial decryption.
+    """
+
+    async def current(self, partition: str) -> Key:
+        """The key to seal with."""
+        ...
+
+    async def get(self, partition: str, key_id: bytes) -> Key:
+        """The key that *key_id* names. Raises WrongKeyError if it is unknown."""
+        ...
+
+    def current_hit(self, partition: str) -> Key | None:
+        """The key to seal with, if it is at hand."""
+        ...
+
+    def get_hit(self, partition: str, key_id: bytes) -> Key | None:
+        """The key that *key_id* names, if it is at hand."""
+        ...
+
+
+@runtime_checkable
+class LocalKeyring(Keyring, Protocol):
+    """A keyring that computes its keys: sync code asks it without an event loop.
+
+    Both methods may take CPU time, but wait for nothing.
+    """
+
+    def current_local(self, partition: str) -> Key:
+        """The key to seal with."""
+        ...
+
+    def get_local(self, partition: str, key_id: bytes) -> Key:
+        """The key that *key_id* names. Raises WrongKeyError if it is unknown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """The first and last bytes of a source, and its size, all of one moment."""
+
+    size: int
+    head: bytes
+    tail: bytes
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to sealed bytes over a network.
+
+    All reads after ``ends`` are of the same version, or raise SourceChangedError.
+    """
+
+    async def ends(self, head: int, tail: int) -> Ends:
+        """The first *head* and last *tail* bytes (fewer if the source is shorter), pinned."""
+        ...
+
+    async def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        """Exactly *length* bytes from *offset*."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what the source holds."""
+        ...
+
+
+@runtime_checkable
+class BlockingSource(Protocol):
+    """Random access to sealed bytes on this machine. Called from several threads at once."""
+
+    def pread_ends(self, head: int, tail: int) -> Ends:
+        """The first *head* and last *tail* bytes (fewer if the source is shorter)."""
+        ...
+
+    def pread_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill *buffer* from *offset*, or raise SourceChangedError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the source holds."""
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes sealed bytes, front to back.
+
+    What ``write`` was given must not be kept after it returned. ``commit`` makes the whole
+    visible, ``abort`` removes every trace; one of the two is called, once.
+    """
+
+    async def write(self, data: memoryview) -> None:
+        """Append *data*."""
+        ...
+
+    async def commit(self) -> None:
+        """Everything was written."""
+        ...
+
+    async def abort(self) -> None:
+        """It will not be finished."""
+        ...
+
+
+@runtime_checkable
+class BlockingSink(Protocol):
+    """Takes sealed bytes at any offset, in any order, from several threads at once."""
+
+    def pwrite(self, offset: int, data: memoryview) -> None:
+        """Write all of *data* at *offset*."""
+        ...
+
+    def window(self, offset: int, length: int) -> memoryview | None:
+        """The sink's own memory for these bytes, to be sealed into directly; None if it has none."""
+        ...
+
+    def commit(self, size: int) -> None:
+        """Everything was written: *size* bytes."""
+        ...
+
+    def abort(self) -> None:
+        """It will not be finished: remove every trace."""
+        ...
+
+
+def resolve_partition(keyring: Any, partition: Any) -> str:
+    """Check that *keyring* is one and that *partition* names a partition.
+
+    Raises:
+        TypeError: Neither a Key nor a Keyring, or *partition* is missing or not a str.
+        ValueError: *partition* is empty.
+    """
+    if not isinstance(keyring, Keyring):
+        raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
+    if not isinstance(partition, str):
+        raise TypeError("partition= is needed with a keyring, and must be a str")
+    if not partition:
+        raise ValueError("partition must not be empty")
+    return partition

@@ -1,0 +1,327 @@
+"""Seal and open values: one AEAD call over a small thing. Pure functions under a given key.
+
+Layout (docs/format.md, section 3)::
+
+    0  A5 01   2 kind   3 suite   4 key_id 16   20 expires_at u64 ms   28 nonce 24   52 ciphertext
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from anyseal._ffi import lib, raise_for, view, view_writable
+from anyseal.config import CONTEXT_MAX_BYTES, EXPIRES_MAX_MS, VALUE_MAX_BYTES
+from anyseal.errors import FormatError, WrongKeyError
+from anyseal.keys import Key, Slot
+from anyseal.suites import DEFAULT_SUITE, TAG_BYTES, Suite, suite_named
+
+__all__ = [
+    "HEADER_BYTES",
+    "Kind",
+    "ValueInfo",
+    "expiry_ms",
+    "inspect_value",
+    "key_id_of",
+    "open_under",
+    "open_under_into",
+    "overhead",
+    "seal_under",
+    "seal_under_into",
+    "unwrap",
+    "wrap",
+]
+
+MAGIC = b"\xa5\x01"
+HEADER_BYTES = 52
+KEY_ID = slice(4, 20)
+_DEFAULT = int(DEFAULT_SUITE)
+_NEVER = bytes(8)
+
+
+class Kind(enum.IntEnum):
+    """What a value holds; one kind is never accepted for another."""
+
+    VALUE = 0
+    WRAPPED_KEY = 1
+    TOKEN = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueInfo:
+    """What the header of a sealed value says. Nothing of it is verified before opening."""
+
+    kind: Kind
+    suite: Suite
+    key_id: bytes
+    expires_at: datetime | None
+    size: int
+    """Plaintext bytes."""
+
+
+def overhead(suite: Suite | str | None = None) -> int:
+    """Bytes that sealing under *suite* adds to a value."""
+    return HEADER_BYTES + suite_named(suite).tag_bytes
+
+
+def expiry_ms(expires_at: float | datetime | None) -> int:
+    """Milliseconds since the epoch for *expires_at* (seconds, or an aware datetime); 0 is never.
+
+    Raises:
+        ValueError: In the past, beyond the year 9999, not finite, or a naive datetime.
+    """
+    if expires_at is None:
+        return 0
+    if isinstance(expires_at, datetime):
+        if expires_at.tzinfo is None:
+            raise ValueError("expires_at must be an aware datetime")
+        expires_at = expires_at.timestamp()
+    if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+        raise TypeError(
+            f"expires_at must be seconds or a datetime, not {type(expires_at).__name__}"
+        )
+    if not math.isfinite(expires_at):
+        raise ValueError("expires_at must be finite")
+    milliseconds = int(expires_at * 1000)
+    if milliseconds <= time.time_ns() // 1_000_000:
+        raise ValueError("expires_at is in the past")
+    if milliseconds > EXPIRES_MAX_MS:
+        raise ValueError("expires_at is beyond the year 9999")
+    return milliseconds
+
+
+def _context(context: Any) -> Any:
+    data = context if type(context) is bytes else view(context, "context")
+    if len(data) > CONTEXT_MAX_BYTES:
+        raise ValueError(f"context is longer than {CONTEXT_MAX_BYTES:,} bytes")
+    return data
+
+
+def _plaintext(data: Any) -> Any:
+    source = data if type(data) is bytes else view(data)
+    if len(source) > VALUE_MAX_BYTES:
+        raise ValueError("a value holds at most 2**32 bytes: seal an object instead")
+    return source
+
+
+def seal_under(
+    data: Any,
+    key: Key,
+    context: Any = b"",
+    suite: Suite | str | None = None,
+    expires_at: float | datetime | None = None,
+    kind: int = 0,
+) -> bytes:
+    """Seal *data* under *key*: see :func:`anyseal.sync.seal`."""
+    number = _DEFAULT if suite is None else suite_named(suite)._value_
+    source = data if type(data) is bytes else view(data)
+    if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
+        context = _context(context)
+    size = len(source)
+    if size > VALUE_MAX_BYTES:
+        _plaintext(data)
+    out = bytes(HEADER_BYTES + TAG_BYTES[number] + size)
+    code = lib.anyseal_value_seal(
+        out,
+        source,
+        size,
+        context,
+        len(context),
+        0 if expires_at is None else expiry_ms(expires_at),
+        key._key_id,
+        kind,
+        number,
+        key._value[number] or key._value_handle(number),
+    )
+    if code:
+        raise_for(code)
+    return out
+
+
+def seal_under_into(
+    buffer: Any,
+    data: Any,
+    key: Key,
+    context: Any = b"",
+    suite: Suite | str | None = None,
+    expires_at: float | datetime | None = None,
+) -> int:
+    """Seal *data* into *buffer*: see :func:`anyseal.sync.seal_into`."""
+    number = int(suite_named(suite))
+    source, context, out = _plaintext(data), _context(context), view_writable(buffer)
+    size = HEADER_BYTES + TAG_BYTES[number] + len(source)
+    if len(out) < size:
+        raise ValueError(f"buffer has {len(out):,} bytes and needs {size:,}")
+    code = lib.anyseal_value_seal(
+        out,
+        source,
+        len(source),
+        context,
+        len(context),
+        expiry_ms(expires_at),
+        key.key_id,
+        Kind.VALUE,
+        number,
+        key._value[number] or key._value_handle(number),
+    )
+    if code:
+        raise_for(code)
+    return size
+
+
+def _suite_number(header: bytes, size: int, kind: int) -> int:
+    """Check what can be checked without a key; returns the suite's number."""
+    if size < HEADER_BYTES or header[:2] != MAGIC:
+        raise FormatError("not a sealed value")
+    if header[2] != kind:
+        raise FormatError("a sealed thing of another kind")
+    number = header[3]
+    if not 1 <= number <= 3:
+        raise FormatError("a suite this version does not know")
+    if size < HEADER_BYTES + TAG_BYTES[number]:
+        raise FormatError("too short for a sealed value")
+    return number
+
+
+def key_id_of(sealed: Any, kind: int = 0) -> bytes:
+    """The key id that a sealed value names.
+
+    Raises:
+        FormatError: Not a sealed value of this kind.
+    """
+    if type(sealed) is bytes:
+        source, header = sealed, sealed[:HEADER_BYTES]
+    else:
+        source = view(sealed, "sealed")
+        header = bytes(memoryview(sealed).cast("B")[:HEADER_BYTES])
+    _suite_number(header, len(source), kind)
+    return header[KEY_ID]
+
+
+def _opening(sealed: Any, key: Key, kind: int) -> tuple[Any, int, int, int]:
+    """The source's C view, its suite, its plaintext size and the time to compare with."""
+    if type(sealed) is bytes:
+        source, header = sealed, sealed[:HEADER_BYTES]
+    else:
+        source = view(sealed, "sealed")
+        header = bytes(memoryview(sealed).cast("B")[:HEADER_BYTES])
+    number = _suite_number(header, len(source), kind)
+    if header[4:20] != key._key_id:
+        raise WrongKeyError("sealed under another key")
+    if not key._value[number]:
+        suite_named(number)
+        key._value_handle(number)
+    now = 0 if header[20:28] == _NEVER else time.time_ns() // 1_000_000
+    return source, number, len(source) - HEADER_BYTES - TAG_BYTES[number], now
+
+
+def open_under(sealed: Any, key: Key, context: Any = b"", kind: int = 0) -> bytes:
+    """Open *sealed* under *key*: see :func:`anyseal.sync.open`."""
+    source, number, size, now = _opening(sealed, key, kind)
+    if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
+        context = _context(context)
+    # The C side fills a fresh bytes object; CPython shares those of 0 and 1 bytes.
+    out: Any = bytes(size) if size > 1 else bytearray(2)
+    code = lib.anyseal_value_open(
+        out if size > 1 else view_writable(out),
+        source,
+        len(source),
+        context,
+        len(context),
+        now,
+        kind,
+        number,
+        key._value[number],
+    )
+    if code:
+        raise_for(code)
+    return out if size > 1 else bytes(out[:size])
+
+
+def open_under_into(buffer: Any, sealed: Any, key: Key, context: Any = b"") -> int:
+    """Open *sealed* into *buffer*: see :func:`anyseal.sync.open_into`."""
+    out = view_writable(buffer)
+    source, number, size, now = _opening(sealed, key, Kind.VALUE)
+    context = _context(context)
+    if len(out) < size:
+        raise ValueError(f"buffer has {len(out):,} bytes and needs {size:,}")
+    code = lib.anyseal_value_open(
+        out,
+        source,
+        len(source),
+        context,
+        len(context),
+        now,
+        Kind.VALUE,
+        number,
+        key._value[number],
+    )
+    if code:
+        raise_for(code)
+    return size
+
+
+def inspect_value(sealed: bytes | bytearray | memoryview) -> ValueInfo:
+    """What the header of *sealed* says, without a key. Nothing of it is verified.
+
+    Raises:
+        FormatError: Not a sealed value.
+    """
+    source = memoryview(sealed).cast("B")
+    header = bytes(source[:HEADER_BYTES])
+    if len(header) < HEADER_BYTES or header[2] not in iter(Kind):
+        raise FormatError("not a sealed value")
+    number = _suite_number(header, len(source), header[2])
+    expires = int.from_bytes(header[20:28])
+    if expires > EXPIRES_MAX_MS:
+        raise FormatError("an expiry beyond the year 9999")
+    return ValueInfo(
+        kind=Kind(header[2]),
+        suite=Suite(number),
+        key_id=header[KEY_ID],
+        expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires else None,
+        size=len(source) - HEADER_BYTES - TAG_BYTES[number],
+    )
+
+
+def wrap(data_key: Slot, key: Key, suite: Suite, context: bytes) -> bytes:
+    """*data_key* wrapped under *key* as a value of kind 1."""
+    out = bytes(suite.wrapped_bytes)
+    code = lib.anyseal_key_wrap(
+        out,
+        data_key.handle,
+        context,
+        len(context),
+        key.key_id,
+        suite,
+        key._subkey(b"wrap", suite).handle,
+    )
+    if code:
+        raise_for(code)
+    return out
+
+
+def unwrap(wrapped: bytes, key: Key, suite: Suite, context: bytes) -> Slot:
+    """The data key in *wrapped*.
+
+    Raises:
+        DecryptionError: It does not verify.
+        FormatError: Not a wrapped key under *suite*.
+        WrongKeyError: Wrapped under another key.
+    """
+    if wrapped[KEY_ID] != key.key_id:
+        raise WrongKeyError("sealed under another key")
+    return Slot(
+        lib.anyseal_key_unwrap(
+            wrapped,
+            len(wrapped),
+            context,
+            len(context),
+            suite,
+            key._subkey(b"wrap", suite).handle,
+        )
+    )
