@@ -178,6 +178,10 @@ int64_t anyseal_segment_key(const uint8_t *h, uint64_t index, const uint8_t *sal
  * AEAD implementation calls this before it. */
 int anyseal_chunks_spend(uint64_t first, uint64_t count, uint64_t segment_key);
 
+/* Spend the next `count` chunk indexes of a segment and return a copy of its key that can seal
+ * just these, once and in order: so that threads seal the runs of one segment side by side. */
+int64_t anyseal_chunks_lease(uint64_t first, uint64_t count, uint64_t segment_key);
+
 /* Seal `len` bytes as chunks of `chunk` bytes (the last may be short), numbered from `first`:
  * `out` takes len + tag per chunk. Spends the indexes first; they must be the segment's next.
  * Bulk. */

@@ -17,10 +17,11 @@
 typedef struct {
     uint64_t mark;
     uint8_t key[ANYSEAL_KEY_BYTES];
-    uint64_t next_chunk;
+    uint32_t next_chunk;  /* of a segment key: the first chunk number not yet spent, */
+    uint32_t chunk_limit; /* and the first that must not be */
     uint32_t generation;
     uint32_t next_free; /* index + 1 of the next free slot, while this one is free */
-    int32_t pid;
+    int32_t pid;        /* the process that took the slot: only it may seal chunks */
     uint32_t reserved;
 } slot;
 
@@ -97,6 +98,7 @@ static int64_t slot_take(slot **out)
     s->generation++;
     s->next_free = 0;
     s->next_chunk = 0;
+    s->chunk_limit = UINT32_MAX;
     s->pid = (int32_t) getpid();
     arena.live++;
     *out = s;
@@ -178,11 +180,26 @@ int anyseal_key_spend(uint64_t handle, uint64_t first, uint64_t count)
     if (s == NULL) {
         return ANYSEAL_ERROR_KEY_USE;
     }
-    if (s->next_chunk != first || count > UINT64_MAX - first || s->pid != (int32_t) getpid()) {
+    if (s->next_chunk != first || count > s->chunk_limit - first || s->pid != (int32_t) getpid()) {
         return ANYSEAL_ERROR_NONCE;
     }
-    s->next_chunk = first + count;
+    s->next_chunk = (uint32_t) (first + count);
     return ANYSEAL_OK;
+}
+
+int64_t anyseal_chunks_lease(uint64_t first, uint64_t count, uint64_t segment_key)
+{
+    const int code = anyseal_key_spend(segment_key, first, count);
+    if (code != ANYSEAL_OK) {
+        return code;
+    }
+    const int64_t handle = anyseal_key_import(slot_live(segment_key)->key);
+    if (handle > 0) {
+        slot *s = slot_live((uint64_t) handle);
+        s->next_chunk = (uint32_t) first;
+        s->chunk_limit = (uint32_t) (first + count);
+    }
+    return handle;
 }
 
 void anyseal_arena_relock(void)

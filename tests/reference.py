@@ -62,6 +62,12 @@ def need(condition: bool, error: type[RefusedError]) -> None:
 # ---- 2 Derivation and 6 Keys -------------------------------------------------------------
 
 
+def check_context(context: bytes) -> None:
+    """A mistake of the caller, so not one of the refusals."""
+    if len(context) > MAX_CONTEXT:
+        raise ValueError("context")
+
+
 def derive(key: bytes, label: str, data: bytes = b"") -> bytes:
     """HKDF-Expand-SHA256(key, "anyseal v1 " || label || 00 || data, 32)."""
     info = b"anyseal v1 " + label.encode("ascii") + b"\0" + data
@@ -180,6 +186,7 @@ def seal_value(
     expires_at: int = 0,
 ) -> bytes:
     """One value; the key id defaults to that of a static keyring."""
+    check_context(context)
     key_id = static_key_id(key) if key_id is None else key_id
     head = struct.pack(">2sBB16sQ", b"\xa5\x01", kind, suite, key_id, expires_at)
     aead_key, aead_nonce = message_key(key, kind, suite, nonce)
@@ -208,6 +215,7 @@ def open_value(
     context: bytes = b"",
 ) -> bytes:
     """The plaintext; ``now_ms=None`` leaves expiry unchecked."""
+    check_context(context)
     check_value(sealed, kind)
     need(sealed[4:20] == (static_key_id(key) if key_id is None else key_id), WrongKeyError)
     suite = sealed[3]
@@ -246,6 +254,7 @@ def header_fields(suite: int, chunk_log2: int, segment_size: int, object_salt: b
 
 def context_hash(fields: bytes, context: bytes) -> bytes:
     """H, which binds whatever steers parsing, and the context."""
+    check_context(context)
     return sha256(fields + struct.pack(">Q", len(context)) + context).digest()
 
 
@@ -294,6 +303,8 @@ def seal_object(
     context: bytes = b"",
 ) -> bytes:
     """One object; ``segment_salts`` has exactly one salt for each segment."""
+    if len(segment_salts) != -(-len(plaintext) // segment_size):
+        raise ValueError("segment_salts")
     fields = header_fields(suite, chunk_log2, segment_size, object_salt)
     h = context_hash(fields, context)
     wrapped_key = wrap(data_key, key, suite, object_salt, wrap_nonce, key_id)
@@ -540,4 +551,5 @@ def decode_receipt(text: str, data_key: bytes, h: bytes, upload_id: bytes) -> Re
     body, mac = data[:-32], data[-32:]
     expected = hmac.digest(derive(data_key, "receipt", h), body + upload_id, "sha256")
     need(hmac.compare_digest(expected, mac), DecryptionError)
-    return Receipt(*struct.unpack(">IQQ16s", body[4:40]), body[41:])
+    index, plaintext_length, part_length, salt = struct.unpack(">IQQ16s", body[4:40])
+    return Receipt(index, plaintext_length, part_length, salt, etag=body[41:])

@@ -1,0 +1,103 @@
+"""Seal anything a service stores before it leaves the process, and open any part of it again.
+
+Everything here is awaitable where it may take time or wait; ``anyseal.sync`` has the same names
+without ``await``. What the library does not do: it does not hide lengths or access patterns, it
+does not stop an old version of a thing from being put back in its place, and it cannot protect
+keys from whoever controls the process.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from anyseal.aio import inspect, open, open_into, seal, seal_into
+from anyseal.errors import (
+    AnysealError,
+    ConfigurationError,
+    DecryptionError,
+    ExpiredError,
+    FormatError,
+    KeyUseError,
+    OutputExistsError,
+    SourceChangedError,
+    SourceError,
+    SuiteUnavailableError,
+    WriterStateError,
+    WrongKeyError,
+)
+from anyseal.fs import open_file, seal_file
+from anyseal.keyring import PassphraseKeyring, StaticKeyring
+from anyseal.keys import Key
+from anyseal.objects import (
+    FileSink,
+    FileSource,
+    MemorySink,
+    MemorySource,
+    ObjectFile,
+    ObjectInfo,
+    ObjectReader,
+    ObjectWriter,
+    StreamOpener,
+    StreamSink,
+)
+from anyseal.ports import Keyring
+from anyseal.suites import Suite, suites
+from anyseal.value import Kind, ValueInfo, overhead
+
+if _TYPE_CHECKING:
+    from anyseal import sync
+    from anyseal.objects.http import HttpSource
+
+__all__ = [
+    "AnysealError",
+    "ConfigurationError",
+    "DecryptionError",
+    "ExpiredError",
+    "FileSink",
+    "FileSource",
+    "FormatError",
+    "HttpSource",
+    "Key",
+    "KeyUseError",
+    "Keyring",
+    "Kind",
+    "MemorySink",
+    "MemorySource",
+    "ObjectFile",
+    "ObjectInfo",
+    "ObjectReader",
+    "ObjectWriter",
+    "OutputExistsError",
+    "PassphraseKeyring",
+    "SourceChangedError",
+    "SourceError",
+    "StaticKeyring",
+    "StreamOpener",
+    "StreamSink",
+    "Suite",
+    "SuiteUnavailableError",
+    "ValueInfo",
+    "WriterStateError",
+    "WrongKeyError",
+    "inspect",
+    "open",
+    "open_file",
+    "open_into",
+    "overhead",
+    "seal",
+    "seal_file",
+    "seal_into",
+    "suites",
+    "sync",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _Any:
+    """``anyseal.sync`` and what needs an extra are loaded on first use."""
+    if name == "sync":
+        return _import_module("anyseal.sync")
+    if name == "HttpSource":
+        return _import_module("anyseal.objects.http").HttpSource
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

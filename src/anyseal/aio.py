@@ -6,10 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from anyseal import offload
+from anyseal.errors import FormatError
 from anyseal.keys import Key
+from anyseal.objects.format import ObjectInfo, inspect_object
 from anyseal.ports import Keyring, resolve_partition
 from anyseal.suites import INLINE_BYTES, Suite, suite_named
 from anyseal.value import (
+    ValueInfo,
+    inspect_value,
     key_id_of,
     open_under,
     open_under_into,
@@ -17,7 +21,7 @@ from anyseal.value import (
     seal_under_into,
 )
 
-__all__ = ["open", "open_into", "seal", "seal_into"]
+__all__ = ["inspect", "open", "open_into", "seal", "seal_into"]
 
 _SMALL = min(INLINE_BYTES[1:])
 _FIXED_BYTES = 84  # the most a header and a tag take
@@ -33,6 +37,27 @@ def _is_small_sealed(sealed: Any) -> bool:
     data = sealed if type(sealed) is bytes else memoryview(sealed).cast("B")
     size = len(data) - _FIXED_BYTES
     return size <= _SMALL or (1 <= data[3] <= 3 and size <= INLINE_BYTES[data[3]])
+
+
+def inspect(sealed: bytes | bytearray | memoryview) -> ValueInfo | ObjectInfo:
+    """What the header of a sealed value or object says, without a key.
+
+    A plain function: no ``await``. Nothing of what it tells is verified before opening.
+
+    Args:
+        sealed: A whole sealed value, or at least the first 200 bytes of a sealed object.
+
+    Raises:
+        FormatError: Neither of them.
+    """
+    if not isinstance(sealed, bytes | bytearray | memoryview):
+        raise TypeError(f"sealed must be bytes-like, not {type(sealed).__name__}")
+    head = bytes(memoryview(sealed).cast("B")[:7])
+    if head[:1] == b"\xa5":
+        return inspect_value(sealed)
+    if head == b"ANYSEAL":
+        return inspect_object(sealed)
+    raise FormatError("neither a sealed value nor a sealed object")
 
 
 async def _current(key: Key | Keyring, partition: str | None) -> Key:

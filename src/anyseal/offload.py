@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import mmap
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, TypeVarTuple
 
+import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
 from anyseal.config import worker_count
 
-__all__ = ["BufferPool", "buffers", "executor", "run", "wait"]
+__all__ = ["BufferPool", "buffers", "each", "each_blocking", "executor", "run", "wait"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -42,6 +45,71 @@ def _current_limiter() -> anyio.CapacityLimiter:
 async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Run *function* in a worker thread. A cancelled caller waits until it has returned."""
     return await anyio.to_thread.run_sync(function, *args, limiter=_current_limiter())
+
+
+async def each(
+    function: Callable[[*Ts], T],
+    jobs: Iterator[tuple[*Ts]],
+    done: Callable[[T], None] | None = None,
+) -> None:
+    """Run *function* for each of *jobs* in worker threads, several at a time.
+
+    The first error ends it: no further job starts, the running ones are waited for, the error is
+    raised as it is. *done* is called with each result in the caller's task.
+    """
+    errors: list[Exception] = []
+
+    async def work() -> None:
+        try:
+            for job in jobs:
+                result = await run(function, *job)
+                if done is not None:
+                    done(result)
+                if errors:
+                    return
+        except Exception as exc:
+            errors.append(exc)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(worker_count()):
+            group.start_soon(work)
+    if errors:
+        raise errors[0]
+
+
+def each_blocking(
+    function: Callable[[*Ts], T],
+    jobs: Iterator[tuple[*Ts]],
+    done: Callable[[T], None] | None = None,
+) -> None:
+    """The same from sync code: a single job runs in the caller's thread, several in ours."""
+    first = next(jobs, None)
+    second = next(jobs, None)
+    if first is None:
+        return
+    if second is None:
+        result = function(*first)
+        if done is not None:
+            done(result)
+        return
+    pool = executor()
+    running = {pool.submit(function, *job) for job in (first, second)}
+    try:
+        for job in itertools.islice(jobs, worker_count() - 1):
+            running.add(pool.submit(function, *job))
+        while running:
+            finished, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            for future in finished:
+                result = future.result()
+                if done is not None:
+                    done(result)
+                following = next(jobs, None)
+                if following is not None:
+                    running.add(pool.submit(function, *following))
+    finally:
+        for future in running:
+            future.cancel()
+        futures.wait(running)
 
 
 class BufferPool:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from anyseal.keys import Key
 
-__all__ = ["BlockingSink", "BlockingSource", "Ends", "Keyring", "LocalKeyring", "Progress", "Sink", "Source"]
+__all__ = ["AppendSink", "BlockingSink", "BlockingSource", "Ends", "Keyring", "LocalKeyring", "Progress", "Sink", "Source"]
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with (plaintext bytes done, total or None) from the caller's own thread or task."""
@@ -102,6 +102,10 @@ class BlockingSource(Protocol):
         """Fill *buffer* from *offset*, or raise SourceChangedError."""
         ...
 
+    def window(self, offset: int, length: int) -> memoryview | None:
+        """The source's own memory for these bytes, if it has any."""
+        ...
+
     def close(self) -> None:
         """Let go of what the source holds."""
         ...
@@ -146,6 +150,23 @@ class BlockingSink(Protocol):
 
     def abort(self) -> None:
         """It will not be finished: remove every trace."""
+        ...
+
+
+@runtime_checkable
+class AppendSink(Protocol):
+    """Takes sealed bytes front to back, on this machine, by a blocking call."""
+
+    def append(self, data: memoryview) -> None:
+        """Write all of *data* after what was written before."""
+        ...
+
+    def commit(self, size: int) -> None:
+        """Everything was written: *size* bytes."""
+        ...
+
+    def abort(self) -> None:
+        """It will not be finished."""
         ...
 
 

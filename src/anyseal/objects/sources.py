@@ -1,0 +1,286 @@
+"""Where sealed objects are read from and written to: memory, local files, plain streams."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+from anyseal.errors import OutputExistsError, SourceChangedError, SourceError
+from anyseal.ports import Ends
+
+__all__ = [
+    "BlockingStreamSink",
+    "FileSink",
+    "FileSource",
+    "MemorySink",
+    "MemorySource",
+    "StreamSink",
+]
+
+
+class MemorySource:
+    """A sealed object in memory: any contiguous bytes-like, which must not change meanwhile."""
+
+    blocks = False
+
+    def __init__(self, data: Any) -> None:
+        self._data = memoryview(data).cast("B")
+
+    def pread_ends(self, head: int, tail: int) -> Ends:
+        size = len(self._data)
+        return Ends(
+            size=size,
+            head=bytes(self._data[:head]),
+            tail=bytes(self._data[max(0, size - tail) :]),
+        )
+
+    def pread_into(self, offset: int, buffer: memoryview) -> None:
+        part = self._data[offset : offset + len(buffer)]
+        if len(part) != len(buffer):
+            raise SourceChangedError("the source is shorter than it was")
+        buffer[:] = part
+
+    def window(self, offset: int, length: int) -> memoryview | None:
+        part = self._data[offset : offset + length]
+        return part if len(part) == length else None
+
+    def close(self) -> None:
+        self._data.release()
+
+
+class MemorySink:
+    """Collects a sealed object in memory.
+
+    Args:
+        buffer: Writable and contiguous, used from its start and never grown, so that it can be
+            used again. Default: a ``bytearray`` that grows.
+    """
+
+    blocks = False
+
+    def __init__(self, buffer: Any = None) -> None:
+        self._fixed = buffer is not None
+        self._buffer: Any = bytearray() if buffer is None else buffer
+        self._view = memoryview(self._buffer).cast("B") if self._fixed else None
+        self._lock = threading.Lock()
+        self._size: int | None = None
+
+    def pwrite(self, offset: int, data: memoryview) -> None:
+        end = offset + len(data)
+        if self._view is not None:
+            if end > len(self._view):
+                raise ValueError(f"the buffer has {len(self._view):,} bytes and needs {end:,}")
+            self._view[offset:end] = data
+            return
+        with self._lock:
+            if len(self._buffer) < offset:
+                self._buffer.extend(bytes(offset - len(self._buffer)))
+            self._buffer[offset:end] = data
+
+    def window(self, offset: int, length: int) -> memoryview | None:
+        if self._view is None or offset + length > len(self._view):
+            return None
+        return self._view[offset : offset + length]
+
+    def commit(self, size: int) -> None:
+        self._size = size
+
+    def abort(self) -> None:
+        if self._view is not None:
+            self._view.release()
+            self._view = None
+        self._buffer = bytearray()
+        self._fixed = False
+
+    def getvalue(self) -> bytes:
+        """The sealed object. Raises ValueError before it is finished."""
+        if self._size is None:
+            raise ValueError("the object is not finished")
+        return bytes(memoryview(self._buffer).cast("B")[: self._size])
+
+
+class FileSource:
+    """A local file, read with ``pread`` from several threads at once."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        # O_NONBLOCK: opening a FIFO must not wait for its writer.
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.stat = os.fstat(self._fd)
+            if not stat.S_ISREG(self.stat.st_mode):
+                raise SourceError(f"{self.path}: not a regular file; read it as a stream")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self.stat.st_size
+
+    def pread_ends(self, head: int, tail: int) -> Ends:
+        size = self.size
+        return Ends(
+            size=size,
+            head=os.pread(self._fd, head, 0),
+            tail=os.pread(self._fd, min(tail, size), max(0, size - tail)),
+        )
+
+    def pread_into(self, offset: int, buffer: memoryview) -> None:
+        while len(buffer):
+            got = os.preadv(self._fd, [buffer], offset)
+            if got == 0:
+                raise SourceChangedError(f"{self.path}: shorter than when it was opened")
+            offset += got
+            buffer = buffer[got:]
+
+    def window(self, offset: int, length: int) -> memoryview | None:
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if the file was written to since it was opened."""
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self.stat.st_size, self.stat.st_mtime_ns):
+            raise SourceChangedError(f"{self.path}: changed while it was being read")
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class FileSink:
+    """A local file: written under a temporary name beside it, renamed when it is complete.
+
+    Args:
+        path: The final name. Until ``commit`` nothing is there, or what was there before.
+        overwrite: Replace an existing file. Default: OutputExistsError, also when one appears
+            meanwhile.
+        mode: Permission bits, before the umask.
+        durable: fsync the file and its folder before the new name counts.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        mode: int = 0o666,
+        durable: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._overwrite = overwrite
+        self._durable = durable
+        if not overwrite and os.path.lexists(self.path):
+            raise OutputExistsError(f"{self.path} exists")
+        self._temporary = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(6)}.part")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._pid = os.getpid()
+        self._fd = os.open(self._temporary, flags, mode)
+
+    def pwrite(self, offset: int, data: memoryview) -> None:
+        while len(data):
+            done = os.pwrite(self._fd, data, offset)
+            offset += done
+            data = data[done:]
+
+    def window(self, offset: int, length: int) -> memoryview | None:
+        return None
+
+    def commit(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+        if self._durable:
+            os.fsync(self._fd)
+        self._close()
+        try:
+            if self._overwrite:
+                self._temporary.replace(self.path)
+            else:
+                self._rename_exclusively()
+        except BaseException:
+            self.abort()
+            raise
+        if self._durable:
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _rename_exclusively(self) -> None:
+        try:
+            os.link(self._temporary, self.path)
+        except FileExistsError:
+            raise OutputExistsError(f"{self.path} exists") from None
+        except OSError:  # a file system without hard links
+            if os.path.lexists(self.path):
+                raise OutputExistsError(f"{self.path} exists") from None
+            self._temporary.rename(self.path)
+        else:
+            self._temporary.unlink()
+
+    def abort(self) -> None:
+        self._close()
+        if os.getpid() == self._pid:  # a forked child must not remove its parent's file
+            with contextlib.suppress(FileNotFoundError):
+                self._temporary.unlink()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class StreamSink:
+    """An async sink over any awaitable write function, such as an anyio stream's ``send``.
+
+    What was written cannot be taken back: ``abort`` leaves an object without a trailer, which does
+    not open.
+    """
+
+    def __init__(self, send: Callable[[bytes], Awaitable[Any]]) -> None:
+        self._send = send
+
+    async def write(self, data: memoryview) -> None:
+        await self._send(bytes(data))  # a transport may keep what it was given
+
+    async def commit(self) -> None:
+        pass
+
+    async def abort(self) -> None:
+        pass
+
+
+class BlockingStreamSink:
+    """A sink over a blocking binary file that cannot seek, such as ``sys.stdout.buffer``.
+
+    What was written cannot be taken back: ``abort`` leaves an object without a trailer, which does
+    not open.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def append(self, data: memoryview) -> None:
+        while len(data):
+            done = self._file.write(data)
+            data = data[len(data) if done is None else done :]
+
+    def commit(self, size: int) -> None:
+        self._file.flush()
+
+    def abort(self) -> None:
+        pass
