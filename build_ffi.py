@@ -38,7 +38,9 @@ def emit() -> None:
     from cffi import FFI
 
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        sys.exit("anyseal does not support free-threaded interpreters yet: use a build with the GIL")
+        sys.exit(
+            "anyseal does not support free-threaded interpreters yet: use a build with the GIL"
+        )
     if sys.platform == "win32":
         sys.exit("anyseal supports POSIX systems only for now")
     ffi = FFI()

@@ -172,7 +172,8 @@ int64_t anyseal_key_unwrap(const uint8_t *wrapped, size_t wrapped_len, const uin
 
 /* Derive a segment's key into a new slot: Derive(data_key, "segment", h || index || salt), with
  * `h` of 32 and `salt` of 16 bytes. Sealing starts at chunk 0. */
-int64_t anyseal_segment_key(const uint8_t *h, uint64_t index, const uint8_t *salt, uint64_t data_key);
+int64_t anyseal_segment_key(const uint8_t *h, uint64_t index, const uint8_t *salt,
+                            uint64_t data_key);
 
 /* Spend the next `count` chunk indexes, which must begin at `first`. Whoever seals with another
  * AEAD implementation calls this before it. */

@@ -60,8 +60,7 @@ static int region_add(void)
     if (arena.region_count == REGION_MAX) {
         return ANYSEAL_ERROR_MEMORY;
     }
-    uint8_t *base =
-        mmap(NULL, body + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *base = mmap(NULL, body + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) {
         return ANYSEAL_ERROR_MEMORY;
     }

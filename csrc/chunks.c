@@ -3,7 +3,8 @@
 
 #define SALT_BYTES 16U
 
-int64_t anyseal_segment_key(const uint8_t *h, uint64_t index, const uint8_t *salt, uint64_t data_key)
+int64_t anyseal_segment_key(const uint8_t *h, uint64_t index, const uint8_t *salt,
+                            uint64_t data_key)
 {
     static const uint8_t label[] = "segment";
     uint8_t data[ANYSEAL_HASH_BYTES + 8 + SALT_BYTES];

@@ -5,8 +5,8 @@
 
 #define KIND_WRAPPED_KEY 1
 
-#define AAD_BYTES 28U    /* the header without its nonce is authenticated before the context */
-#define NONCE_BYTES 24U  /* random bytes in the header, for every suite */
+#define AAD_BYTES 28U   /* the header without its nonce is authenticated before the context */
+#define NONCE_BYTES 24U /* random bytes in the header, for every suite */
 #define HEADER_BYTES (AAD_BYTES + NONCE_BYTES)
 #define STACK_BYTES 1024U
 
@@ -96,7 +96,8 @@ int anyseal_value_seal(uint8_t *out, const uint8_t *m, size_t mlen, const uint8_
     code = aad_init(&a, out, context, context_len);
     if (code == ANYSEAL_OK) {
         PyThreadState *state = mlen >= ANYSEAL_RELEASE_BYTES ? PyEval_SaveThread() : NULL;
-        code = anyseal_aead_seal(out + HEADER_BYTES, m, mlen, a.bytes, a.len, nonce, message, suite);
+        code =
+            anyseal_aead_seal(out + HEADER_BYTES, m, mlen, a.bytes, a.len, nonce, message, suite);
         if (state != NULL) {
             PyEval_RestoreThread(state);
         }

@@ -90,7 +90,7 @@ _KNOWN_ANSWERS = {
 
 def _bundled(name: str) -> Any:
     """The address of PyNaCl's libsodium function *name*, or None."""
-    from nacl import _sodium
+    from nacl import _sodium  # type: ignore[attr-defined]
 
     try:
         pointer = _sodium.ffi.addressof(_sodium.lib, name)

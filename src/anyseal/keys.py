@@ -130,7 +130,9 @@ class Key:
         return cls._from_slot(Slot.random())
 
     @classmethod
-    def from_bytes(cls, data: bytes | bytearray | memoryview, *, key_id: bytes | None = None) -> Self:
+    def from_bytes(
+        cls, data: bytes | bytearray | memoryview, *, key_id: bytes | None = None
+    ) -> Self:
         """A key from 32 secret bytes.
 
         Args:

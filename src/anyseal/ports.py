@@ -13,7 +13,17 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from anyseal.keys import Key
 
-__all__ = ["AppendSink", "BlockingSink", "BlockingSource", "Ends", "Keyring", "LocalKeyring", "Progress", "Sink", "Source"]
+__all__ = [
+    "AppendSink",
+    "BlockingSink",
+    "BlockingSource",
+    "Ends",
+    "Keyring",
+    "LocalKeyring",
+    "Progress",
+    "Sink",
+    "Source",
+]
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with (plaintext bytes done, total or None) from the caller's own thread or task."""
@@ -141,7 +151,7 @@ class BlockingSink(Protocol):
         ...
 
     def window(self, offset: int, length: int) -> memoryview | None:
-        """The sink's own memory for these bytes, to be sealed into directly; None if it has none."""
+        """The sink's own memory for these bytes, to be sealed into; None if it has none."""
         ...
 
     def commit(self, size: int) -> None:

@@ -273,7 +273,7 @@ def inspect_value(sealed: bytes | bytearray | memoryview) -> ValueInfo:
     """
     source = memoryview(sealed).cast("B")
     header = bytes(source[:HEADER_BYTES])
-    if len(header) < HEADER_BYTES or header[2] not in iter(Kind):
+    if len(header) < HEADER_BYTES or header[2] > max(Kind):
         raise FormatError("not a sealed value")
     number = _suite_number(header, len(source), header[2])
     expires = int.from_bytes(header[20:28])

@@ -129,15 +129,13 @@ class PassphraseKeyring:
 
     async def current(self, partition: str) -> Key:
         """The key to seal with; derived in a worker thread when it is new."""
-        return self.current_hit(partition) or await offload.run(
-            self.current_local, partition
-        )
+        key = self.current_hit(partition)
+        return key if key is not None else await offload.run(self.current_local, partition)
 
     async def get(self, partition: str, key_id: bytes) -> Key:
         """The key that *key_id* names; derived in a worker thread when it is new."""
-        return self.get_hit(partition, key_id) or await offload.run(
-            self.get_local, partition, key_id
-        )
+        key = self.get_hit(partition, key_id)
+        return key if key is not None else await offload.run(self.get_local, partition, key_id)
 
     def wipe(self) -> None:
         """Wipe the passphrase and every key derived from it."""

@@ -186,7 +186,9 @@ class FileSink:
         self._durable = durable
         if not overwrite and os.path.lexists(self.path):
             raise OutputExistsError(f"{self.path} exists")
-        self._temporary = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(6)}.part")
+        self._temporary = self.path.with_name(
+            f".{self.path.name[:200]}.{secrets.token_hex(6)}.part"
+        )
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._pid = os.getpid()
         self._fd = os.open(self._temporary, flags, mode)
