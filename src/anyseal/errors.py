@@ -8,8 +8,12 @@
     ├── KeyUseError                   a key was used after it was wiped
     ├── FormatError                   not something anyseal wrote, or a version it does not know
     ├── WrongKeyError                 the key id is unknown under this partition
+    │   ├── WrongPartitionError       the record belongs to another partition
+    │   └── KeyNotFoundError          the metastore does not have the key that the record names
     ├── DecryptionError               it does not verify; nothing was released
     ├── ExpiredError                  authentic, but past its expiry
+    ├── MetastoreError                the metastore did not answer, or not usably
+    ├── KmsError                      the key management service did not answer, or refused
     ├── WriterStateError              the writer is finished, or failed and must not go on
     ├── SourceError                   a source or sink did not give or take the bytes
     │   └── SourceChangedError        the source changed while it was being read
@@ -27,13 +31,17 @@ __all__ = [
     "DecryptionError",
     "ExpiredError",
     "FormatError",
+    "KeyNotFoundError",
     "KeyUseError",
+    "KmsError",
+    "MetastoreError",
     "OutputExistsError",
     "SourceChangedError",
     "SourceError",
     "SuiteUnavailableError",
     "WriterStateError",
     "WrongKeyError",
+    "WrongPartitionError",
 ]
 
 
@@ -61,6 +69,30 @@ class FormatError(AnysealError, ValueError):
 
 class WrongKeyError(AnysealError, LookupError):
     """The key id is unknown under this partition."""
+
+
+class WrongPartitionError(WrongKeyError):
+    """The record names a key that this partition's sessions may not use."""
+
+
+class KeyNotFoundError(WrongKeyError):
+    """The metastore does not have the key that the record names."""
+
+
+class MetastoreError(AnysealError):
+    """The metastore did not answer, or with something that cannot be used."""
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class KmsError(AnysealError):
+    """The key management service did not answer, or refused."""
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class DecryptionError(AnysealError):

@@ -7,22 +7,31 @@ async side, directly by the sync side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from anyseal.keys import Key
 
 __all__ = [
     "AppendSink",
+    "AuditEvent",
+    "AuditHook",
     "BlockingSink",
     "BlockingSource",
+    "CacheEvent",
     "Ends",
+    "KeyRecord",
     "Keyring",
+    "Kms",
     "LocalKeyring",
+    "Metastore",
+    "MetastoreAdmin",
+    "MetricsHook",
     "Progress",
     "Sink",
     "Source",
+    "TimingEvent",
 ]
 
 Progress: TypeAlias = Callable[[int, int | None], None]
@@ -178,6 +187,115 @@ class AppendSink(Protocol):
     def abort(self) -> None:
         """It will not be finished."""
         ...
+
+
+@runtime_checkable
+class Kms(Protocol):
+    """Wraps system keys with a key that never leaves the service.
+
+    Both raise KmsError, with ``retryable`` where trying again can help.
+    """
+
+    async def wrap(self, key: bytearray) -> bytes:
+        """32 secret bytes as a blob that only the service can undo. *key* is wiped afterwards."""
+        ...
+
+    async def unwrap(self, wrapped: bytes) -> bytes | bytearray:
+        """The 32 bytes in *wrapped*. A bytearray is wiped by the caller."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord:
+    """A wrapped system or intermediate key as the metastore keeps it."""
+
+    id: str
+    created: int
+    """Seconds since the epoch."""
+    key: bytes
+    """Wrapped: a system key by the KMS, an intermediate key by its system key."""
+    revoked: bool = False
+    parent_id: str | None = None
+    """The system key that wraps an intermediate key; None for a system key."""
+    parent_created: int | None = None
+
+
+@runtime_checkable
+class Metastore(Protocol):
+    """Keeps wrapped keys by (id, created). All raise MetastoreError."""
+
+    async def load(self, key_id: str, created: int) -> KeyRecord | None:
+        """The record with exactly this id and time, or None."""
+        ...
+
+    async def load_latest(self, key_id: str) -> KeyRecord | None:
+        """The record with this id and the latest time, or None."""
+        ...
+
+    async def store(self, record: KeyRecord) -> bool:
+        """Insert *record* unless its id and time are taken; whether it was inserted."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class MetastoreAdmin(Metastore, Protocol):
+    """A metastore that can also be looked through and changed."""
+
+    def records(self, key_id_prefix: str = "") -> AsyncIterator[KeyRecord]:
+        """All records whose id begins with *key_id_prefix*, by id and time."""
+        ...
+
+    async def revoke(self, key_id: str, created: int) -> bool:
+        """Mark a record as revoked; whether it was there."""
+        ...
+
+    async def delete(self, key_id: str, created: int) -> bool:
+        """Delete a record; whether it was there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TimingEvent:
+    """How long an operation took."""
+
+    operation: Literal["encrypt", "decrypt", "load", "store"]
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEvent:
+    """What a cache had: the thing, nothing, or something too old to use unchecked."""
+
+    outcome: Literal["hit", "miss", "stale"]
+    cache: str
+    """``session``, ``intermediate-key`` or ``system-key``."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Who used which key for what, and how it ended."""
+
+    partition: str
+    key_id: str
+    operation: Literal["encrypt", "decrypt", "revoke", "rotate", "shred"]
+    outcome: str
+    """``ok``, or the name of the exception's class."""
+
+
+class MetricsHook(Protocol):
+    """Called with each event, in the thread that caused it; must be quick and must not raise."""
+
+    def __call__(self, event: TimingEvent | CacheEvent, /) -> None: ...
+
+
+class AuditHook(Protocol):
+    """Called with each use of a key; must be quick and must not raise."""
+
+    def __call__(self, event: AuditEvent, /) -> None: ...
 
 
 def resolve_partition(keyring: Any, partition: Any) -> str:
