@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import mmap
 import os
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import anyio
 import anyio.lowlevel
@@ -42,9 +43,51 @@ def _current_limiter() -> anyio.CapacityLimiter:
         return fresh
 
 
+class _Call(Generic[T]):
+    """A call that, once dropped, either never begins or is known to be running."""
+
+    __slots__ = ("_call", "_over", "_ticket")
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._ticket = [None]  # who takes it decides whether the call begins
+        self._over = False
+
+    def __call__(self) -> T | None:
+        if not self.drop():
+            return None
+        try:
+            return self._call()
+        finally:
+            self._over = True
+
+    def drop(self) -> bool:
+        """Whether the call had not begun, and now never will from elsewhere."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
+
+    @property
+    def running(self) -> bool:
+        """Whether a call that was not dropped in time still works."""
+        return not self._over
+
+
 async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Run *function* in a worker thread. A cancelled caller waits until it has returned."""
-    return await anyio.to_thread.run_sync(function, *args, limiter=_current_limiter())
+    call = _Call(functools.partial(function, *args))
+    try:
+        result = await anyio.to_thread.run_sync(call, limiter=_current_limiter())
+    except anyio.get_cancelled_exc_class() as cancelled:
+        # asyncio's own Task.cancel() pays no heed to the shield around a running thread.
+        if not call.drop():
+            while call.running:
+                with anyio.CancelScope(shield=True), contextlib.suppress(type(cancelled)):
+                    await anyio.sleep(0.001)
+        raise
+    return cast(T, result)
 
 
 async def each(

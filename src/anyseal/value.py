@@ -11,7 +11,7 @@ import enum
 import math
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from anyseal._ffi import lib, raise_for, view, view_writable
@@ -41,6 +41,8 @@ HEADER_BYTES = 52
 KEY_ID = slice(4, 20)
 _DEFAULT = int(DEFAULT_SUITE)
 _NEVER = bytes(8)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PURPOSES = (b"value", b"wrap", b"token")
 
 
 class Kind(enum.IntEnum):
@@ -79,14 +81,15 @@ def expiry_ms(expires_at: float | datetime | None) -> int:
     if isinstance(expires_at, datetime):
         if expires_at.tzinfo is None:
             raise ValueError("expires_at must be an aware datetime")
-        expires_at = expires_at.timestamp()
-    if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+        milliseconds = (expires_at - _EPOCH) // timedelta(milliseconds=1)
+    elif isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
         raise TypeError(
             f"expires_at must be seconds or a datetime, not {type(expires_at).__name__}"
         )
-    if not math.isfinite(expires_at):
+    elif isinstance(expires_at, float) and not math.isfinite(expires_at * 1000):
         raise ValueError("expires_at must be finite")
-    milliseconds = int(expires_at * 1000)
+    else:
+        milliseconds = round(expires_at * 1000)
     if milliseconds <= time.time_ns() // 1_000_000:
         raise ValueError("expires_at is in the past")
     if milliseconds > EXPIRES_MAX_MS:
@@ -124,6 +127,8 @@ def seal_under(
     size = len(source)
     if size > VALUE_MAX_BYTES:
         _plaintext(data)
+    if kind and kind == Kind.TOKEN and expires_at is None:
+        raise ValueError("a token must expire")
     out = bytes(HEADER_BYTES + TAG_BYTES[number] + size)
     code = lib.anyseal_value_seal(
         out,
@@ -135,7 +140,9 @@ def seal_under(
         key._key_id,
         kind,
         number,
-        key._value[number] or key._value_handle(number),
+        key._subkey(_PURPOSES[kind], number).handle
+        if kind
+        else key._value[number] or key._value_handle(number),
     )
     if code:
         raise_for(code)
@@ -184,6 +191,8 @@ def _suite_number(header: bytes, size: int, kind: int) -> int:
         raise FormatError("a suite this version does not know")
     if size < HEADER_BYTES + TAG_BYTES[number]:
         raise FormatError("too short for a sealed value")
+    if kind and kind == Kind.TOKEN and header[20:28] == _NEVER:
+        raise FormatError("a token that never expires")
     return number
 
 
@@ -235,7 +244,7 @@ def open_under(sealed: Any, key: Key, context: Any = b"", kind: int = 0) -> byte
         now,
         kind,
         number,
-        key._value[number],
+        key._subkey(_PURPOSES[kind], number).handle if kind else key._value[number],
     )
     if code:
         raise_for(code)
@@ -283,7 +292,7 @@ def inspect_value(sealed: bytes | bytearray | memoryview) -> ValueInfo:
         kind=Kind(header[2]),
         suite=Suite(number),
         key_id=header[KEY_ID],
-        expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires else None,
+        expires_at=_EPOCH + timedelta(milliseconds=expires) if expires else None,
         size=len(source) - HEADER_BYTES - TAG_BYTES[number],
     )
 

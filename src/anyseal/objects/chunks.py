@@ -82,7 +82,8 @@ def open_run(key: SegmentKey, first: int, sealed: Any, out: memoryview) -> None:
         DecryptionError: A chunk does not verify; *out* is wiped.
         FormatError: The last chunk is cut to nothing.
     """
-    if key.aead is None:
+    aead = key.aead
+    if aead is None:
         code = lib.anyseal_chunks_open(
             view_writable(out), view(sealed), len(sealed), first, key.chunk_bytes, key.c_suite,
             key.slot.handle,
@@ -94,7 +95,7 @@ def open_run(key: SegmentKey, first: int, sealed: Any, out: memoryview) -> None:
     size = key.chunk_bytes + tag
     if 0 < len(sealed) % size <= tag:
         raise FormatError("a chunk is cut short")
-    source, at, decrypt_into, index = memoryview(sealed), 0, key.aead.decrypt_into, first
+    source, at, decrypt_into, index = memoryview(sealed), 0, aead.decrypt_into, first
     try:
         while len(source):
             piece = source[:size]

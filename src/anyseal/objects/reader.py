@@ -106,6 +106,13 @@ class OpenedObject:
                 self._segments.move_to_end(segment)
             return key
 
+    def release(self) -> None:
+        """Wipe all keys; what is being read meanwhile fails with KeyUseError."""
+        with self._lock:
+            while self._segments:
+                self._segments.popitem()[1].release()
+        self.keys.release()
+
     def parts(self, start: int, stop: int, limit: int | None = None) -> Iterator[Part]:
         """The jobs that read plaintext *start* to *stop*."""
         limit = unit_bytes(stop - start, self.geometry.chunk_bytes) if limit is None else limit
@@ -229,7 +236,7 @@ class ReaderBase:
         if self._closed:
             return False
         self._closed = True
-        self._object.keys.release()
+        self._object.release()
         return True
 
 
