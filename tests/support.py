@@ -7,9 +7,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import shake_256
 from pathlib import Path
 from typing import Any
+
+import anyio.to_thread
 
 from anyseal import AnysealError, Key, MemorySink, MemorySource, Suite, sync
 
@@ -131,3 +134,8 @@ def said(process: subprocess.CompletedProcess[str]) -> list[str]:
 def a_key(label: str = "key", *, key_id: bytes | None = None) -> Key:
     """A key that is the same in every run."""
     return Key.from_bytes(pattern(32, label), key_id=key_id)
+
+
+async def seal_off_loop(data: bytes, key: Any, **settings: Any) -> bytes:
+    """``seal_bytes`` in a thread, for async tests."""
+    return await anyio.to_thread.run_sync(partial(seal_bytes, data, key, **settings))

@@ -20,7 +20,7 @@ from anyseal.errors import DecryptionError, FormatError
 from anyseal.keys import Key
 from anyseal.objects.chunks import SegmentKey, open_run
 from anyseal.objects.format import HEADER_MAX_BYTES, Header, ObjectInfo, ObjectKeys, Trailer
-from anyseal.objects.geometry import SALT_BYTES, Run
+from anyseal.objects.geometry import SALT_BYTES, TRAILER_FIXED_BYTES, Run
 from anyseal.objects.sealer import unit_bytes
 from anyseal.objects.writer import check_context
 from anyseal.ports import BlockingSource, Ends, Keyring, Source, resolve_partition
@@ -175,10 +175,10 @@ def opening(context: bytes) -> Generator[Need, Any, OpenedObject]:
     ends: Ends = yield NeedEnds(HEADER_MAX_BYTES, TAIL_BYTES)
     header = Header.parse(ends.head)
     geometry = header.geometry
+    if ends.size < geometry.header_bytes + TRAILER_FIXED_BYTES:
+        raise FormatError("cut short in the trailer")
     key: Key = yield NeedKey(header.key_id)
     keys = ObjectKeys.unlock(header, key, context)
-    if ends.size < geometry.header_bytes + len(ends.tail[-44:]):
-        raise FormatError("cut short in the trailer")
     length = Trailer.length(ends.tail, geometry, ends.size)
     tail = ends.tail[-length:]
     if length > len(ends.tail):
