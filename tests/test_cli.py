@@ -43,10 +43,12 @@ DATA = hashlib.shake_256(b"anyseal test data").digest(3_000_000)
 
 
 FORKS = """
-import json, os, socket, sys
+import contextlib, io, json, os, socket, sys
 import anyseal.cli.doctor, anyseal.cli.show, anyseal.demo
 from anyseal.__main__ import main
 
+with contextlib.redirect_stderr(io.StringIO()):
+    anyseal.cli.run(["keygen", "-o", os.devnull])  # typer imports more when it is first used
 with socket.socket(fileno=int(sys.argv[1])) as requests:
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, 1 << 18, 3)
@@ -64,7 +66,9 @@ with socket.socket(fileno=int(sys.argv[1])) as requests:
             os.environ.clear()
             os.environ.update(environment)
             sys.argv = ["anyseal", *arguments]
-            sys.exit(main())
+            code = main()
+            sys.stdout.flush()
+            os._exit(code)  # without taking apart what all those imports built
         for descriptor in descriptors:
             os.close(descriptor)
         requests.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
