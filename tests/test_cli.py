@@ -13,7 +13,6 @@ import json
 import os
 import pty
 import re
-import resource
 import select
 import signal
 import socket
@@ -41,6 +40,19 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("ANYSEAL_
 TIMEOUT = 30
 DATA = hashlib.shake_256(b"anyseal test data").digest(3_000_000)
 
+
+ON_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+ON_SMALL_DISK = """
+import os, resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 FORKS = """
 import contextlib, io, json, os, socket, sys
@@ -84,6 +96,7 @@ class Forks:
             [sys.executable, "-c", FORKS, str(theirs.fileno())], pass_fds=[theirs.fileno()]
         )
         theirs.close()
+        self.requests.settimeout(TIMEOUT)
 
     def run(
         self, folder: Path, environment: dict[str, str], args: tuple[str, ...], input: bytes | None
@@ -162,30 +175,35 @@ class Shell:
 
     def terminal(self, *args: str, answers: tuple[str, ...] = ()) -> tuple[int, str]:
         """Run a command on a terminal, answering its prompts; exit code and what was shown."""
-        pid, fd = pty.fork()
-        if pid == 0:
-            os.chdir(self.folder)
-            os.execve(sys.executable, [*COMMAND, *args], ENVIRONMENT)
+        fd, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", ON_TERMINAL, *COMMAND, *args],
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
         shown, waiting = b"", list(answers)
         deadline = time.monotonic() + TIMEOUT
-        try:
-            while time.monotonic() < deadline:
-                if not select.select([fd], [], [], 1)[0]:
-                    continue
-                try:
-                    piece = os.read(fd, 4096)
-                except OSError:  # Linux's way of saying that the other side is gone
-                    break
-                if not piece:
-                    break
-                shown += piece
-                if waiting and shown.endswith(b": "):
-                    os.write(fd, waiting.pop(0).encode() + b"\n")
-            else:
-                os.kill(pid, signal.SIGKILL)
-        finally:
-            os.close(fd)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+        while time.monotonic() < deadline:
+            if not select.select([fd], [], [], 1)[0]:
+                continue
+            try:
+                piece = os.read(fd, 4096)
+            except OSError:  # Linux's way of saying that the other side is gone
+                break
+            if not piece:
+                break
+            shown += piece
+            if waiting and shown.endswith(b": "):
+                os.write(fd, waiting.pop(0).encode() + b"\n")
+        else:
+            process.kill()
+        os.close(fd)
+        return process.wait(TIMEOUT), shown.decode()
 
 
 @pytest.fixture(scope="module")
@@ -705,14 +723,14 @@ def test_broken_pipe_is_quiet(shell: Shell, sealed: bytes) -> None:
 def test_full_disk_leaves_nothing(shell: Shell) -> None:
     """What the system says, in one line; a limit on file sizes stands in for the disk."""
     shell.path("f").write_bytes(DATA)
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-
-    process = shell.start("seal", "f", "-k", "key", preexec_fn=limit)
-    assert b"anyseal: File too large\n" == process.communicate(timeout=TIMEOUT)[1]
-    assert 1 == process.returncode
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", ON_SMALL_DISK, *COMMAND, "seal", "f", "-k", "key"],
+        cwd=shell.folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
+    assert (1, b"anyseal: File too large\n") == (done.returncode, done.stderr)
     assert {"f"} == shell.names()
 
 
