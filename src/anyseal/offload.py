@@ -26,7 +26,17 @@ from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
 from anyseal.config import worker_count
 
-__all__ = ["BufferPool", "buffers", "each", "each_blocking", "executor", "run", "wait"]
+__all__ = [
+    "BufferPool",
+    "acquire",
+    "buffers",
+    "each",
+    "each_blocking",
+    "executor",
+    "run",
+    "settle",
+    "wait",
+]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -88,6 +98,34 @@ async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
                     await anyio.sleep(0.001)
         raise
     return cast(T, result)
+
+
+async def settle(function: Callable[[*Ts], object], *args: *Ts) -> None:
+    """Run a clean-up in a worker thread: no cancellation skips it or returns before it is done."""
+    call = _Call(functools.partial(function, *args))
+    late: BaseException | None = None
+    while call.running:
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(call, limiter=_current_limiter())
+                if call.running:  # an earlier attempt, which was cancelled, still works
+                    await anyio.sleep(0.001)
+        except anyio.get_cancelled_exc_class() as cancelled:
+            late = cancelled
+    if late is not None:
+        raise late
+
+
+async def acquire(factory: Callable[[], T], release: Callable[[T], object]) -> T:
+    """Run *factory* in a worker thread; what it made for a cancelled caller is released."""
+    made: list[T] = []
+    try:
+        await run(lambda: made.append(factory()))
+    except BaseException:
+        for thing in made:
+            await settle(release, thing)
+        raise
+    return made[0]
 
 
 async def each(
