@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 import anyseal.value
-from anyseal import Key, StaticKeyring, Suite
+from anyseal import Key, StaticKeyring, Suite, sync
 from support import SUITES, a_key, pattern
 
 
@@ -82,3 +83,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(anyseal.value, "time", SimpleNamespace(time_ns=found.time_ns))
     return found
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A file of several units of work."""
+    path = tmp_path / "plain"
+    path.write_bytes(pattern(1 << 16) * 64)
+    return path
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, plain: Path, key: Key) -> Path:
+    """The same, sealed."""
+    path = tmp_path / "sealed"
+    sync.seal_file(plain, path, key, segment_size=1 << 20)
+    return path

@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import shake_256
 from pathlib import Path
 from typing import Any
 
+import anyio.from_thread
 import anyio.to_thread
+import pytest
 
-from anyseal import AnysealError, Key, MemorySink, MemorySource, Suite, sync
+from anyseal import AnysealError, Key, MemorySink, MemorySource, Suite, offload, sync
 
 SUITES = (Suite.AEGIS256, Suite.AES256GCM, Suite.XCHACHA20POLY1305)
 C, S = 4096, 8192
@@ -139,3 +142,36 @@ def a_key(label: str = "key", *, key_id: bytes | None = None) -> Key:
 async def seal_off_loop(data: bytes, key: Any, **settings: Any) -> bytes:
     """``seal_bytes`` in a thread, for async tests."""
     return await anyio.to_thread.run_sync(partial(seal_bytes, data, key, **settings))
+
+
+def names(folder: Path) -> list[str]:
+    """What is there, hidden or not."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Tracked:
+    """Wraps ``offload.run``: cancels at the n-th hop, and knows what works at any time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+        self.when, self.target, self.hops, self.working = when, 0, 0, 0
+        self.cancel: Callable[[], object] = lambda: None
+        self._run = offload.run
+        monkeypatch.setattr(offload, "run", self.run)
+
+    async def run(self, function: Any, *args: Any) -> Any:
+        self.hops += 1
+        mine = self.hops == self.target
+        if mine and self.when == "before":
+            self.cancel()
+
+        def call() -> Any:
+            self.working += 1
+            try:
+                if mine and self.when == "during":
+                    anyio.from_thread.run_sync(self.cancel)
+                    time.sleep(0.005)
+                return function(*args)
+            finally:
+                self.working -= 1
+
+        return await self._run(call)
