@@ -128,6 +128,24 @@ async def acquire(factory: Callable[[], T], release: Callable[[T], object]) -> T
     return made[0]
 
 
+class _Feed(Generic[*Ts]):
+    """Hands out jobs to several threads until one of them says stop."""
+
+    def __init__(self, jobs: Iterator[tuple[*Ts]]) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self.stopped = False
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[*Ts]]:
+        while True:
+            with self._lock:
+                job = None if self.stopped else next(self._jobs, None)
+            if job is None:
+                return
+            yield job
+
+
 async def each(
     function: Callable[[*Ts], T],
     jobs: Iterator[tuple[*Ts]],
@@ -136,26 +154,57 @@ async def each(
     """Run *function* for each of *jobs* in worker threads, several at a time.
 
     The first error ends it: no further job starts, the running ones are waited for, the error is
-    raised as it is. *done* is called with each result in the caller's task.
+    raised as it is. So does a cancellation. *done* is called with each result in the caller's
+    task; without it a worker takes job after job and does not come back to the loop in between.
     """
-    errors: list[Exception] = []
+    first = next(jobs, None)
+    second = next(jobs, None)
+    if first is None:
+        return
+    if second is None:
+        result = await run(function, *first)
+        if done is not None:
+            done(result)
+        return
+    feed = _Feed(itertools.chain((first, second), jobs))
+
+    def take(limit: int | None) -> list[T]:
+        """Do jobs, at most *limit*; what they returned."""
+        results = []
+        for job in itertools.islice(feed, limit):
+            results.append(function(*job))
+        return results
 
     async def work() -> None:
         try:
-            for job in jobs:
-                result = await run(function, *job)
-                if done is not None:
-                    done(result)
-                if errors:
+            while not feed.stopped:
+                results = await run(take, None if done is None else 1)
+                if not results:
                     return
+                if done is not None:
+                    done(results[0])
         except Exception as exc:
-            errors.append(exc)
+            feed.error = feed.error or exc
+            feed.stopped = True
 
-    async with anyio.create_task_group() as group:
-        for _ in range(worker_count()):
-            group.start_soon(work)
-    if errors:
-        raise errors[0]
+    async def watch() -> None:
+        """A running thread shields its task from a cancellation: this one hears of it."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            feed.stopped = True
+
+    async with anyio.create_task_group() as watched:
+        watched.start_soon(watch)
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(worker_count()):
+                    group.start_soon(work)
+        finally:
+            feed.stopped = True
+            watched.cancel_scope.cancel()
+    if feed.error is not None:
+        raise feed.error
 
 
 def each_blocking(
