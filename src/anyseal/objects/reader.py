@@ -240,6 +240,13 @@ class ReaderBase:
         return True
 
 
+async def _close(source: Source | BlockingSource) -> None:
+    if isinstance(source, BlockingSource):
+        source.close()
+    else:
+        await source.aclose()
+
+
 def _wiped(out: memoryview) -> None:
     lib.anyseal_wipe(view_writable(out), len(out))
 
@@ -264,7 +271,7 @@ class ObjectReader(ReaderBase):
 
         Args:
             source: A FileSource, MemorySource, HttpSource, or anything with their methods. The
-                reader closes it.
+                reader closes it, at once if it cannot be opened.
             keyring: The Key it was sealed under, or a Keyring together with *partition*.
             partition: As when sealing.
             context: As when sealing.
@@ -277,18 +284,22 @@ class ObjectReader(ReaderBase):
 
         Cost: two reads, of 200 bytes and 4 KiB (more only beyond 253 segments).
         """
-        context = check_context(context)
-        if not isinstance(keyring, Key):
-            partition = resolve_partition(keyring, partition)
-        elif partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        flow = opening(context)
-        need = next(flow)
         try:
+            context = check_context(context)
+            if not isinstance(keyring, Key):
+                partition = resolve_partition(keyring, partition)
+            elif partition is not None:
+                raise TypeError("partition= goes with a keyring, not with a Key")
+            flow = opening(context)
+            need = next(flow)
             while True:
                 need = flow.send(await cls._answer(source, keyring, partition or "", need))
         except StopIteration as stop:
             return cls(source, stop.value)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await _close(source)
+            raise
 
     @staticmethod
     async def _answer(source: Any, keyring: Any, partition: str, need: Need) -> Any:
@@ -412,10 +423,7 @@ class ObjectReader(ReaderBase):
     async def aclose(self) -> None:
         """Close the source and wipe the keys. Idempotent."""
         if self._end():
-            if isinstance(self._source, BlockingSource):
-                self._source.close()
-            else:
-                await self._source.aclose()
+            await _close(self._source)
 
     async def __aenter__(self) -> Self:
         return self
