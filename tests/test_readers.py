@@ -17,6 +17,7 @@ import anyseal
 from anyseal import (
     Key,
     MemorySource,
+    StaticKeyring,
     Suite,
     sync,
 )
@@ -296,3 +297,29 @@ def test_readers_agree_on_every_length(key: Key, size: int) -> None:
             sealed = seal_bytes(data, key, suite=suite, segment_size=segment)
             for reader in READERS.values():
                 assert data == reader(sealed, key)
+
+
+@pytest.mark.anyio
+async def test_reader_that_cannot_open_closes_its_source(key: Key) -> None:
+    """``ObjectReader.open(FileSource(path), ...)`` leaves the caller nothing to close."""
+    sealed = await seal_off_loop(b"x", key)
+    opened = []
+
+    class Source(MemorySource):
+        def close(self) -> None:
+            opened.append("closed")
+            super().close()
+
+    for data, ring, settings in (
+        (sealed[:-1], key, {}),
+        (sealed, a_key("other"), {}),
+        (sealed, key, {"context": b"other"}),
+        (sealed, key, {"partition": "p"}),
+        (sealed, StaticKeyring(bytes(32)), {"partition": "p"}),
+        (sealed, "key", {}),
+    ):
+        with pytest.raises((anyseal.AnysealError, TypeError)):
+            await anyseal.ObjectReader.open(Source(data), ring, **settings)
+        with pytest.raises((anyseal.AnysealError, TypeError)):
+            sync.ObjectReader.open(Source(data), ring, **settings)
+    assert ["closed"] * 12 == opened
