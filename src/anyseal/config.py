@@ -12,6 +12,9 @@ KEY_ID_BYTES = 16
 CONTEXT_MAX_BYTES = 1 << 16
 PARTITION_MAX_BYTES = 1024
 VALUE_MAX_BYTES = 1 << 32
+ROW_MAX_BYTES = (1 << 31) - 32
+"""The most plaintext of a row, for sealing and opening alike: what every AES-GCM here takes."""
+
 EXPIRES_MAX_MS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from anyseal.keys import Key
+from anyseal.record import KeyRecord
 
 __all__ = [
     "AppendSink",
@@ -203,21 +204,6 @@ class Kms(Protocol):
     async def unwrap(self, wrapped: bytes) -> bytes | bytearray:
         """The 32 bytes in *wrapped*. A bytearray is wiped by the caller."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRecord:
-    """A wrapped system or intermediate key as the metastore keeps it."""
-
-    id: str
-    created: int
-    """Seconds since the epoch."""
-    key: bytes
-    """Wrapped: a system key by the KMS, an intermediate key by its system key."""
-    revoked: bool = False
-    parent_id: str | None = None
-    """The system key that wraps an intermediate key; None for a system key."""
-    parent_created: int | None = None
 
 
 @runtime_checkable

@@ -249,13 +249,14 @@ class ObjectReader(ReaderBase):
         partition: str | None = None,
         context: bytes = b"",
     ) -> Self:
-        """Read and verify an object's header and trailer; the reader closes *source*."""
-        context = check_context(context)
-        if not isinstance(keyring, Key):
-            resolve_partition(keyring, partition)
-        flow = opening(context)
-        need = next(flow)
+        """Read and verify an object's header and trailer; the reader closes *source*, at once if
+        it cannot be opened."""
         try:
+            context = check_context(context)
+            if not isinstance(keyring, Key):
+                resolve_partition(keyring, partition)
+            flow = opening(context)
+            need = next(flow)
             while True:
                 if isinstance(need, NeedKey):
                     need = flow.send(_named(keyring, partition, need.key_id))
@@ -263,6 +264,9 @@ class ObjectReader(ReaderBase):
                     need = flow.send(answer_blocking(source, need))
         except StopIteration as stop:
             return cls(source, stop.value)
+        except BaseException:
+            source.close()
+            raise
 
     def _fill(self, start: int, out: memoryview) -> None:
         parts = self._object.parts(start, start + len(out))
