@@ -45,7 +45,7 @@ from anyseal.objects import (
     StreamSink,
 )
 from anyseal.ports import Keyring
-from anyseal.suites import Suite, suites
+from anyseal.suites import Suite, available_suites
 from anyseal.value import Kind, ValueInfo, overhead
 
 if _TYPE_CHECKING:
@@ -87,6 +87,7 @@ __all__ = [
     "WriterStateError",
     "WrongKeyError",
     "WrongPartitionError",
+    "available_suites",
     "inspect",
     "open",
     "open_file",
@@ -95,7 +96,6 @@ __all__ = [
     "seal",
     "seal_file",
     "seal_into",
-    "suites",
     "sync",
 ]
 

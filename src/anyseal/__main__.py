@@ -24,6 +24,9 @@ def main() -> int:
         from anyseal.cli import run
     except KeyboardInterrupt:  # before the command line takes care of signals itself
         return 130
+    except ValueError as exc:  # ConfigurationError: libsodium cannot be loaded, or is broken
+        print(f"anyseal: {exc}", file=sys.stderr)
+        return 2
     return run(sys.argv[1:])
 
 

@@ -284,6 +284,9 @@ class AuditHook(Protocol):
     def __call__(self, event: AuditEvent, /) -> None: ...
 
 
+_keyring_types: set[type] = set()
+
+
 def resolve_partition(keyring: Any, partition: Any) -> str:
     """Check that *keyring* is one and that *partition* names a partition.
 
@@ -291,8 +294,11 @@ def resolve_partition(keyring: Any, partition: Any) -> str:
         TypeError: Neither a Key nor a Keyring, or *partition* is missing or not a str.
         ValueError: *partition* is empty.
     """
-    if not isinstance(keyring, Keyring):
-        raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
+    kind = type(keyring)
+    if kind not in _keyring_types:  # looking through a Protocol takes 8 us
+        if not isinstance(keyring, Keyring):
+            raise TypeError(f"expected a Key or a Keyring, not {kind.__name__}")
+        _keyring_types.add(kind)
     if not isinstance(partition, str):
         raise TypeError("partition= is needed with a keyring, and must be a str")
     if not partition:

@@ -372,7 +372,7 @@ class StreamOpener(OpenerBase):
     ``await``. Act on completion: a pipe shows only at its end that the object is whole.
     """
 
-    def open(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+    def open(self, stream: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
         """The plaintext of *stream*, in verified pieces of about 1 MiB."""
         iterator = iter(stream)
         events = StreamParser(self._context).events()
