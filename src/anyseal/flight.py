@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Awaitable, Callable, Hashable
@@ -89,9 +90,7 @@ def _set_elsewhere(token: Any, landed: anyio.Event) -> None:
     """Set an event of another loop, without waiting for that loop."""
 
     def tell() -> None:
-        try:
+        with contextlib.suppress(Exception):  # that loop may have ended, and its waiters with it
             from_thread.run_sync(landed.set, token=token)
-        except Exception:  # noqa: S110 - that loop has ended, and its waiters with it
-            pass
 
     threading.Thread(target=tell, daemon=True, name="anyseal-flight").start()

@@ -22,7 +22,15 @@ from anyseal.keyring.static import partition_bytes
 from anyseal.ports import AuditEvent, AuditHook, CacheEvent, TimingEvent
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 
-__all__ = ["FactoryBase", "RowStore", "Session", "SessionBase", "SessionFactory", "decode_text", "encode_text"]
+__all__ = [
+    "FactoryBase",
+    "RowStore",
+    "Session",
+    "SessionBase",
+    "SessionFactory",
+    "decode_text",
+    "encode_text",
+]
 
 INLINE_ROW_BYTES = 64 << 10
 """Rows up to this size are done on the event loop; larger ones in a worker thread."""

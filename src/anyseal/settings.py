@@ -233,7 +233,9 @@ class SessionSettings:
         return cls(**values)
 
     def __repr__(self) -> str:
-        return f"<SessionSettings {self.service_name}/{self.product_id} {self.metastore} {self.kms}>"
+        return (
+            f"<SessionSettings {self.service_name}/{self.product_id} {self.metastore} {self.kms}>"
+        )
 
     def policy(self) -> CryptoPolicy:
         """Lifetimes and cache sizes."""

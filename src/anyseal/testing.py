@@ -10,9 +10,9 @@ import time as _time
 from collections.abc import Iterator
 from typing import Any
 
-from anyseal.config import CryptoPolicy
 from anyseal import session as _session
 from anyseal import value as _value
+from anyseal.config import CryptoPolicy
 from anyseal.keyring import hierarchy as _hierarchy
 from anyseal.keyring import lifecycle as _lifecycle
 from anyseal.keyring.hierarchy import KeyHierarchy
