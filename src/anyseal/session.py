@@ -6,9 +6,10 @@ key. On a warm key a call is one call into C and suspends nowhere.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -19,7 +20,7 @@ from anyseal._ffi import view
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.keyring.hierarchy import IntermediateKey, KeyHierarchy, Partition
 from anyseal.keyring.static import partition_bytes
-from anyseal.ports import AuditEvent, AuditHook, CacheEvent, TimingEvent
+from anyseal.ports import AuditEvent, AuditHook, CacheEvent, MetricsHook, TimingEvent
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 
 __all__ = [
@@ -171,7 +172,8 @@ class Session(SessionBase):
         """
         if self._observed():
             with _Observation(self, "encrypt") as observation:
-                return await self._encrypt(data, seal_row_text, observation)
+                text: str = await self._encrypt(data, seal_row_text, observation)
+                return text
         if self._closed:
             self._check()
         key = self._partition.sealing_hit()
@@ -285,6 +287,38 @@ class FactoryBase:
         self._audit = audit
         self._cache: OrderedDict[str, tuple[Partition, float]] = OrderedDict()
         self._closed = False
+
+    @classmethod
+    def from_config(
+        cls,
+        settings: Mapping[str, Any] | str | os.PathLike[str],
+        *,
+        metrics: MetricsHook | None = None,
+        audit: AuditHook | None = None,
+    ) -> Self:
+        """A factory from settings: a mapping, or the path of a JSON or TOML file.
+
+        Names are PascalCase or snake_case; docs/sessions.md lists them.
+
+        Raises:
+            ConfigurationError: A setting is unknown, missing, malformed or contradicts another.
+        """
+        from anyseal.settings import SessionSettings
+
+        if isinstance(settings, Mapping):
+            found = SessionSettings.from_mapping(settings)
+        else:
+            found = SessionSettings.from_file(settings)
+        return cls(found.hierarchy(metrics=metrics), audit=audit)
+
+    @classmethod
+    def from_env(
+        cls, *, metrics: MetricsHook | None = None, audit: AuditHook | None = None
+    ) -> Self:
+        """A factory from the environment variables that docs/sessions.md lists."""
+        from anyseal.settings import SessionSettings
+
+        return cls(SessionSettings.from_env().hierarchy(metrics=metrics), audit=audit)
 
     def _partition(self, partition: str) -> Partition:
         """The partition's keys, through the session cache."""

@@ -18,7 +18,8 @@ from typing import Any, Self
 from anyseal.config import CryptoPolicy
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.hierarchy import KeyHierarchy
-from anyseal.ports import Kms, Metastore, MetricsHook
+from anyseal.ports import MetricsHook
+from anyseal.wiring import kms_of, metastore_of
 
 __all__ = ["SessionSettings", "setting_names"]
 
@@ -133,7 +134,9 @@ class SessionSettings:
     static_master_key_hex: str | None = _setting(
         "StaticMasterKeyHex", _text, env=("STATIC_MASTER_KEY_HEX",)
     )
-    region_map: dict[str, str] | None = _setting("RegionMap", _mapping, env=("REGION_MAP",))
+    region_map: Mapping[str, str] | None = _setting(  # noqa: RUF009 - it is a field
+        "RegionMap", _mapping, env=("REGION_MAP",)
+    )
     preferred_region: str | None = _setting("PreferredRegion", _text, env=("PREFERRED_REGION",))
     kms_key_id: str | None = _setting("KmsKeyId", _text, env=("KMS_KEY_ID",))
     aws_profile_name: str | None = _setting("AwsProfileName", _text, env=("AWS_PROFILE",))
@@ -260,12 +263,12 @@ class SessionSettings:
         for name in ("service_name", "product_id", "metastore", "kms"):
             if not getattr(self, name):
                 raise ConfigurationError(f"{name} is missing")
-        metastore = self._metastore()
+        metastore = metastore_of(self)
         suffix = self.region_suffix
         if self.enable_region_suffix and suffix is None:
             suffix = getattr(metastore, "region_suffix", None) or self.dynamodb_region
         return KeyHierarchy(
-            self._kms(),
+            kms_of(self),
             metastore,
             service=self.service_name,
             product=self.product_id,
@@ -276,18 +279,6 @@ class SessionSettings:
             allow_testing_kms=self.allow_testing_kms,
             metrics=metrics,
         )
-
-    def _need(self, name: str, for_what: str) -> Any:
-        value = getattr(self, name)
-        if not value:
-            raise ConfigurationError(f"{for_what} needs {name}")
-        return value
-
-    def _metastore(self) -> Metastore:
-        raise NotImplementedError
-
-    def _kms(self) -> Kms:
-        raise NotImplementedError
 
 
 def setting_names() -> dict[str, str]:

@@ -292,9 +292,10 @@ class KeyHierarchy:
         usable = old is not None and time.monotonic() < old.seal_until
         partition.refreshing = usable
         try:
-            return await self._flight.run(
+            fresh: IntermediateKey = await self._flight.run(
                 ("seal", partition.name), lambda: self._load_sealing_key(partition)
             )
+            return fresh
         except AnysealError:
             if not usable or old is None:
                 raise
@@ -320,9 +321,10 @@ class KeyHierarchy:
             self._count("hit", "intermediate-key")
             return key
         self._count("miss", "intermediate-key")
-        return await self._flight.run(
+        found: IntermediateKey = await self._flight.run(
             ("open", key_id, created), lambda: self._load_opening_key(partition, key_id, created)
         )
+        return found
 
     # ---- Keyring ----
 

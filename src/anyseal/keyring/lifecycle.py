@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,7 +120,7 @@ class KeyAdmin:
             latest=latest,
         )
 
-    async def audit(self, *, expiring_within: float = 7 * 86400.0) -> list[KeyStatus]:
+    async def audit(self, *, expiring_within: float = 7 * 86400.0) -> Sequence[KeyStatus]:
         """The keys that deserve attention: all but the active ones."""
         keys = await self.list(expiring_within=expiring_within)
         return [key for key in keys if key.state != "active"]
