@@ -25,26 +25,54 @@ from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
 from anyseal.config import worker_count
 
-__all__ = ["BufferPool", "buffers", "each", "each_blocking", "executor", "run", "wait"]
+__all__ = [
+    "BufferPool",
+    "buffers",
+    "each",
+    "each_blocking",
+    "executor",
+    "run",
+    "run_waiting",
+    "wait",
+]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_limiter")
+WAITING_CALLS = 32
+"""Calls that wait in worker threads at the same time, per event loop."""
+
+_working: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_working")
+_waiting: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_waiting")
 
 
-def _current_limiter() -> anyio.CapacityLimiter:
+def _current_limiter(
+    variable: anyio.lowlevel.RunVar[anyio.CapacityLimiter], tokens: int
+) -> anyio.CapacityLimiter:
     try:
-        return _limiter.get()
+        return variable.get()
     except LookupError:
-        fresh = anyio.CapacityLimiter(worker_count())
-        _limiter.set(fresh)
+        fresh = anyio.CapacityLimiter(tokens)
+        variable.set(fresh)
         return fresh
 
 
 async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Run *function* in a worker thread. A cancelled caller waits until it has returned."""
-    return await anyio.to_thread.run_sync(function, *args, limiter=_current_limiter())
+    return await anyio.to_thread.run_sync(
+        function, *args, limiter=_current_limiter(_working, worker_count())
+    )
+
+
+async def run_waiting(function: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Run *function*, which waits for a disk or a network, in a worker thread.
+
+    Apart from the threads that seal and open, which must not stand in line behind a database that
+    hangs. A cancelled caller does not wait: the call goes on unheard, so it must do all or nothing
+    and end by itself.
+    """
+    limiter = _current_limiter(_waiting, WAITING_CALLS)
+    return await anyio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=True)
 
 
 async def each(
