@@ -34,6 +34,7 @@ __all__ = [
     "each_blocking",
     "executor",
     "run",
+    "run_waiting",
     "settle",
     "wait",
 ]
@@ -41,16 +42,27 @@ __all__ = [
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_limiter")
+WAITING_CALLS = 32
+"""Calls that wait in worker threads at the same time, per event loop."""
+
+_working: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_working")
+_waiting: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_waiting")
+
+
+def _limiter(
+    variable: anyio.lowlevel.RunVar[anyio.CapacityLimiter], tokens: int
+) -> anyio.CapacityLimiter:
+    """The running loop's limiter, made on first use."""
+    try:
+        return variable.get()
+    except LookupError:
+        fresh = anyio.CapacityLimiter(tokens)
+        variable.set(fresh)
+        return fresh
 
 
 def _current_limiter() -> anyio.CapacityLimiter:
-    try:
-        return _limiter.get()
-    except LookupError:
-        fresh = anyio.CapacityLimiter(worker_count())
-        _limiter.set(fresh)
-        return fresh
+    return _limiter(_working, worker_count())
 
 
 class _Call(Generic[T]):
@@ -98,6 +110,17 @@ async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
                     await anyio.sleep(0.001)
         raise
     return cast(T, result)
+
+
+async def run_waiting(function: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Run *function*, which waits for a disk or a network, in a worker thread.
+
+    Apart from the threads that seal and open, which must not stand in line behind a database that
+    hangs. A cancelled caller does not wait: the call goes on unheard, so it must do all or nothing
+    and end by itself.
+    """
+    limiter = _limiter(_waiting, WAITING_CALLS)
+    return await anyio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=True)
 
 
 async def settle(function: Callable[[*Ts], object], *args: *Ts) -> None:

@@ -1,0 +1,42 @@
+"""What holds for every metastore."""
+
+from __future__ import annotations
+
+from anyseal.errors import MetastoreError
+from anyseal.ports import KeyRecord
+
+__all__ = ["MAX_CREATED", "check_storable", "is_key_id", "is_time"]
+
+MAX_CREATED = 253_402_300_799
+"""The last second of the year 9999: no database can say a later one."""
+
+_GUARD_PREFIX = "__asherah_internal_config_drift_guard_v1__:"
+"""Peers may keep a row with such an id in the same table. It is not a key, and not ours."""
+
+
+def is_key_id(key_id: str) -> bool:
+    """Whether a row with this id can be a key. A sealed record may name anything."""
+    if not key_id or "\0" in key_id or key_id.startswith(_GUARD_PREFIX):
+        return False
+    try:
+        key_id.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def is_time(created: int) -> bool:
+    """Whether a row can have this time. A sealed record may name any number."""
+    return 0 <= created <= MAX_CREATED
+
+
+def check_storable(record: KeyRecord) -> None:
+    """Refuse what no metastore could give back.
+
+    Raises:
+        MetastoreError: Not retryable.
+    """
+    if not is_key_id(record.id):
+        raise MetastoreError(f"store: {record.id!r} cannot be the id of a key", retryable=False)
+    if not is_time(record.created):
+        raise MetastoreError(f"store: {record.created} is not a time", retryable=False)

@@ -1,0 +1,385 @@
+"""A metastore in Amazon DynamoDB (extra ``aws``: aiobotocore).
+
+Each event loop gets a client of its own, on aiohttp under asyncio, on aiobotocore's
+``HttpxSession`` elsewhere. Reads are consistent, inserts conditional.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from anyseal import offload
+from anyseal.errors import ConfigurationError, FormatError, MetastoreError
+from anyseal.metastore._record_json import decode_key_record
+from anyseal.metastore._rules import check_storable, is_key_id, is_time
+from anyseal.ports import KeyRecord
+
+try:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.httpxsession import HttpxSession
+    from aiobotocore.session import AioSession
+    from botocore import exceptions
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError(
+        "the DynamoDB metastore needs aiobotocore: pip install 'anyseal[aws]'"
+    ) from _exc
+
+__all__ = ["DynamoDbMetastore"]
+
+_TAKEN = "ConditionalCheckFailedException"
+_RETRYABLE_CODES = frozenset(
+    {
+        "InternalServerError",
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "ReplicatedWriteConflictException",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+    }
+)
+_RETRYABLE_ERRORS = (
+    exceptions.ConnectionError,
+    exceptions.CredentialRetrievalError,
+    exceptions.HTTPClientError,
+    exceptions.MetadataRetrievalError,
+)
+_CLOSE_SECONDS = 5.0
+_CREATE_SECONDS = 60
+
+
+class _Slot:
+    """One event loop's client."""
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+        self.client: Any = None
+
+
+class DynamoDbMetastore:
+    """Keeps wrapped keys in a table with the hash key ``Id`` and the range key ``Created``.
+
+    Args:
+        client: An aiobotocore DynamoDB client, used and not closed. It belongs to one event loop.
+        session: An ``AioSession`` to make clients with. Default: a new one, which finds its
+            credentials and region the usual ways.
+        table: The table's name.
+        region: Where the table is. Default: the session's.
+        signing_region: If requests must be signed for another region than *region*.
+        endpoint_url: Default: the region's.
+        region_suffix: Whether ids are to end with the client's region, as a global table needs:
+            its regions' inserts do not see each other. Only says so, in ``region_suffix``.
+        timeout: Seconds to connect, and to wait for an answer, for each attempt.
+        attempts: How often a request is sent at most.
+
+    Raises:
+        ConfigurationError: Settings contradict each other, or *region_suffix* without a region.
+
+    Nothing is opened before the first call. ``aclose`` closes the client of the event loop that
+    it is called in.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Any = None,
+        session: Any = None,
+        table: str = "EncryptionKey",
+        region: str | None = None,
+        signing_region: str | None = None,
+        endpoint_url: str | None = None,
+        region_suffix: bool = False,
+        timeout: float = 5.0,
+        attempts: int = 3,
+    ) -> None:
+        if client is not None and any((session, region, signing_region, endpoint_url)):
+            raise ConfigurationError("a client brings its own session, region and endpoint")
+        if signing_region is not None and region is not None and signing_region != region:
+            endpoint_url = endpoint_url or f"https://dynamodb.{region}.amazonaws.com"
+        self.table = table
+        self._client = client
+        self._session = session
+        self._region = signing_region or region
+        self._endpoint_url = endpoint_url
+        self._options: dict[str, Any] = {
+            "connect_timeout": timeout,
+            "read_timeout": timeout,
+            "retries": {"total_max_attempts": attempts, "mode": "standard"},
+            "warm_up_loader_caches": True,
+        }
+        self._slots: anyio.lowlevel.RunVar[_Slot] = anyio.lowlevel.RunVar("_anyseal_dynamodb")
+        self._closed = False
+        self._suffix: str | None = None
+        if region_suffix:
+            self._suffix = self._find_region()
+            if self._suffix is None:
+                raise ConfigurationError("region_suffix needs a region")
+
+    def __repr__(self) -> str:
+        return f"DynamoDbMetastore(table={self.table!r}, region_suffix={self._suffix!r})"
+
+    @property
+    def region_suffix(self) -> str | None:
+        """What ids of system and intermediate keys must end with; None if not asked for."""
+        return self._suffix
+
+    # ---- The port ------------------------------------------------------------------------
+
+    async def load(self, key_id: str, created: int) -> KeyRecord | None:
+        """The record with exactly this id and time, or None."""
+        if not is_time(created) or not is_key_id(key_id):
+            return None
+        answer = await self._call("GetItem", Key=_key(key_id, created), ConsistentRead=True)
+        return _decode(answer["Item"]) if "Item" in answer else None
+
+    async def load_latest(self, key_id: str) -> KeyRecord | None:
+        """The record with this id and the latest time, or None."""
+        if not is_key_id(key_id):
+            return None
+        answer = await self._call("Query", **_query(key_id), ScanIndexForward=False, Limit=1)
+        return _decode(answer["Items"][0]) if answer["Items"] else None
+
+    async def store(self, record: KeyRecord) -> bool:
+        """Insert *record* unless its id and time are taken; whether it was inserted."""
+        check_storable(record)
+        item = {**_key(record.id, record.created), "KeyRecord": _encode(record)}
+        answer = await self._call(
+            "PutItem", Item=item, ConditionExpression="attribute_not_exists(Id)"
+        )
+        return _TAKEN not in answer
+
+    def records(self, key_id_prefix: str = "") -> AsyncGenerator[KeyRecord, None]:
+        """All records whose id begins with *key_id_prefix*, in no order of ids, each id's records
+        by time. Scans the whole table."""
+        request: dict[str, Any] = {"ConsistentRead": True}
+        if key_id_prefix:
+            request["FilterExpression"] = "begins_with(Id, :prefix)"
+            request["ExpressionAttributeValues"] = {":prefix": {"S": key_id_prefix}}
+        return self._pages("Scan", request)
+
+    def versions(self, key_id: str) -> AsyncGenerator[KeyRecord, None]:
+        """All records with exactly this id, oldest first."""
+        return self._pages("Query", _query(key_id) if is_key_id(key_id) else None)
+
+    async def revoke(self, key_id: str, created: int) -> bool:
+        """Mark a record as revoked; whether it was there."""
+        if not is_time(created) or not is_key_id(key_id):
+            return False
+        answer = await self._call(
+            "UpdateItem",
+            Key=_key(key_id, created),
+            UpdateExpression="SET KeyRecord.Revoked = :true",
+            ConditionExpression="attribute_exists(Id)",
+            ExpressionAttributeValues={":true": {"BOOL": True}},
+        )
+        return _TAKEN not in answer
+
+    async def delete(self, key_id: str, created: int) -> bool:
+        """Delete a record; whether it was there."""
+        if not is_time(created) or not is_key_id(key_id):
+            return False
+        answer = await self._call(
+            "DeleteItem", Key=_key(key_id, created), ConditionExpression="attribute_exists(Id)"
+        )
+        return _TAKEN not in answer
+
+    async def create_table(self) -> None:
+        """Create the table, billed by request, if it does not exist; wait until it can be used.
+
+        For tests and first steps: production tables want backups and deletion protection.
+        """
+        try:
+            await self._call(
+                "CreateTable",
+                AttributeDefinitions=[
+                    {"AttributeName": "Id", "AttributeType": "S"},
+                    {"AttributeName": "Created", "AttributeType": "N"},
+                ],
+                KeySchema=[
+                    {"AttributeName": "Id", "KeyType": "HASH"},
+                    {"AttributeName": "Created", "KeyType": "RANGE"},
+                ],
+                BillingMode="PAY_PER_REQUEST",
+            )
+        except MetastoreError as exc:
+            if "ResourceInUseException" not in str(exc):
+                raise
+        for _ in range(_CREATE_SECONDS):
+            if (await self._call("DescribeTable"))["Table"]["TableStatus"] == "ACTIVE":
+                return
+            await anyio.sleep(1)
+        raise MetastoreError("CreateTable: DynamoDB: the table is not ready in time")
+
+    async def aclose(self) -> None:
+        """Close this event loop's client, unless it was passed. Idempotent."""
+        self._closed = True
+        slot = self._slots.get(None)
+        if slot is None or slot.client is None:
+            return
+        client, slot.client = slot.client, None
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await client.close()
+
+    # ---- Requests ------------------------------------------------------------------------
+
+    async def _pages(
+        self, operation: str, request: dict[str, Any] | None
+    ) -> AsyncGenerator[KeyRecord, None]:
+        while request is not None:
+            answer = await self._call(operation, **request)
+            for item in answer["Items"]:
+                if is_key_id(_attribute(item, "Id", "S")):
+                    yield _decode(item)
+            if "LastEvaluatedKey" not in answer:
+                return
+            request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    async def _call(self, operation: str, **request: Any) -> dict[str, Any]:
+        """The answer, or ``{_TAKEN: True}`` if the request's condition does not hold."""
+        try:
+            client = await self._get_client()
+            method = getattr(client, _METHODS[operation])
+            answer: dict[str, Any] = await method(TableName=self.table, **request)
+        except exceptions.ClientError as exc:
+            error = exc.response.get("Error", {})
+            code = str(error.get("Code", "unknown"))
+            if code == _TAKEN:
+                return {_TAKEN: True}
+            status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            raise MetastoreError(
+                f"{operation}: DynamoDB: {code}: {str(error.get('Message', ''))[:300]}",
+                retryable=status >= 500 or code in _RETRYABLE_CODES,
+            ) from exc
+        except exceptions.BotoCoreError as exc:
+            raise MetastoreError(
+                f"{operation}: DynamoDB: {type(exc).__name__}",
+                retryable=isinstance(exc, _RETRYABLE_ERRORS),
+            ) from exc
+        except (OSError, UnicodeError) as exc:
+            raise MetastoreError(
+                f"{operation}: DynamoDB: {type(exc).__name__}", retryable=isinstance(exc, OSError)
+            ) from exc
+        return answer
+
+    async def _get_client(self) -> Any:
+        if self._closed:
+            raise MetastoreError("DynamoDB: the metastore is closed", retryable=False)
+        if self._client is not None:
+            return self._client
+        slot = self._slots.get(None)
+        if slot is None:
+            slot = _Slot()
+            self._slots.set(slot)
+        if slot.client is None:
+            async with slot.lock:
+                if slot.client is None:
+                    slot.client = await self._open_client()
+        return slot.client
+
+    async def _open_client(self) -> Any:
+        session = AioSession() if self._session is None else self._session
+        # Reads the configuration files, which create_client would do in the event loop.
+        await offload.run_waiting(lambda: session.full_config)
+        try:
+            asyncio.get_running_loop()
+            config = AioConfig(**self._options)
+        except RuntimeError:
+            config = AioConfig(http_session_cls=HttpxSession, **self._options)
+        return await session.create_client(
+            "dynamodb",
+            region_name=self._region,
+            endpoint_url=self._endpoint_url,
+            config=config,
+        ).__aenter__()
+
+    def _find_region(self) -> str | None:
+        found: str | None
+        if self._client is not None:
+            found = self._client.meta.region_name
+        elif self._region is not None:
+            found = self._region
+        else:
+            session = AioSession() if self._session is None else self._session
+            found = session.get_config_variable("region")
+        return found
+
+
+_METHODS = {
+    "CreateTable": "create_table",
+    "DeleteItem": "delete_item",
+    "DescribeTable": "describe_table",
+    "GetItem": "get_item",
+    "PutItem": "put_item",
+    "Query": "query",
+    "Scan": "scan",
+    "UpdateItem": "update_item",
+}
+
+
+def _key(key_id: str, created: int) -> dict[str, Any]:
+    return {"Id": {"S": key_id}, "Created": {"N": str(created)}}
+
+
+def _query(key_id: str) -> dict[str, Any]:
+    return {
+        "KeyConditionExpression": "Id = :id",
+        "ExpressionAttributeValues": {":id": {"S": key_id}},
+        "ConsistentRead": True,
+    }
+
+
+def _encode(record: KeyRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {"Revoked": {"BOOL": True}} if record.revoked else {}
+    fields["Created"] = {"N": str(record.created)}
+    fields["Key"] = {"S": base64.b64encode(record.key).decode()}
+    if record.parent_id is not None:
+        parent = {"KeyId": {"S": record.parent_id}, "Created": {"N": str(record.parent_created)}}
+        fields["ParentKeyMeta"] = {"M": parent}
+    return {"M": fields}
+
+
+def _attribute(attributes: Any, name: str, kind: str) -> Any:
+    value = attributes.get(name) if isinstance(attributes, dict) else None
+    return value.get(kind) if isinstance(value, dict) else None
+
+
+def _integer(value: Any) -> Any:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes as JSON has them; what is of an unknown kind is None."""
+    plain: dict[str, Any] = {}
+    for name, value in attributes.items():
+        kind, content = next(iter(value.items()))
+        if kind == "M":
+            plain[name] = _plain(content)
+        elif kind == "N":
+            plain[name] = _integer(content)
+        else:
+            plain[name] = content if kind in ("S", "BOOL") else None
+    return plain
+
+
+def _decode(item: dict[str, Any]) -> KeyRecord:
+    key_id, created = _attribute(item, "Id", "S"), _integer(_attribute(item, "Created", "N"))
+    fields = _attribute(item, "KeyRecord", "M")
+    if not isinstance(created, int) or not isinstance(fields, dict):
+        raise FormatError(f"key record {key_id!r} of {created}: not a map")
+    return decode_key_record(key_id, created, _plain(fields))

@@ -1,0 +1,451 @@
+"""A metastore in SQLite, PostgreSQL, MySQL or MariaDB (extras ``sql``, ``postgres``, ``mysql``).
+
+SQLAlchemy's sync engine in worker threads: one code for asyncio, trio and sync callers. Every
+call is one statement in autocommit, so whatever becomes of a call, no row is half written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple
+
+from anyseal import offload
+from anyseal.errors import ConfigurationError, MetastoreError
+from anyseal.metastore._record_json import decode_key_record, encode_key_record
+from anyseal.metastore._rules import check_storable, is_key_id, is_time
+from anyseal.ports import KeyRecord
+
+try:
+    import sqlalchemy as sa
+    import sqlalchemy.event
+    import sqlalchemy.exc
+    import sqlalchemy.pool
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError(
+        "the SQL metastore needs SQLAlchemy: pip install 'anyseal[sql]'"
+    ) from _exc
+
+from anyseal.metastore import _urls
+from anyseal.metastore._dialects import Dialect, Statements, dialect
+
+__all__ = ["SqlMetastore"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_PAGE = 500
+_GRACE_SECONDS = 2.0
+"""So that a server which gives up waiting for a lock can still say so."""
+_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql"}
+
+_live: weakref.WeakSet[SqlMetastore] = weakref.WeakSet()
+_inherited: list[sa.pool.Pool] = []
+"""Pools of the parent process: kept, for dropping them would disturb the parent's connections."""
+
+
+def _renew_all() -> None:
+    for metastore in list(_live):
+        metastore._renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)
+
+
+class SqlMetastore:
+    """Keeps wrapped keys in a table ``(id, created, key_record)``.
+
+    Args:
+        database: A SQLAlchemy URL (``sqlite:////var/lib/keys.db``, ``postgresql://…``,
+            ``mysql://…``), the Go MySQL driver's ``user:password@tcp(host:port)/database``, or a
+            sync ``Engine`` of your own, which stays yours to dispose of and configure.
+        table: Its name, or ``schema.table``.
+        create_table: Create it on first use if it does not exist. Default: only with SQLite.
+        replica_consistency: ``eventual``, ``global`` or ``session``: what Aurora's read replicas
+            are asked for when they forward writes.
+        time_zone: MySQL and MariaDB only: the sessions' time zone. The times in the table are
+            UTC; another zone is for tables that were filled through sessions in that zone.
+        timeout: Seconds to wait for a connection, and for the answer to a statement. None: no
+            limit but the driver's.
+        pool_max_open: Connections at most; None: no limit.
+        pool_max_idle: Connections kept open, at least 1.
+        pool_max_lifetime: Seconds after which a connection is replaced. Default: never.
+        pool_max_idle_time: Seconds unused after which a connection is replaced. Default: never.
+
+    Raises:
+        ConfigurationError: The connection string or a setting is wrong, or the driver is missing.
+
+    Nothing is opened before the first call. Safe to use from several threads and event loops, and
+    in a forked child, which opens connections of its own.
+    """
+
+    def __init__(
+        self,
+        database: str | sa.URL | sa.Engine,
+        *,
+        table: str = "encryption_key",
+        create_table: bool | None = None,
+        replica_consistency: str | None = None,
+        time_zone: str | None = None,
+        timeout: float | None = 10.0,
+        pool_max_open: int | None = 10,
+        pool_max_idle: int = 2,
+        pool_max_lifetime: float | None = None,
+        pool_max_idle_time: float | None = None,
+    ) -> None:
+        own = not isinstance(database, sa.Engine)
+        connect_args: dict[str, Any] = {}
+        if isinstance(database, sa.Engine):
+            url, driver = database.url, database.dialect.driver
+        else:
+            target = _urls.parse(database)
+            url, driver = target.url, target.url.get_driver_name()
+            connect_args.update(target.connect_args)
+            time_zone = target.time_zone if time_zone is None else time_zone
+        self._dialect: Dialect = dialect(url.get_backend_name(), driver, table, replica_consistency)
+        self._session = self._dialect.session(
+            time_zone="+00:00" if time_zone is None else time_zone,
+            replica_consistency=replica_consistency,
+            timeout=timeout,
+        )
+        if create_table is None:
+            create_table = self._dialect.creates_table
+        self._create_table = create_table
+        self._table = table
+        self._where = (url.host, url.database)
+        self._secrets = [url.password] if isinstance(url.password, str) and url.password else []
+        self._own = own
+        self._closed = False
+        self._lock = threading.Lock()
+        self._statements: Statements | None = None
+        if isinstance(database, sa.Engine):
+            self._engine = database
+        else:
+            if pool_max_idle < 1 or (pool_max_open is not None and pool_max_open < pool_max_idle):
+                raise ConfigurationError("pool: 1 <= pool_max_idle <= pool_max_open")
+            if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+                pool_max_open = pool_max_idle = 1  # the database is the connection
+                pool_max_lifetime = pool_max_idle_time = None
+            self._engine = _engine(
+                url,
+                {**_arguments(driver, timeout, url.query), **connect_args},
+                poolclass=sa.pool.QueuePool,
+                pool_size=pool_max_idle,
+                max_overflow=-1 if pool_max_open is None else pool_max_open - pool_max_idle,
+                pool_recycle=-1 if pool_max_lifetime is None else pool_max_lifetime,
+                pool_timeout=30.0 if timeout is None else timeout,
+            )
+            sa.event.listen(self._engine, "connect", self._on_connect)
+            if pool_max_idle_time is not None:
+                _limit_idle_time(self._engine, pool_max_idle_time)
+        _live.add(self)
+
+    @classmethod
+    def from_connection_string(cls, text: str, **settings: Any) -> SqlMetastore:
+        """The same, for a connection string that was written for another implementation.
+
+        Only SQLite's differs: all that follows ``sqlite://`` is the path, so
+        ``sqlite:///var/lib/keys.db`` is ``/var/lib/keys.db`` here and relative for SQLAlchemy.
+        """
+        target = _urls.parse(text, plain_sqlite_path=True)
+        if target.url.get_backend_name() == "sqlite":
+            return cls(target.url, **settings)
+        return cls(text, **settings)
+
+    def __repr__(self) -> str:
+        host, database = self._where
+        return (
+            f"SqlMetastore({self._dialect.name}, host={host!r}, database={database!r}, "
+            f"table={self._table!r})"
+        )
+
+    # ---- The port ------------------------------------------------------------------------
+
+    async def load(self, key_id: str, created: int) -> KeyRecord | None:
+        """The record with exactly this id and time, or None."""
+        return await offload.run_waiting(self._load, key_id, created)
+
+    async def load_latest(self, key_id: str) -> KeyRecord | None:
+        """The record with this id and the latest time, or None."""
+        return await offload.run_waiting(self._load_latest, key_id)
+
+    async def store(self, record: KeyRecord) -> bool:
+        """Insert *record* unless its id and time are taken; whether it was inserted."""
+        check_storable(record)
+        return await offload.run_waiting(self._store, record)
+
+    async def records(self, key_id_prefix: str = "") -> AsyncGenerator[KeyRecord, None]:
+        """All records whose id begins with *key_id_prefix*, by id (in the database's collation)
+        and time. Read in pages; no connection is held between them."""
+        last: tuple[str, Any] | None = None
+        while True:
+            rows, last = await offload.run_waiting(self._page, key_id_prefix, last)
+            for record in rows:
+                yield record
+            if last is None:
+                return
+
+    async def versions(self, key_id: str) -> AsyncGenerator[KeyRecord, None]:
+        """All records with exactly this id, oldest first."""
+        for record in await offload.run_waiting(self._versions, key_id):
+            yield record
+
+    async def revoke(self, key_id: str, created: int) -> bool:
+        """Mark a record as revoked; whether it was there."""
+        return await offload.run_waiting(self._revoke, key_id, created)
+
+    async def delete(self, key_id: str, created: int) -> bool:
+        """Delete a record; whether it was there."""
+        return await offload.run_waiting(self._delete, key_id, created)
+
+    async def create_table(self) -> None:
+        """Create the table if it does not exist. Needs the right to do so."""
+        await offload.run_waiting(self._create)
+
+    async def aclose(self) -> None:
+        """Close the connections, unless they belong to an engine that was passed. Idempotent."""
+        self._closed = True
+        if self._own:
+            await offload.run_waiting(self._engine.dispose)
+
+    # ---- In a worker thread --------------------------------------------------------------
+
+    def _load(self, key_id: str, created: int) -> KeyRecord | None:
+        if not is_time(created) or not is_key_id(key_id):
+            return None
+        with self._connected("load") as connection:
+            sql = self._ready(connection)
+            values = {"id": key_id, "created": self._dialect.bind_time(created)}
+            row = connection.execute(sql.load, values).first()
+        return self._decode(row, key_id)
+
+    def _load_latest(self, key_id: str) -> KeyRecord | None:
+        if not is_key_id(key_id):
+            return None
+        with self._connected("load") as connection:
+            row = connection.execute(self._ready(connection).latest, {"id": key_id}).first()
+        return self._decode(row, key_id)
+
+    def _store(self, record: KeyRecord) -> bool:
+        values = {"id": record.id, "created": self._dialect.bind_time(record.created)}
+        with self._connected("store") as connection:
+            sql = self._ready(connection)
+            try:
+                inserted = connection.execute(
+                    sql.insert, {**values, "record": encode_key_record(record)}
+                )
+            except sa.exc.IntegrityError as exc:
+                if exc.orig is None or not self._dialect.is_duplicate(exc.orig):
+                    raise
+            else:
+                if inserted.rowcount == 1:
+                    return True
+            there = connection.execute(sql.load, values).first()
+        if there is None or there[0] != record.id:
+            raise MetastoreError(
+                f"store: the table's collation takes the id {record.id!r} for another one",
+                retryable=False,
+            )
+        return False
+
+    def _page(
+        self, prefix: str, last: tuple[str, Any] | None
+    ) -> tuple[list[KeyRecord], tuple[str, Any] | None]:
+        values: dict[str, Any] = {"prefix": prefix, "limit": _PAGE}
+        with self._connected("records") as connection:
+            sql = self._ready(connection)
+            if last is None:
+                rows = connection.execute(sql.first_page, values).all()
+            else:
+                values |= {"id": last[0], "created": last[1]}
+                rows = connection.execute(sql.next_page, values).all()
+        found = [record for row in rows if (record := self._decode(row)) is not None]
+        if len(rows) < _PAGE:
+            return found, None
+        return found, (rows[-1][0], rows[-1][1])
+
+    def _versions(self, key_id: str) -> list[KeyRecord]:
+        if not is_key_id(key_id):
+            return []
+        with self._connected("records") as connection:
+            rows = connection.execute(self._ready(connection).versions, {"id": key_id}).all()
+        return [record for row in rows if (record := self._decode(row, key_id)) is not None]
+
+    def _revoke(self, key_id: str, created: int) -> bool:
+        if not is_time(created) or not is_key_id(key_id):
+            return False
+        values = {"id": key_id, "created": self._dialect.bind_time(created)}
+        with self._connected("revoke") as connection:
+            sql = self._ready(connection)
+            while (row := connection.execute(sql.load, values).first()) is not None:
+                record = self._decode(row, key_id)
+                if record is None or record.revoked:
+                    return record is not None
+                # As it stands, so that fields which are not ours stay; and only if it still does.
+                changed = {"Revoked": True, **_without_revoked(row[2])}
+                text = json.dumps(changed, ensure_ascii=False, separators=(",", ":"))
+                done = connection.execute(sql.replace, {**values, "record": text, "old": row[2]})
+                if done.rowcount == 1:
+                    return True
+        return False
+
+    def _delete(self, key_id: str, created: int) -> bool:
+        if not is_time(created) or not is_key_id(key_id):
+            return False
+        with self._connected("delete") as connection:
+            sql = self._ready(connection)
+            values = {"id": key_id, "created": self._dialect.bind_time(created)}
+            return connection.execute(sql.delete, values).rowcount == 1
+
+    def _create(self) -> None:
+        with self._connected("create_table") as connection:
+            connection.exec_driver_sql(self._dialect.ddl())
+
+    def _decode(self, row: Any, key_id: str | None = None) -> KeyRecord | None:
+        if row is None or not is_key_id(row[0]) or (key_id is not None and row[0] != key_id):
+            return None
+        return decode_key_record(row[0], self._dialect.read_time(row[1]), row[2])
+
+    # ---- Connections ---------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connected(self, operation: str) -> Iterator[sa.Connection]:
+        """A connection for one call; what the database or driver raises comes out as our own."""
+        if self._closed:
+            raise MetastoreError(f"{operation}: the metastore is closed", retryable=False)
+        pool = self._engine.pool
+        try:
+            with self._engine.connect() as connection:
+                if not self._own:
+                    connection.execution_options(isolation_level="AUTOCOMMIT")
+                    for told in self._session:
+                        connection.exec_driver_sql(told)
+                yield connection
+        except (sa.exc.SQLAlchemyError, UnicodeError) as exc:
+            error = self._error(operation, exc)
+            if not error.retryable:
+                self._statements = None  # look at the table again: it may get mended
+            raise error from (getattr(exc, "orig", None) or exc)
+        except OSError as exc:  # from a driver that did not wrap it
+            raise MetastoreError(f"{operation}: {type(exc).__name__}") from exc
+        finally:
+            if self._closed and self._own:
+                pool.dispose()  # closed meanwhile, by a caller that was cancelled
+
+    def _ready(self, connection: sa.Connection) -> Statements:
+        """The statements; on first use the table is created, if it should be, and looked at."""
+        statements = self._statements
+        if statements is not None:
+            return statements
+        with self._lock:
+            if self._create_table:
+                connection.exec_driver_sql(self._dialect.ddl())
+            result = connection.exec_driver_sql(self._dialect.probe())
+            cursor: Any = result.cursor
+            description: Sequence[Sequence[Any]] = cursor.description
+            result.close()
+            probe_unique = self._dialect.probe_unique()
+            if probe_unique is not None:
+                self._dialect.check_unique(connection.exec_driver_sql(probe_unique).all())
+            self._statements = statements = self._dialect.statements(description)
+        return statements
+
+    def _on_connect(self, connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        try:
+            for told in self._session:
+                cursor.execute(told)
+        finally:
+            cursor.close()
+        connection.commit()
+
+    def _error(self, operation: str, exc: Exception) -> MetastoreError:
+        if isinstance(exc, sa.exc.TimeoutError):
+            return MetastoreError(f"{operation}: no connection became free in time")
+        orig = exc.orig if isinstance(exc, sa.exc.DBAPIError) else None
+        if orig is None:
+            return MetastoreError(f"{operation}: {type(exc).__name__}", retryable=False)
+        retryable = self._dialect.is_retryable(orig)
+        if isinstance(exc, sa.exc.DBAPIError) and exc.connection_invalidated:
+            retryable = True
+        return MetastoreError(
+            f"{operation}: {self._dialect.name}: {self._redact(orig)}", retryable=retryable
+        )
+
+    def _redact(self, error: BaseException) -> str:
+        """The first line of the driver's message: the others may repeat the record."""
+        text = str(error).strip().partition("\n")[0][:300]
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return f"{type(error).__name__}: {text}"
+
+    def _renew(self) -> None:
+        """In a forked child: leave the parent's connections alone."""
+        self._lock = threading.Lock()
+        _inherited.append(self._engine.pool)
+        self._engine.dispose(close=False)
+
+
+def _without_revoked(stored: str | bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(stored)
+    fields.pop("Revoked", None)
+    return fields
+
+
+def _arguments(driver: str, timeout: float | None, given: Mapping[str, object]) -> dict[str, Any]:
+    """The driver's arguments, but for what the URL says itself."""
+    arguments: dict[str, Any] = {}
+    if driver == "pysqlite":
+        arguments["check_same_thread"] = False  # the pool gives a connection to one at a time
+    if driver == "psycopg":
+        # No prepared statements: a pooler in between may serve each one from another session.
+        arguments["prepare_threshold"] = None
+    if timeout is not None:
+        if driver == "psycopg":
+            arguments["connect_timeout"] = max(2, round(timeout))
+            arguments["tcp_user_timeout"] = int(timeout * 1000)
+        elif driver == "pymysql":
+            arguments["connect_timeout"] = timeout
+            arguments["read_timeout"] = arguments["write_timeout"] = timeout + _GRACE_SECONDS
+        else:
+            arguments["timeout"] = timeout
+    return {name: value for name, value in arguments.items() if name not in given}
+
+
+def _engine(url: sa.URL, connect_args: dict[str, Any], **options: Any) -> sa.Engine:
+    try:
+        return sa.create_engine(
+            url,
+            connect_args=connect_args,
+            isolation_level="AUTOCOMMIT",
+            pool_pre_ping=True,
+            pool_reset_on_return=None,
+            hide_parameters=True,
+            **options,
+        )
+    except ImportError as exc:
+        extra = _EXTRAS.get(url.get_driver_name(), "sql")
+        raise ConfigurationError(
+            f"{url.get_driver_name()} is not installed: pip install 'anyseal[{extra}]'"
+        ) from exc
+    except (sa.exc.ArgumentError, TypeError, ValueError):
+        raise ConfigurationError("connection string: SQLAlchemy does not accept it") from None
+
+
+def _limit_idle_time(engine: sa.Engine, seconds: float) -> None:
+    def leave(_connection: object, record: Any) -> None:
+        record.info["anyseal_idle_since"] = time.monotonic()
+
+    def take(_connection: object, record: Any, _proxy: object) -> None:
+        since = record.info.get("anyseal_idle_since")
+        if since is not None and time.monotonic() - since > seconds:
+            del record.info["anyseal_idle_since"]
+            raise sa.exc.DisconnectionError
+
+    sa.event.listen(engine, "checkin", leave)
+    sa.event.listen(engine, "checkout", take)

@@ -1,0 +1,43 @@
+"""The servers as fixtures: one of each per test run. Load with ``pytest_plugins``.
+
+A server that does not start fails the tests that want it. Only one that the system would have to
+bring (MariaDB) is skipped where it is not installed, unless ANYSEAL_REQUIRE_SERVERS=1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from servers import MariaDb, Moto, Postgres, ServerUnavailableError
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """PostgreSQL, from a wheel."""
+    server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDb]:
+    """MariaDB, from the system."""
+    try:
+        server = MariaDb()
+    except ServerUnavailableError as exc:
+        if os.environ.get("ANYSEAL_REQUIRE_SERVERS") == "1":
+            pytest.fail(f"ANYSEAL_REQUIRE_SERVERS=1, but {exc}", pytrace=False)
+        pytest.skip(str(exc))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Moto]:
+    """AWS, from a wheel."""
+    server = Moto()
+    yield server
+    server.close()
