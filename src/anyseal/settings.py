@@ -134,9 +134,7 @@ class SessionSettings:
     static_master_key_hex: str | None = _setting(
         "StaticMasterKeyHex", _text, env=("STATIC_MASTER_KEY_HEX",)
     )
-    region_map: Mapping[str, str] | None = _setting(  # noqa: RUF009 - it is a field
-        "RegionMap", _mapping, env=("REGION_MAP",)
-    )
+    region_map: Mapping[str, str] | None = _setting("RegionMap", _mapping, env=("REGION_MAP",))
     preferred_region: str | None = _setting("PreferredRegion", _text, env=("PREFERRED_REGION",))
     kms_key_id: str | None = _setting("KmsKeyId", _text, env=("KMS_KEY_ID",))
     aws_profile_name: str | None = _setting("AwsProfileName", _text, env=("AWS_PROFILE",))
