@@ -1,16 +1,16 @@
-"""Make the KMS and the metastore that settings describe. Extras are loaded when they are named."""
+"""Make the KMS and the metastore that settings describe. Extras are loaded when they are named.
+
+The settings are an ``anyseal.settings.SessionSettings``, which stands on the floor below.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyseal.errors import ConfigurationError
 from anyseal.kms.static import StaticKms
 from anyseal.metastore.memory import MemoryMetastore
 from anyseal.ports import Kms, Metastore
-
-if TYPE_CHECKING:
-    from anyseal.settings import SessionSettings
 
 __all__ = ["kms_of", "metastore_of"]
 
@@ -27,14 +27,14 @@ _METASTORES = (
 )
 
 
-def _need(settings: SessionSettings, name: str, what: str) -> Any:
+def _need(settings: Any, name: str, what: str) -> Any:
     value = getattr(settings, name)
     if not value:
         raise ConfigurationError(f"{what} needs {name}")
     return value
 
 
-def kms_of(settings: SessionSettings) -> Kms:
+def kms_of(settings: Any) -> Kms:
     """The KMS that *settings* name.
 
     Raises:
@@ -68,7 +68,7 @@ def kms_of(settings: SessionSettings) -> Kms:
     raise ConfigurationError(f"unknown KMS {settings.kms!r}: one of {', '.join(_KMS)}")
 
 
-def _vault(settings: SessionSettings) -> Kms:
+def _vault(settings: Any) -> Kms:
     from anyseal.kms.vault import (
         AppRoleAuth,
         CertAuth,
@@ -84,21 +84,22 @@ def _vault(settings: SessionSettings) -> Kms:
         auth = TokenAuth(_need(settings, "vault_token", "Vault"))
     elif method == "approle":
         auth = AppRoleAuth(
-            _need(settings, "vault_approle_role_id", "AppRole"),
-            _need(settings, "vault_approle_secret_id", "AppRole"),
+            role_id=_need(settings, "vault_approle_role_id", "AppRole"),
+            secret_id=_need(settings, "vault_approle_secret_id", "AppRole"),
             **mount,
         )
     elif method == "kubernetes":
         path = settings.vault_k8s_token_path
         auth = KubernetesAuth(
-            _need(settings, "vault_auth_role", "Kubernetes auth"),
+            role=_need(settings, "vault_auth_role", "Kubernetes auth"),
             **({"token_path": path} if path else {}),
             **mount,
         )
     elif method == "cert":
         auth = CertAuth(
-            _need(settings, "vault_client_cert", "certificate auth"),
-            _need(settings, "vault_client_key", "certificate auth"),
+            cert_file=_need(settings, "vault_client_cert", "certificate auth"),
+            key_file=_need(settings, "vault_client_key", "certificate auth"),
+            role=settings.vault_auth_role,
             **mount,
         )
     else:
@@ -113,7 +114,7 @@ def _vault(settings: SessionSettings) -> Kms:
     )
 
 
-def metastore_of(settings: SessionSettings) -> Metastore:
+def metastore_of(settings: Any) -> Metastore:
     """The metastore that *settings* name.
 
     Raises:
@@ -144,7 +145,7 @@ def metastore_of(settings: SessionSettings) -> Metastore:
     )
 
 
-def _sql(settings: SessionSettings, url: str) -> Metastore:
+def _sql(settings: Any, url: str) -> Metastore:
     from anyseal.metastore.sql import SqlMetastore
 
     pool: dict[str, Any] = {
@@ -160,7 +161,7 @@ def _sql(settings: SessionSettings, url: str) -> Metastore:
     )
 
 
-def _dynamodb(settings: SessionSettings) -> Metastore:
+def _dynamodb(settings: Any) -> Metastore:
     from anyseal.metastore.dynamodb import DynamoDbMetastore
 
     session = None
