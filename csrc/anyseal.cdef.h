@@ -193,3 +193,77 @@ int anyseal_chunks_seal(uint8_t *out, const uint8_t *in, size_t len, uint64_t fi
  * does not verify all of `out` is wiped. Bulk. */
 int anyseal_chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t first, size_t chunk,
                         int suite, uint64_t segment_key);
+
+/* ---- base64.c: standard base64 with padding (RFC 4648, section 4) ---- */
+
+/* Encode `len` bytes: `out` takes 4 characters for every 3 bytes begun. `in` may be the last `len`
+ * bytes of `out`. */
+void anyseal_base64_encode(uint8_t *out, const uint8_t *in, size_t len);
+
+/* Returns how many bytes `len` characters of base64 hold, judged by their number and padding, or
+ * a negative code. */
+int64_t anyseal_base64_bytes(const uint8_t *in, size_t len);
+
+/* Decode `len` characters into exactly `out_len` bytes. Strict: no other alphabet, no whitespace,
+ * full padding, zero trailing bits. Returns 0 if all of it is base64; `out` is undefined if not. */
+int anyseal_base64_decode(uint8_t *out, size_t out_len, const uint8_t *in, size_t len);
+
+/* For tests: use no better instructions than `limit` (0 scalar, 1 AVX2, 2 AVX-512 VBMI; negative
+ * for the best). Returns what is used from now on. */
+int anyseal_base64_path(int limit);
+
+/* ---- json.c: the few things about JSON that rows need ---- */
+
+/* Find the fields of a row in `len` bytes of any JSON text in UTF-8, members in any order, the last
+ * of two equal names counting, unknown ones ignored. `spans` takes 8 numbers: Key.Created and
+ * Key.ParentKeyMeta.Created; then offset, and length with bit 62 set if there are escapes inside,
+ * of the strings Key.Key, Key.ParentKeyMeta.KeyId and Data. What is missing or of another type is
+ * -1. Nothing is allocated, nesting is bounded. Returns 0 if it is JSON. Bulk. */
+int anyseal_row_parse(int64_t *spans, const uint8_t *row, size_t len);
+
+/* Resolve the escapes in `len` bytes between the quotes of a valid JSON string that holds base64:
+ * `out` takes at most `out_len` bytes, or is NULL to count them. Returns the length, or a negative
+ * code if there is anything but base64's characters. Bulk. */
+int64_t anyseal_json_base64(uint8_t *out, size_t out_len, const uint8_t *in, size_t len);
+
+/* The characters of an ASCII `str`, by its id(): they live as long as it does. Returns NULL if it
+ * is not ASCII. */
+const uint8_t *anyseal_text(uintptr_t text);
+
+/* ---- record.c: rows of the Asherah format, AES-256-GCM ---- */
+
+/* A row key is a block of bytes: the intermediate key's handle and the middle's length, each 8
+ * bytes in the machine's order, then the middle, which is the same in all rows under this key:
+ *     ","ParentKeyMeta":{"KeyId":"<id>","Created":<seconds>}},"Data":"
+ * One block for three arguments, because converting arguments is half the cost of a small row. */
+
+/* Seal `mlen` bytes as a row: draws a data row key, wraps it, and fills all `out_len` bytes of
+ * `out` with
+ *     {"Key":{"Created":<created>,"Key":"<80>` middle `<data>"}
+ * `created` is in seconds, -1 for now. ANYSEAL_ERROR_ARGUMENT if out_len is not the row's length.
+ * Bulk. */
+int anyseal_row_seal(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen, int64_t created,
+                     const uint8_t *row_key);
+
+/* The same into a fresh ASCII `str` of the row's length, by its id(), that nobody has seen yet. The
+ * middle must be ASCII. */
+int anyseal_row_seal_text(uintptr_t text, const uint8_t *m, size_t mlen, int64_t created,
+                          const uint8_t *row_key);
+
+/* Open a row of exactly that layout, with this middle, into exactly `out_len` bytes.
+ * ANYSEAL_ERROR_FORMAT if it has another layout. Bulk. */
+int anyseal_row_open(uint8_t *out, size_t out_len, const uint8_t *row, size_t len,
+                     const uint8_t *row_key);
+
+/* The same for a row in a `str`, by its id(). */
+int anyseal_row_open_text(uint8_t *out, size_t out_len, uintptr_t text, const uint8_t *row_key);
+
+/* Open the parts of a row: `data` is base64, `wrapped` the data row key's 60 bytes. Bulk. */
+int anyseal_row_open_parts(uint8_t *out, size_t out_len, const uint8_t *data, size_t data_len,
+                           const uint8_t *wrapped, uint64_t key);
+
+/* Wrap the key in slot `inner` for a key record: `out` takes 60 bytes. */
+int anyseal_row_wrap(uint8_t *out, uint64_t inner, uint64_t key);
+
+/* Unwrap `wrapped` (60 bytes) into a new slot. */
+int64_t anyseal_row_unwrap(const uint8_t *wrapped, size_t wrapped_len, uint64_t key);

@@ -40,6 +40,17 @@ int anyseal_chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t fi
                         int suite, uint64_t segment_key) ANYSEAL_CHECKED;
 int64_t anyseal_key_unwrap(const uint8_t *wrapped, size_t wrapped_len, const uint8_t *context,
                            size_t context_len, int suite, uint64_t key) ANYSEAL_CHECKED;
+int anyseal_base64_decode(uint8_t *out, size_t out_len, const uint8_t *in,
+                          size_t len) ANYSEAL_CHECKED;
+int anyseal_row_parse(int64_t *spans, const uint8_t *row, size_t len) ANYSEAL_CHECKED;
+int anyseal_row_open(uint8_t *out, size_t out_len, const uint8_t *row, size_t len,
+                     const uint8_t *row_key) ANYSEAL_CHECKED;
+int anyseal_row_open_text(uint8_t *out, size_t out_len, uintptr_t text,
+                          const uint8_t *row_key) ANYSEAL_CHECKED;
+int anyseal_row_open_parts(uint8_t *out, size_t out_len, const uint8_t *data, size_t data_len,
+                           const uint8_t *wrapped, uint64_t key) ANYSEAL_CHECKED;
+int64_t anyseal_row_unwrap(const uint8_t *wrapped, size_t wrapped_len,
+                           uint64_t key) ANYSEAL_CHECKED;
 
 /* Tag and nonce lengths of `suite`, 0 if it is unknown. */
 size_t anyseal_tag_bytes(int suite);

@@ -81,6 +81,9 @@ static ssize_t kernel_random(uint8_t *out, size_t len)
 
 int anyseal_random_in_vdso(void)
 {
+    if (!vdso.tried) {
+        vdso_find();
+    }
     return vdso.call != NULL;
 }
 

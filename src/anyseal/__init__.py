@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from anyseal.aio import inspect, open, open_into, seal, seal_into
+from anyseal.config import CryptoPolicy
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
@@ -30,7 +31,7 @@ from anyseal.errors import (
     WrongPartitionError,
 )
 from anyseal.fs import open_file, seal_file
-from anyseal.keyring import PassphraseKeyring, StaticKeyring
+from anyseal.keyring import KeyAdmin, KeyHierarchy, PassphraseKeyring, StaticKeyring
 from anyseal.keys import Key
 from anyseal.objects import (
     FileSink,
@@ -45,7 +46,8 @@ from anyseal.objects import (
     StreamSink,
 )
 from anyseal.ports import Keyring
-from anyseal.suites import Suite, suites
+from anyseal.session import Session, SessionFactory
+from anyseal.suites import Suite, available_suites
 from anyseal.value import Kind, ValueInfo, overhead
 
 if _TYPE_CHECKING:
@@ -55,6 +57,7 @@ if _TYPE_CHECKING:
 __all__ = [
     "AnysealError",
     "ConfigurationError",
+    "CryptoPolicy",
     "DecryptionError",
     "ExpiredError",
     "FileSink",
@@ -62,6 +65,8 @@ __all__ = [
     "FormatError",
     "HttpSource",
     "Key",
+    "KeyAdmin",
+    "KeyHierarchy",
     "KeyNotFoundError",
     "KeyUseError",
     "Keyring",
@@ -76,6 +81,8 @@ __all__ = [
     "ObjectWriter",
     "OutputExistsError",
     "PassphraseKeyring",
+    "Session",
+    "SessionFactory",
     "SourceChangedError",
     "SourceError",
     "StaticKeyring",
@@ -87,6 +94,7 @@ __all__ = [
     "WriterStateError",
     "WrongKeyError",
     "WrongPartitionError",
+    "available_suites",
     "inspect",
     "open",
     "open_file",
@@ -95,7 +103,6 @@ __all__ = [
     "seal",
     "seal_file",
     "seal_into",
-    "suites",
     "sync",
 ]
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+
+from anyseal.errors import ConfigurationError
 
 KEY_BYTES = 32
 KEY_ID_BYTES = 16
 CONTEXT_MAX_BYTES = 1 << 16
 PARTITION_MAX_BYTES = 1024
 VALUE_MAX_BYTES = 1 << 32
+ROW_MAX_BYTES = (1 << 31) - 32
+"""The most plaintext of a row, for sealing and opening alike: what every AES-GCM here takes."""
+
 EXPIRES_MAX_MS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 
@@ -26,3 +32,52 @@ def worker_count() -> int:
     except AttributeError:  # macOS
         cpus = os.cpu_count() or 1
     return max(1, min(8, cpus))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CryptoPolicy:
+    """How long keys live and how long they are used without asking again. Seconds.
+
+    Raises:
+        ConfigurationError: A value is out of bounds.
+    """
+
+    expire_key_after: float = 90 * 86400.0
+    """A key older than this seals no more; it goes on opening."""
+
+    revoke_check_interval: float = 3600.0
+    """A cached key is looked up again after this: how long a revocation may take to be noticed."""
+
+    create_date_precision: int = 60
+    """Key creation times are multiples of this, so that processes agree on one key."""
+
+    clock_tolerance: float = 60.0
+    """Keys dated further in the future than this are refused for sealing."""
+
+    key_cache_size: int = 100_000
+    """Partitions whose keys are kept ready."""
+
+    session_cache_size: int = 1000
+    """Sessions kept by ``SessionFactory.session``; 0 keeps none."""
+
+    session_cache_duration: float = 7200.0
+    """A cached session is made anew after this."""
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, tuple[float, float]] = {
+            "expire_key_after": (1, 3650 * 86400),
+            "revoke_check_interval": (0, 30 * 86400),
+            "create_date_precision": (1, 86400),
+            "clock_tolerance": (0, 86400),
+            "key_cache_size": (1, 10_000_000),
+            "session_cache_size": (0, 10_000_000),
+            "session_cache_duration": (0, 3650 * 86400),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigurationError(f"{name} must be a number")
+            if not low <= value <= high:
+                raise ConfigurationError(f"{name} must be {low:g} to {high:g}, not {value:g}")
+        if self.create_date_precision > self.expire_key_after:
+            raise ConfigurationError("create_date_precision must not exceed expire_key_after")

@@ -7,8 +7,6 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-import anyio
-
 from anyseal import offload
 from anyseal.config import STEP_BYTES
 from anyseal.keys import Key
@@ -128,6 +126,13 @@ class FileOpening:
         return part.stop - part.start
 
 
+def _close(source: FileSource, failed: FileOpening | None) -> None:
+    """Let go of everything; remove the temporary file of what failed."""
+    if failed is not None:
+        failed.sink.abort()
+    source.close()
+
+
 async def seal_file(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
@@ -173,7 +178,9 @@ async def seal_file(
     """
     context = check_context(context)
     key = await _current(keyring, partition)
-    sealing = await offload.run(FileSealing, src, dst, overwrite, durable)
+    sealing = await offload.acquire(
+        lambda: FileSealing(src, dst, overwrite, durable), lambda made: made.close(failed=True)
+    )
     failed = True
     try:
         meter = Meter(progress, sealing.source.size)
@@ -190,8 +197,7 @@ async def seal_file(
         failed = False
         return size
     finally:
-        with anyio.CancelScope(shield=True):
-            await offload.run(sealing.close, failed)
+        await offload.settle(sealing.close, failed)
 
 
 async def _current(keyring: Key | Keyring, partition: str | None) -> Key:
@@ -239,13 +245,15 @@ async def open_file(
 
     Cost: as :func:`seal_file`.
     """
-    source = await offload.run(FileSource, src)
+    source = await offload.acquire(lambda: FileSource(src), FileSource.close)
     failed = True
     opening: FileOpening | None = None
     try:
         reader = await ObjectReader.open(source, keyring, partition=partition, context=context)
         opened = reader.opened
-        opening = await offload.run(FileOpening, source, dst, overwrite, durable)
+        opening = await offload.acquire(
+            lambda: FileOpening(source, dst, overwrite, durable), lambda made: made.sink.abort()
+        )
         meter = Meter(progress, opened.size)
         meter.start()
         await offload.each(opening.open, opening.jobs(opened), meter.add)
@@ -253,7 +261,4 @@ async def open_file(
         failed = False
         return opened.size
     finally:
-        with anyio.CancelScope(shield=True):
-            if opening is not None and failed:
-                await offload.run(opening.sink.abort)
-            await offload.run(source.close)
+        await offload.settle(_close, source, opening if failed else None)

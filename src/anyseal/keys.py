@@ -102,12 +102,15 @@ class Key:
     Keys stay usable in a forked child.
     """
 
-    __slots__ = ("__weakref__", "_key_id", "_slot", "_subkeys", "_value")
+    __slots__ = ("__weakref__", "_heads", "_key_id", "_slot", "_subkeys", "_value")
 
     _key_id: bytes
     _slot: Slot
     _subkeys: dict[tuple[bytes, int], Slot]
     _value: list[int]
+    """By suite number: the handle of the subkey for values, 0 until it is needed."""
+    _heads: dict[bytes, tuple[int, int, int]]
+    """The first 28 bytes of a value that never expires: its suite, sizes and handle."""
 
     def __init__(self) -> None:
         raise TypeError("use Key.generate(), Key.from_bytes() or Key.from_hex()")
@@ -118,6 +121,7 @@ class Key:
         self._slot = slot
         self._subkeys = {}
         self._value = [0, 0, 0, 0]
+        self._heads = {}
         self._key_id = slot.derive_public(b"id", b"")[:KEY_ID_BYTES] if key_id is None else key_id
         return self
 
@@ -221,6 +225,7 @@ class Key:
     def wipe(self) -> None:
         """Wipe the key and everything derived from it. Later use raises KeyUseError."""
         self._value = [0, 0, 0, 0]
+        self._heads = {}
         while self._subkeys:
             self._subkeys.popitem()[1].release()
         self._slot.release()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import mmap
 import os
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import anyio
 import anyio.lowlevel
@@ -27,12 +28,14 @@ from anyseal.config import worker_count
 
 __all__ = [
     "BufferPool",
+    "acquire",
     "buffers",
     "each",
     "each_blocking",
     "executor",
     "run",
     "run_waiting",
+    "settle",
     "wait",
 ]
 
@@ -46,9 +49,10 @@ _working: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("
 _waiting: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("_anyseal_waiting")
 
 
-def _current_limiter(
+def _limiter(
     variable: anyio.lowlevel.RunVar[anyio.CapacityLimiter], tokens: int
 ) -> anyio.CapacityLimiter:
+    """The running loop's limiter, made on first use."""
     try:
         return variable.get()
     except LookupError:
@@ -57,11 +61,55 @@ def _current_limiter(
         return fresh
 
 
+def _current_limiter() -> anyio.CapacityLimiter:
+    return _limiter(_working, worker_count())
+
+
+class _Call(Generic[T]):
+    """A call that, once dropped, either never begins or is known to be running."""
+
+    __slots__ = ("_call", "_over", "_ticket")
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._ticket = [None]  # who takes it decides whether the call begins
+        self._over = False
+
+    def __call__(self) -> T | None:
+        if not self.drop():
+            return None
+        try:
+            return self._call()
+        finally:
+            self._over = True
+
+    def drop(self) -> bool:
+        """Whether the call had not begun, and now never will from elsewhere."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
+
+    @property
+    def running(self) -> bool:
+        """Whether a call that was not dropped in time still works."""
+        return not self._over
+
+
 async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Run *function* in a worker thread. A cancelled caller waits until it has returned."""
-    return await anyio.to_thread.run_sync(
-        function, *args, limiter=_current_limiter(_working, worker_count())
-    )
+    call = _Call(functools.partial(function, *args))
+    try:
+        result = await anyio.to_thread.run_sync(call, limiter=_current_limiter())
+    except anyio.get_cancelled_exc_class() as cancelled:
+        # asyncio's own Task.cancel() pays no heed to the shield around a running thread.
+        if not call.drop():
+            while call.running:
+                with anyio.CancelScope(shield=True), contextlib.suppress(type(cancelled)):
+                    await anyio.sleep(0.001)
+        raise
+    return cast(T, result)
 
 
 async def run_waiting(function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -71,8 +119,54 @@ async def run_waiting(function: Callable[[*Ts], T], *args: *Ts) -> T:
     hangs. A cancelled caller does not wait: the call goes on unheard, so it must do all or nothing
     and end by itself.
     """
-    limiter = _current_limiter(_waiting, WAITING_CALLS)
+    limiter = _limiter(_waiting, WAITING_CALLS)
     return await anyio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=True)
+
+
+async def settle(function: Callable[[*Ts], object], *args: *Ts) -> None:
+    """Run a clean-up in a worker thread: no cancellation skips it or returns before it is done."""
+    call = _Call(functools.partial(function, *args))
+    late: BaseException | None = None
+    while call.running:
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(call, limiter=_current_limiter())
+                if call.running:  # an earlier attempt, which was cancelled, still works
+                    await anyio.sleep(0.001)
+        except anyio.get_cancelled_exc_class() as cancelled:
+            late = cancelled
+    if late is not None:
+        raise late
+
+
+async def acquire(factory: Callable[[], T], release: Callable[[T], object]) -> T:
+    """Run *factory* in a worker thread; what it made for a cancelled caller is released."""
+    made: list[T] = []
+    try:
+        await run(lambda: made.append(factory()))
+    except BaseException:
+        for thing in made:
+            await settle(release, thing)
+        raise
+    return made[0]
+
+
+class _Feed(Generic[*Ts]):
+    """Hands out jobs to several threads until one of them says stop."""
+
+    def __init__(self, jobs: Iterator[tuple[*Ts]]) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self.stopped = False
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[*Ts]]:
+        while True:
+            with self._lock:
+                job = None if self.stopped else next(self._jobs, None)
+            if job is None:
+                return
+            yield job
 
 
 async def each(
@@ -83,26 +177,57 @@ async def each(
     """Run *function* for each of *jobs* in worker threads, several at a time.
 
     The first error ends it: no further job starts, the running ones are waited for, the error is
-    raised as it is. *done* is called with each result in the caller's task.
+    raised as it is. So does a cancellation. *done* is called with each result in the caller's
+    task; without it a worker takes job after job and does not come back to the loop in between.
     """
-    errors: list[Exception] = []
+    first = next(jobs, None)
+    second = next(jobs, None)
+    if first is None:
+        return
+    if second is None:
+        result = await run(function, *first)
+        if done is not None:
+            done(result)
+        return
+    feed = _Feed(itertools.chain((first, second), jobs))
+
+    def take(limit: int | None) -> list[T]:
+        """Do jobs, at most *limit*; what they returned."""
+        results = []
+        for job in itertools.islice(feed, limit):
+            results.append(function(*job))
+        return results
 
     async def work() -> None:
         try:
-            for job in jobs:
-                result = await run(function, *job)
-                if done is not None:
-                    done(result)
-                if errors:
+            while not feed.stopped:
+                results = await run(take, None if done is None else 1)
+                if not results:
                     return
+                if done is not None:
+                    done(results[0])
         except Exception as exc:
-            errors.append(exc)
+            feed.error = feed.error or exc
+            feed.stopped = True
 
-    async with anyio.create_task_group() as group:
-        for _ in range(worker_count()):
-            group.start_soon(work)
-    if errors:
-        raise errors[0]
+    async def watch() -> None:
+        """A running thread shields its task from a cancellation: this one hears of it."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            feed.stopped = True
+
+    async with anyio.create_task_group() as watched:
+        watched.start_soon(watch)
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(worker_count()):
+                    group.start_soon(work)
+        finally:
+            feed.stopped = True
+            watched.cancel_scope.cancel()
+    if feed.error is not None:
+        raise feed.error
 
 
 def each_blocking(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from anyseal.keys import Key
+from anyseal.record import KeyRecord
 
 __all__ = [
     "AppendSink",
@@ -205,21 +206,6 @@ class Kms(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRecord:
-    """A wrapped system or intermediate key as the metastore keeps it."""
-
-    id: str
-    created: int
-    """Seconds since the epoch."""
-    key: bytes
-    """Wrapped: a system key by the KMS, an intermediate key by its system key."""
-    revoked: bool = False
-    parent_id: str | None = None
-    """The system key that wraps an intermediate key; None for a system key."""
-    parent_created: int | None = None
-
-
 @runtime_checkable
 class Metastore(Protocol):
     """Keeps wrapped keys by (id, created). All raise MetastoreError."""
@@ -298,6 +284,9 @@ class AuditHook(Protocol):
     def __call__(self, event: AuditEvent, /) -> None: ...
 
 
+_keyring_types: set[type] = set()
+
+
 def resolve_partition(keyring: Any, partition: Any) -> str:
     """Check that *keyring* is one and that *partition* names a partition.
 
@@ -305,8 +294,11 @@ def resolve_partition(keyring: Any, partition: Any) -> str:
         TypeError: Neither a Key nor a Keyring, or *partition* is missing or not a str.
         ValueError: *partition* is empty.
     """
-    if not isinstance(keyring, Keyring):
-        raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
+    kind = type(keyring)
+    if kind not in _keyring_types:  # looking through a Protocol takes 8 us
+        if not isinstance(keyring, Keyring):
+            raise TypeError(f"expected a Key or a Keyring, not {kind.__name__}")
+        _keyring_types.add(kind)
     if not isinstance(partition, str):
         raise TypeError("partition= is needed with a keyring, and must be a str")
     if not partition:

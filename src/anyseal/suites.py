@@ -7,7 +7,7 @@ import enum
 from anyseal import _ffi
 from anyseal.errors import ConfigurationError, SuiteUnavailableError
 
-__all__ = ["DEFAULT_SUITE", "Suite", "suite_named", "suites"]
+__all__ = ["DEFAULT_SUITE", "Suite", "available_suites", "suite_named"]
 
 
 class Suite(enum.IntEnum):
@@ -51,7 +51,7 @@ DEFAULT_SUITE = (
 )
 
 
-def suites() -> list[Suite]:
+def available_suites() -> list[Suite]:
     """The suites this process can use, the default first."""
     return sorted((s for s in Suite if s.available), key=lambda s: (s is not DEFAULT_SUITE, s))
 

@@ -20,6 +20,9 @@ class MemoryMetastore:
     What was sealed under its keys cannot be opened once the process has ended.
     """
 
+    testing = True
+    """It forgets with the process: a KMS meant for testing may wrap what it keeps."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rows: dict[str, dict[int, KeyRecord]] = {}

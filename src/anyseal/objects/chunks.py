@@ -66,13 +66,15 @@ def seal_run(key: SegmentKey, lease: Slot, first: int, data: Any, out: memoryvie
     code = lib.anyseal_chunks_spend(first, count, lease.handle)
     if code:
         raise_for(code)
-    source, at, encrypt_into = memoryview(data), 0, key.aead.encrypt_into
+    source, begin, at, encrypt_into = memoryview(data), 0, 0, key.aead.encrypt_into
+    stop, sealed = len(source), size + tag
     for index in range(first, first + count):
-        piece = source[:size]
-        source = source[size:]
-        end = at + len(piece) + tag
-        encrypt_into(index.to_bytes(_NONCE_BYTES), piece, None, out[at:end])
-        at = end
+        end = begin + size
+        if end > stop:
+            end, sealed = stop, stop - begin + tag
+        encrypt_into(index.to_bytes(_NONCE_BYTES), source[begin:end], None, out[at : at + sealed])
+        begin = end
+        at += sealed
 
 
 def open_run(key: SegmentKey, first: int, sealed: Any, out: memoryview) -> None:
@@ -82,7 +84,8 @@ def open_run(key: SegmentKey, first: int, sealed: Any, out: memoryview) -> None:
         DecryptionError: A chunk does not verify; *out* is wiped.
         FormatError: The last chunk is cut to nothing.
     """
-    if key.aead is None:
+    aead = key.aead
+    if aead is None:
         code = lib.anyseal_chunks_open(
             view_writable(out), view(sealed), len(sealed), first, key.chunk_bytes, key.c_suite,
             key.slot.handle,
@@ -94,15 +97,18 @@ def open_run(key: SegmentKey, first: int, sealed: Any, out: memoryview) -> None:
     size = key.chunk_bytes + tag
     if 0 < len(sealed) % size <= tag:
         raise FormatError("a chunk is cut short")
-    source, at, decrypt_into, index = memoryview(sealed), 0, key.aead.decrypt_into, first
+    source, begin, at, decrypt_into = memoryview(sealed), 0, 0, aead.decrypt_into
+    stop, opened = len(source), key.chunk_bytes
     try:
-        while len(source):
-            piece = source[:size]
-            source = source[size:]
-            end = at + len(piece) - tag
-            decrypt_into(index.to_bytes(_NONCE_BYTES), piece, None, out[at:end])
-            at = end
-            index += 1
+        for index in range(first, first - (-stop // size)):
+            end = begin + size
+            if end > stop:
+                end, opened = stop, stop - begin - tag
+            decrypt_into(
+                index.to_bytes(_NONCE_BYTES), source[begin:end], None, out[at : at + opened]
+            )
+            begin = end
+            at += opened
     except InvalidTag:
         lib.anyseal_wipe(view_writable(out), len(out))
         raise DecryptionError from None

@@ -20,7 +20,7 @@ from anyseal.errors import DecryptionError, FormatError
 from anyseal.keys import Key
 from anyseal.objects.chunks import SegmentKey, open_run
 from anyseal.objects.format import HEADER_MAX_BYTES, Header, ObjectInfo, ObjectKeys, Trailer
-from anyseal.objects.geometry import SALT_BYTES, Run
+from anyseal.objects.geometry import SALT_BYTES, TRAILER_FIXED_BYTES, Run
 from anyseal.objects.sealer import unit_bytes
 from anyseal.objects.writer import check_context
 from anyseal.ports import BlockingSource, Ends, Keyring, Source, resolve_partition
@@ -106,6 +106,13 @@ class OpenedObject:
                 self._segments.move_to_end(segment)
             return key
 
+    def release(self) -> None:
+        """Wipe all keys; what is being read meanwhile fails with KeyUseError."""
+        with self._lock:
+            while self._segments:
+                self._segments.popitem()[1].release()
+        self.keys.release()
+
     def parts(self, start: int, stop: int, limit: int | None = None) -> Iterator[Part]:
         """The jobs that read plaintext *start* to *stop*."""
         limit = unit_bytes(stop - start, self.geometry.chunk_bytes) if limit is None else limit
@@ -168,10 +175,10 @@ def opening(context: bytes) -> Generator[Need, Any, OpenedObject]:
     ends: Ends = yield NeedEnds(HEADER_MAX_BYTES, TAIL_BYTES)
     header = Header.parse(ends.head)
     geometry = header.geometry
+    if ends.size < geometry.header_bytes + TRAILER_FIXED_BYTES:
+        raise FormatError("cut short in the trailer")
     key: Key = yield NeedKey(header.key_id)
     keys = ObjectKeys.unlock(header, key, context)
-    if ends.size < geometry.header_bytes + len(ends.tail[-44:]):
-        raise FormatError("cut short in the trailer")
     length = Trailer.length(ends.tail, geometry, ends.size)
     tail = ends.tail[-length:]
     if length > len(ends.tail):
@@ -229,8 +236,15 @@ class ReaderBase:
         if self._closed:
             return False
         self._closed = True
-        self._object.keys.release()
+        self._object.release()
         return True
+
+
+async def _close(source: Source | BlockingSource) -> None:
+    if isinstance(source, BlockingSource):
+        source.close()
+    else:
+        await source.aclose()
 
 
 def _wiped(out: memoryview) -> None:
@@ -257,7 +271,7 @@ class ObjectReader(ReaderBase):
 
         Args:
             source: A FileSource, MemorySource, HttpSource, or anything with their methods. The
-                reader closes it.
+                reader closes it, at once if it cannot be opened.
             keyring: The Key it was sealed under, or a Keyring together with *partition*.
             partition: As when sealing.
             context: As when sealing.
@@ -270,18 +284,22 @@ class ObjectReader(ReaderBase):
 
         Cost: two reads, of 200 bytes and 4 KiB (more only beyond 253 segments).
         """
-        context = check_context(context)
-        if not isinstance(keyring, Key):
-            partition = resolve_partition(keyring, partition)
-        elif partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        flow = opening(context)
-        need = next(flow)
         try:
+            context = check_context(context)
+            if not isinstance(keyring, Key):
+                partition = resolve_partition(keyring, partition)
+            elif partition is not None:
+                raise TypeError("partition= goes with a keyring, not with a Key")
+            flow = opening(context)
+            need = next(flow)
             while True:
                 need = flow.send(await cls._answer(source, keyring, partition or "", need))
         except StopIteration as stop:
             return cls(source, stop.value)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await _close(source)
+            raise
 
     @staticmethod
     async def _answer(source: Any, keyring: Any, partition: str, need: Need) -> Any:
@@ -405,10 +423,7 @@ class ObjectReader(ReaderBase):
     async def aclose(self) -> None:
         """Close the source and wipe the keys. Idempotent."""
         if self._end():
-            if isinstance(self._source, BlockingSource):
-                self._source.close()
-            else:
-                await self._source.aclose()
+            await _close(self._source)
 
     async def __aenter__(self) -> Self:
         return self

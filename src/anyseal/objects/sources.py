@@ -279,7 +279,9 @@ class BlockingStreamSink:
     def append(self, data: memoryview) -> None:
         while len(data):
             done = self._file.write(data)
-            data = data[len(data) if done is None else done :]
+            if done is None:
+                raise SourceError("the stream does not block and cannot take more now")
+            data = data[done:]
 
     def commit(self, size: int) -> None:
         self._file.flush()

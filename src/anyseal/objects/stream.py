@@ -188,7 +188,9 @@ class StreamOpener(OpenerBase):
     Cost: memory for 1 MiB or two chunks, whichever is more, and 16 bytes per segment.
     """
 
-    async def open(self, stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async def open(
+        self, stream: AsyncIterable[bytes | bytearray | memoryview]
+    ) -> AsyncIterator[bytes]:
         """The plaintext of *stream*, in verified pieces of about 1 MiB.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import anyio
 
@@ -117,6 +117,9 @@ class WriterBase:
             self._sink.pwrite(offset, memoryview(data))
         else:
             self._sink.append(memoryview(data))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a writer cannot be pickled or copied")
 
 
 class ObjectWriter(WriterBase):
@@ -268,11 +271,13 @@ class ObjectWriter(WriterBase):
     async def _abort(self, reason: str) -> None:
         if self._over is None:
             self._end(reason)
-            with anyio.CancelScope(shield=True):
-                if inspect.iscoroutinefunction(self._sink.abort):
+            if inspect.iscoroutinefunction(self._sink.abort):
+                with anyio.CancelScope(shield=True):
                     await self._sink.abort()
-                else:
-                    await self._local(self._sink.abort)
+            elif getattr(self._sink, "blocks", True):
+                await offload.settle(self._sink.abort)
+            else:
+                self._sink.abort()
 
 
 def _chain(job: Job, jobs: Iterator[Job]) -> Iterator[Job]:

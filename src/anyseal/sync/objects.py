@@ -1,23 +1,14 @@
-"""The same names without ``await``.
-
-Bytes to bytes are the plain functions that the async side calls too. Nothing here starts an event
-loop, except for a keyring that must wait for a key service: its misses go through one shared loop.
-Large files and writes use a few worker threads of our own.
-"""
+"""Objects without ``await``: over local sinks and sources, or a blocking HTTP client."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
 from anyseal import offload
 from anyseal._ffi import lib, view_writable
-from anyseal.aio import inspect
-from anyseal.fs import FileOpening, FileSealing, Meter
-from anyseal.keyring import PassphraseKeyring, StaticKeyring
 from anyseal.keys import Key
 from anyseal.objects.reader import (
     NeedKey,
@@ -28,137 +19,13 @@ from anyseal.objects.reader import (
     opening,
     seek_position,
 )
-from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE, Job, Sealer, bytes_view
-from anyseal.objects.sources import (
-    BlockingStreamSink as StreamSink,
-)
-from anyseal.objects.sources import FileSink, FileSource, MemorySink, MemorySource
+from anyseal.objects.sealer import Job, Sealer, bytes_view
 from anyseal.objects.stream import NeedData, OpenerBase, StreamParser
 from anyseal.objects.writer import WriterBase, append_to_sink, check_context, seal_to_sink
-from anyseal.ports import (
-    BlockingSink,
-    BlockingSource,
-    Keyring,
-    LocalKeyring,
-    Progress,
-    resolve_partition,
-)
-from anyseal.suites import Suite
-from anyseal.value import (
-    key_id_of,
-    open_under,
-    open_under_into,
-    seal_under,
-    seal_under_into,
-)
+from anyseal.ports import BlockingSink, BlockingSource, Keyring, resolve_partition
+from anyseal.sync.values import current_key, named_key
 
-__all__ = [
-    "FileSink",
-    "FileSource",
-    "Key",
-    "MemorySink",
-    "MemorySource",
-    "ObjectFile",
-    "ObjectReader",
-    "ObjectWriter",
-    "PassphraseKeyring",
-    "StaticKeyring",
-    "StreamOpener",
-    "StreamSink",
-    "inspect",
-    "open",
-    "open_file",
-    "open_into",
-    "seal",
-    "seal_file",
-    "seal_into",
-]
-
-
-def _current(key: Key | Keyring, partition: str | None) -> Key:
-    """The key to seal with."""
-    if isinstance(key, Key):
-        if partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        return key
-    name = resolve_partition(key, partition)
-    hit = key.current_hit(name)
-    if hit is not None:
-        return hit
-    if isinstance(key, LocalKeyring):
-        return key.current_local(name)
-    return offload.wait(key.current, name)
-
-
-def _named(key: Key | Keyring, partition: str | None, key_id: bytes) -> Key:
-    """The key that something sealed names."""
-    if isinstance(key, Key):
-        if partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        return key
-    name = resolve_partition(key, partition)
-    hit = key.get_hit(name, key_id)
-    if hit is not None:
-        return hit
-    if isinstance(key, LocalKeyring):
-        return key.get_local(name, key_id)
-    return offload.wait(key.get, name, key_id)
-
-
-def seal(
-    data: Any,
-    key: Key | Keyring,
-    *,
-    partition: str | None = None,
-    context: Any = b"",
-    suite: Suite | str | None = None,
-    expires_at: float | datetime | None = None,
-) -> bytes:
-    """Seal one value: :func:`anyseal.seal` without ``await``, in the caller's thread."""
-    if type(key) is not Key or partition is not None:
-        key = _current(key, partition)
-    return seal_under(data, key, context, suite, expires_at)
-
-
-def seal_into(
-    buffer: Any,
-    data: Any,
-    key: Key | Keyring,
-    *,
-    partition: str | None = None,
-    context: Any = b"",
-    suite: Suite | str | None = None,
-    expires_at: float | datetime | None = None,
-) -> int:
-    """Seal one value into *buffer*: :func:`anyseal.seal_into` without ``await``."""
-    key = _current(key, partition)
-    return seal_under_into(buffer, data, key, context, suite, expires_at)
-
-
-def open(
-    sealed: Any,
-    key: Key | Keyring,
-    *,
-    partition: str | None = None,
-    context: Any = b"",
-) -> bytes:
-    """Open one value: :func:`anyseal.open` without ``await``, in the caller's thread."""
-    if type(key) is not Key or partition is not None:
-        key = _named(key, partition, key_id_of(sealed))
-    return open_under(sealed, key, context)
-
-
-def open_into(
-    buffer: Any,
-    sealed: Any,
-    key: Key | Keyring,
-    *,
-    partition: str | None = None,
-    context: Any = b"",
-) -> int:
-    """Open one value into *buffer*: :func:`anyseal.open_into` without ``await``."""
-    key = _named(key, partition, key_id_of(sealed))
-    return open_under_into(buffer, sealed, key, context)
+__all__ = ["ObjectFile", "ObjectReader", "ObjectWriter", "StreamOpener"]
 
 
 class ObjectWriter(WriterBase):
@@ -182,7 +49,7 @@ class ObjectWriter(WriterBase):
 
     def _start(self) -> Sealer:
         if self._sealer is None:
-            self._sealer = self._make(_current(self._keyring, self._partition or None))
+            self._sealer = self._make(current_key(self._keyring, self._partition or None))
             self._put(0, self._sealer.header)
         return self._sealer
 
@@ -249,20 +116,24 @@ class ObjectReader(ReaderBase):
         partition: str | None = None,
         context: bytes = b"",
     ) -> Self:
-        """Read and verify an object's header and trailer; the reader closes *source*."""
-        context = check_context(context)
-        if not isinstance(keyring, Key):
-            resolve_partition(keyring, partition)
-        flow = opening(context)
-        need = next(flow)
+        """Read and verify an object's header and trailer; the reader closes *source*, at once if
+        it cannot be opened."""
         try:
+            context = check_context(context)
+            if not isinstance(keyring, Key):
+                resolve_partition(keyring, partition)
+            flow = opening(context)
+            need = next(flow)
             while True:
                 if isinstance(need, NeedKey):
-                    need = flow.send(_named(keyring, partition, need.key_id))
+                    need = flow.send(named_key(keyring, partition, need.key_id))
                 else:
                     need = flow.send(answer_blocking(source, need))
         except StopIteration as stop:
             return cls(source, stop.value)
+        except BaseException:
+            source.close()
+            raise
 
     def _fill(self, start: int, out: memoryview) -> None:
         parts = self._object.parts(start, start + len(out))
@@ -368,7 +239,7 @@ class StreamOpener(OpenerBase):
     ``await``. Act on completion: a pipe shows only at its end that the object is whole.
     """
 
-    def open(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+    def open(self, stream: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
         """The plaintext of *stream*, in verified pieces of about 1 MiB."""
         iterator = iter(stream)
         events = StreamParser(self._context).events()
@@ -383,80 +254,6 @@ class StreamOpener(OpenerBase):
                 data = next(iterator, None)
                 answer = None if data is None else bytes_view(data)
             elif isinstance(event, NeedKey):
-                answer = _named(self._keyring, self._partition or None, event.key_id)
+                answer = named_key(self._keyring, self._partition or None, event.key_id)
             else:
                 yield event.open()
-
-
-def seal_file(
-    src: Any,
-    dst: Any,
-    keyring: Key | Keyring,
-    *,
-    partition: str | None = None,
-    context: bytes = b"",
-    suite: Suite | str | None = None,
-    chunk_size: int = CHUNK_SIZE,
-    segment_size: int = SEGMENT_SIZE,
-    overwrite: bool = False,
-    durable: bool = False,
-    progress: Progress | None = None,
-) -> int:
-    """Seal the file *src* into the file *dst*: :func:`anyseal.seal_file` without ``await``."""
-    context = check_context(context)
-    key = _current(keyring, partition)
-    sealing = FileSealing(src, dst, overwrite, durable)
-    failed = True
-    try:
-        meter = Meter(progress, sealing.source.size)
-        meter.start()
-        jobs = sealing.jobs(
-            key,
-            context=context,
-            suite=suite,
-            chunk_bytes=chunk_size,
-            segment_bytes=segment_size,
-        )
-        offload.each_blocking(sealing.seal, jobs, meter.add)
-        size = sealing.finish()
-        failed = False
-        return size
-    finally:
-        sealing.close(failed)
-
-
-def open_file(
-    src: Any,
-    dst: Any,
-    keyring: Key | Keyring,
-    *,
-    partition: str | None = None,
-    context: bytes = b"",
-    overwrite: bool = False,
-    durable: bool = False,
-    progress: Progress | None = None,
-) -> int:
-    """Open the sealed file *src* into the file *dst*: :func:`anyseal.open_file` without
-    ``await``."""
-    with FileSource(src) as source:
-        reader = ObjectReader.open(source, keyring, partition=partition, context=context)
-        opened = reader.opened
-        opening_file = FileOpening(source, dst, overwrite, durable)
-        try:
-            meter = Meter(progress, opened.size)
-            meter.start()
-            jobs = opening_file.jobs(opened)
-            offload.each_blocking(opening_file.open, jobs, meter.add)
-            opening_file.sink.commit(opened.size)
-        except BaseException:
-            opening_file.sink.abort()
-            raise
-        return opened.size
-
-
-def __getattr__(name: str) -> Any:
-    if name == "HttpSource":
-        from anyseal.objects.http import BlockingHttpSource
-
-        return BlockingHttpSource
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

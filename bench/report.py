@@ -1,0 +1,107 @@
+"""The table on the terminal and ``bench/results.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness import Row, Settings
+
+PACKAGES = (
+    "anyseal",
+    "anyio",
+    "aws-cryptographic-material-providers",
+    "aws-encryption-sdk",
+    "cffi",
+    "cryptography",
+    "pynacl",
+    "pyrage",
+    "tink",
+)
+
+
+def _first_line(path: str, start: str) -> str:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(start)), "?")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpu": _first_line("/proc/cpuinfo", "model name"),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory": _first_line("/proc/meminfo", "MemTotal"),
+        "system": platform.platform(),
+        "load_at_start": os.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of everybody who took part."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _amount(row: Row, value: float) -> str:
+    return f"{value:.2f}" if row.unit == "x" else f"{value:.2f} {row.unit}"
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """Print the table."""
+    table = Table(title="ours against theirs, medians of paired ratios", title_justify="left")
+    table.add_column("figure")
+    table.add_column("ours", no_wrap=True)
+    table.add_column("against")
+    for name in ("ratio", "quartiles", "must reach"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    group = rows[0].group if rows else ""
+    for row in rows:
+        if row.group != group:
+            table.add_section()
+            group = row.group
+        table.add_row(
+            row.figure,
+            row.ours,
+            row.rival,
+            _amount(row, row.value),
+            f"{row.low:.2f} .. {row.high:.2f}",
+            "" if row.must is None else f"{row.must[0]} {row.must[1]:g}",
+            {None: "", True: "[green]pass[/]", False: "[red]short[/]"}[row.passed],
+        )
+    console.print(table)
+
+
+def save(
+    path: Path, rows: list[Row], settings: Settings, about: dict[str, Any], took: float
+) -> None:
+    """Write everything that was found out."""
+    known = {
+        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(took),
+        "machine": about,
+        "versions": versions(),
+        "payload_bytes": settings.payload,
+        "file_bytes": settings.file_bytes,
+        "rows": [{**asdict(row), "passed": row.passed} for row in rows],
+    }
+    path.write_text(json.dumps(known, indent=1, default=float) + "\n")

@@ -1,0 +1,207 @@
+"""Look after keys: list, rotate, revoke, shred, audit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import anyio
+
+from anyseal.errors import ConfigurationError
+from anyseal.keyring.hierarchy import KeyHierarchy
+from anyseal.ports import AuditEvent, AuditHook, KeyRecord, MetastoreAdmin
+
+__all__ = ["KeyAdmin", "KeyStatus", "ShredReport"]
+
+KeyType = Literal["system", "intermediate"]
+State = Literal["active", "expiring", "expired", "revoked", "future"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyStatus:
+    """One key of a hierarchy and what may be done with it."""
+
+    id: str
+    created: int
+    """Seconds since the epoch."""
+    type: KeyType
+    partition: str | None
+    """None for a system key."""
+    state: State
+    """``expiring`` and ``active`` seal; all open."""
+    expires: float
+    """Seconds since the epoch."""
+    latest: bool
+    """Whether it is the newest key of its id, the one that seals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShredReport:
+    """What shredding a partition did."""
+
+    partition: str
+    keys_deleted: int
+    waited: float
+    """Seconds between revoking and deleting."""
+
+
+class KeyAdmin:
+    """The lifecycle tools of one hierarchy. Its metastore must be a MetastoreAdmin.
+
+    Raises:
+        ConfigurationError: The metastore can only load and store.
+    """
+
+    def __init__(self, hierarchy: KeyHierarchy, *, audit: AuditHook | None = None) -> None:
+        if not isinstance(hierarchy.metastore, MetastoreAdmin):
+            raise ConfigurationError(
+                f"{type(hierarchy.metastore).__name__} cannot list or change its keys"
+            )
+        self._hierarchy = hierarchy
+        self._store: MetastoreAdmin = hierarchy.metastore
+        self._audit_hook = audit
+
+    async def _records(self, partition: str | None) -> AsyncIterator[tuple[KeyRecord, str | None]]:
+        """The hierarchy's records and their partitions (None: a system key)."""
+        ids = [*self._hierarchy.ik_ids(partition)] if partition is not None else None
+        if ids is None:
+            async for record in self._store.records(""):
+                found, name = self._hierarchy.owns(record.id)
+                if found:
+                    yield record, name
+            return
+        for key_id in ids:
+            async for record in self._store.records(key_id):
+                if record.id == key_id:
+                    yield record, partition
+
+    async def list(
+        self, partition: str | None = None, *, expiring_within: float = 7 * 86400.0
+    ) -> list[KeyStatus]:
+        """The keys of *partition*, or all of the hierarchy, by id and age.
+
+        Args:
+            partition: Default: all partitions and the system keys.
+            expiring_within: Seconds before its end from which a key counts as ``expiring``.
+        """
+        found = [item async for item in self._records(partition)]
+        newest: dict[str, int] = {}
+        for record, _ in found:
+            newest[record.id] = max(record.created, newest.get(record.id, 0))
+        found.sort(key=lambda item: (item[0].id, item[0].created))
+        return [
+            self._status(record, name, newest[record.id] == record.created, expiring_within)
+            for record, name in found
+        ]
+
+    def _status(
+        self, record: KeyRecord, partition: str | None, latest: bool, expiring_within: float
+    ) -> KeyStatus:
+        now = time.time()
+        expires = record.created + self._hierarchy.policy.expire_key_after
+        state: State = "active"
+        if record.revoked:
+            state = "revoked"
+        elif now >= expires:
+            state = "expired"
+        elif record.created > now + self._hierarchy.policy.clock_tolerance:
+            state = "future"
+        elif now >= expires - expiring_within:
+            state = "expiring"
+        return KeyStatus(
+            id=record.id,
+            created=record.created,
+            type="system" if partition is None else "intermediate",
+            partition=partition,
+            state=state,
+            expires=expires,
+            latest=latest,
+        )
+
+    async def audit(self, *, expiring_within: float = 7 * 86400.0) -> Sequence[KeyStatus]:
+        """The keys that deserve attention: all but the active ones."""
+        keys = await self.list(expiring_within=expiring_within)
+        return [key for key in keys if key.state != "active"]
+
+    async def rotate(self, partition: str | None = None) -> str:
+        """Make a new key now: of *partition*, or the system key. Old keys go on opening.
+
+        A new system key wraps the intermediate keys that are made from now on; the existing ones
+        stay under theirs until they expire or are rotated.
+
+        Returns:
+            The id of the new key.
+        """
+        key_id = await self._hierarchy.rotate(partition)
+        self._audited(partition, key_id, "rotate")
+        return key_id
+
+    async def revoke(
+        self,
+        *,
+        key_id: str | None = None,
+        partition: str | None = None,
+        created_before: float | None = None,
+        type: KeyType | None = None,
+    ) -> int:
+        """Revoke the keys that match all of the criteria given; at least one is needed.
+
+        A revoked key seals nothing new once every process has looked again (the policy's
+        revoke-check interval), and goes on opening.
+
+        Args:
+            key_id: The exact id.
+            partition: The partition's keys.
+            created_before: Seconds since the epoch.
+            type: ``system`` or ``intermediate``.
+
+        Returns:
+            How many keys are newly revoked.
+        """
+        if key_id is None and partition is None and created_before is None and type is None:
+            raise ValueError("revoke needs a criterion: key_id, partition, created_before or type")
+        count = 0
+        for key in await self.list(partition):
+            if (
+                (key_id is not None and key.id != key_id)
+                or (created_before is not None and key.created >= created_before)
+                or (type is not None and key.type != type)
+                or key.state == "revoked"
+            ):
+                continue
+            if await self._store.revoke(key.id, key.created):
+                count += 1
+                self._audited(key.partition, key.id, "revoke")
+        self._hierarchy.forget()
+        return count
+
+    async def shred(self, partition: str, *, wait: bool = True) -> ShredReport:
+        """Make everything that *partition* sealed unreadable, for good.
+
+        Its keys are revoked; after the revoke-check interval, when no process has them cached any
+        more, they are deleted. Stop the partition's traffic first: what another process seals
+        meanwhile is lost with the rest. Backups of the metastore undo it.
+
+        Args:
+            partition: Whose keys to delete.
+            wait: Wait for the revoke-check interval. Without it, other processes may go on opening
+                until they look again.
+        """
+        await self.revoke(partition=partition)
+        pause = self._hierarchy.policy.revoke_check_interval if wait else 0.0
+        await anyio.sleep(pause)
+        count = 0
+        for key in await self.list(partition):
+            if await self._store.delete(key.id, key.created):
+                count += 1
+                self._audited(partition, key.id, "shred")
+        self._hierarchy.forget(partition)
+        return ShredReport(partition=partition, keys_deleted=count, waited=pause)
+
+    def _audited(
+        self, partition: str | None, key_id: str, operation: Literal["revoke", "rotate", "shred"]
+    ) -> None:
+        if self._audit_hook is not None:
+            self._audit_hook(AuditEvent(partition or "", key_id, operation, "ok"))

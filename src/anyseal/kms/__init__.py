@@ -1,0 +1,50 @@
+"""Key management services: what wraps the system keys of a key hierarchy.
+
+``StaticKms`` is here at once; the others need an extra (``aws``, ``vault``) and are loaded on
+first use. Any object with the two methods of :class:`anyseal.ports.Kms` can stand in their place.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from anyseal.kms.static import StaticKms
+
+if _TYPE_CHECKING:
+    from anyseal.kms.aws import AwsKms
+    from anyseal.kms.secretsmanager import SecretsManagerKms
+    from anyseal.kms.vault import (
+        AppRoleAuth,
+        CertAuth,
+        KubernetesAuth,
+        TokenAuth,
+        VaultTransitKms,
+    )
+
+__all__ = [
+    "AppRoleAuth",
+    "AwsKms",
+    "CertAuth",
+    "KubernetesAuth",
+    "SecretsManagerKms",
+    "StaticKms",
+    "TokenAuth",
+    "VaultTransitKms",
+]
+
+_HOMES = {
+    "AppRoleAuth": "vault",
+    "AwsKms": "aws",
+    "CertAuth": "vault",
+    "KubernetesAuth": "vault",
+    "SecretsManagerKms": "secretsmanager",
+    "TokenAuth": "vault",
+    "VaultTransitKms": "vault",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    """What needs an extra is loaded on first use."""
+    if name in _HOMES:
+        return getattr(_import_module(f"anyseal.kms.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

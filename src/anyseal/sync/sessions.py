@@ -1,0 +1,147 @@
+"""Sessions without ``await``: callable from any thread; warm keys touch no event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol, Self
+
+from anyseal import offload
+from anyseal.keyring.hierarchy import IntermediateKey
+from anyseal.record import open_parsed, parse_row, seal_row, seal_row_text
+from anyseal.session import FactoryBase, SessionBase, decode_text, encode_text
+
+__all__ = ["RowStore", "Session", "SessionFactory"]
+
+
+class RowStore(Protocol):
+    """Where an application keeps its rows, for ``Session.store`` and ``Session.load``."""
+
+    def load(self, key: str) -> str | bytes | None:
+        """The row under *key*, or None."""
+        ...
+
+    def store(self, key: str, row: str) -> None:
+        """Keep *row* under *key*."""
+        ...
+
+
+class Session(SessionBase):
+    """Encrypts and decrypts records of one partition: :class:`anyseal.Session` without
+    ``await``. Any number of threads may use one session; closing it is cheap, and optional.
+    """
+
+    __slots__ = ()
+
+    def _sealing_key(self) -> IntermediateKey:
+        self._check()
+        key = self._partition.sealing_hit()
+        if key is not None:
+            if self._hierarchy.metrics is not None:
+                self._hierarchy.count_hit()
+            return key
+        return offload.wait(self._hierarchy.sealing_key, self._partition)
+
+    def _encrypt(self, data: Any, seal: Any) -> Any:
+        if self._observed():
+            with self._observation("encrypt") as observation:
+                key = self._sealing_key()
+                observation.key_id = key.id
+                return seal(data, key.row_key)
+        return seal(data, self._sealing_key().row_key)
+
+    def encrypt(self, data: Any) -> str:
+        """Encrypt *data* into a DataRowRecord, in the caller's thread."""
+        key = self._partition.latest
+        if key is None or self._closed or self._observed() or time.monotonic() >= key.refresh_at:
+            result: str = self._encrypt(data, seal_row_text)
+            return result
+        return seal_row_text(data, key.row_key)
+
+    def encrypt_row(self, data: Any) -> bytes:
+        """As :meth:`encrypt`, the record as bytes: for large data, without a str in between."""
+        result: bytes = self._encrypt(data, seal_row)
+        return result
+
+    def encrypt_text(self, text: str) -> str:
+        """Encrypt *text*, as UTF-8."""
+        return self.encrypt(encode_text(text))
+
+    def encrypt_many(self, items: Iterable[Any]) -> list[str]:
+        """Encrypt each of *items*."""
+        return [self.encrypt(item) for item in items]
+
+    def decrypt(self, row: str | bytes) -> bytes:
+        """Decrypt a DataRowRecord, in the caller's thread."""
+        if not self._closed and not self._observed():
+            data = self._open_hit(row)
+            if data is not None:
+                return data
+            return self._decrypt(row, None)
+        with self._observation("decrypt") as observation:
+            return self._decrypt(row, observation)
+
+    def _decrypt(self, row: Any, observation: Any) -> bytes:
+        self._check()
+        parsed = parse_row(row)
+        if observation is not None:
+            observation.key_id = parsed.key_id
+        partition = self._partition
+        key = None
+        if self._hierarchy.may_open(partition.name, parsed.key_id):
+            key = partition.opening_hit(parsed.key_id, parsed.created)
+        if key is None:
+            key = offload.wait(
+                self._hierarchy.opening_key, partition, parsed.key_id, parsed.created
+            )
+        return open_parsed(parsed, key.row_key)
+
+    decrypt_row = decrypt
+
+    def decrypt_text(self, row: str | bytes) -> str:
+        """Decrypt a record that holds text. Raises FormatError if it is not UTF-8."""
+        return decode_text(self.decrypt(row))
+
+    def decrypt_many(self, rows: Iterable[str | bytes]) -> list[bytes]:
+        """Decrypt each of *rows*."""
+        return [self.decrypt(row) for row in rows]
+
+    def store(self, key: str, data: Any, rows: RowStore) -> None:
+        """Encrypt *data* and keep the record in *rows* under *key*."""
+        rows.store(key, self.encrypt(data))
+
+    def load(self, key: str, rows: RowStore) -> bytes | None:
+        """Decrypt the record that *rows* has under *key*; None if there is none."""
+        row = rows.load(key)
+        return None if row is None else self.decrypt(row)
+
+    def close(self) -> None:
+        """No more use. Idempotent."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._closed = True
+
+
+class SessionFactory(FactoryBase):
+    """Makes sessions: :class:`anyseal.SessionFactory` without ``await``; a context manager."""
+
+    def session(self, partition: str) -> Session:
+        """A session of *partition*; no look at metastore or KMS."""
+        return Session(self.hierarchy, self._partition(partition), self._audit)
+
+    def close(self) -> None:
+        """Close the hierarchy. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._cache.clear()
+            offload.wait(self.hierarchy.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,101 @@
+"""Fixtures of the core's tests: event loops, keys, keyrings, suites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+import anyseal.value
+from anyseal import Key, StaticKeyring, Suite, sync
+from support import SUITES, a_key, pattern
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Every async test runs on every event loop."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def blocking_calls_fail(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A call from the package that blocks an asyncio loop is an error (it cannot see trio)."""
+    if "anyio_backend" not in request.fixturenames:
+        yield
+        return
+    if request.getfixturevalue("anyio_backend")[0] != "asyncio":
+        yield
+        return
+    with blockbuster_ctx("anyseal"):
+        yield
+
+
+@pytest.fixture(params=SUITES, ids=lambda suite: suite.name)
+def suite(request: pytest.FixtureRequest) -> Suite:
+    """Each suite."""
+    found: Suite = request.param
+    return found
+
+
+@pytest.fixture
+def key() -> Iterator[Key]:
+    """A key that is the same in every run."""
+    with a_key() as found:
+        yield found
+
+
+@pytest.fixture
+def other_key() -> Iterator[Key]:
+    """Another key."""
+    with a_key("other key") as found:
+        yield found
+
+
+@pytest.fixture
+def keyring() -> StaticKeyring:
+    """A keyring that has rotated once."""
+    return StaticKeyring(pattern(32, "master"), [pattern(32, "old master")])
+
+
+class Clock:
+    """The wall clock that values see, in milliseconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.ms = 1_900_000_000_000
+
+    def time_ns(self) -> int:
+        return self.ms * 1_000_000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that only the test moves."""
+    found = Clock()
+    monkeypatch.setattr(anyseal.value, "time", SimpleNamespace(time_ns=found.time_ns))
+    return found
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A file of several units of work."""
+    path = tmp_path / "plain"
+    path.write_bytes(pattern(1 << 16) * 64)
+    return path
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, plain: Path, key: Key) -> Path:
+    """The same, sealed."""
+    path = tmp_path / "sealed"
+    sync.seal_file(plain, path, key, segment_size=1 << 20)
+    return path

@@ -1,0 +1,311 @@
+"""The package as a whole: its floors, its names, what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anyseal
+from anyseal import errors, ports, sync
+from support import run_python, said
+
+ROOT = Path(anyseal.__file__).parent
+
+# A module imports only from floors above its own in this list, or from its own package.
+FLOORS = [
+    ["errors"],
+    ["config"],
+    ["_native"],
+    ["_ffi"],
+    ["keys", "suites"],
+    ["value", "record"],
+    ["objects.format", "objects.geometry", "objects.chunks"],
+    ["ports", "offload", "flight"],
+    ["kms", "metastore"],
+    [
+        "keyring", "objects", "objects.sealer", "objects.writer", "objects.reader",
+        "objects.stream", "objects.sources", "objects.http",
+    ],
+    ["wiring"],
+    ["settings"],
+    ["session", "cache", "s3", "fs", "aio"],
+    ["sync"],
+    ["web", "compat", "testing", "telemetry"],
+    ["cli", "demo", "__main__", ""],
+]  # fmt: skip
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+PORT_METHODS = {
+    method
+    for port in (
+        ports.AppendSink,
+        ports.BlockingSink,
+        ports.BlockingSource,
+        ports.Sink,
+        ports.Source,
+    )
+    for method in dir(port)
+    if not method.startswith("_")
+}
+EXTRAS = ("httpx", "typer", "rich", "redis", "boto3", "aiobotocore", "sqlalchemy", "trio", "uvloop")
+
+
+def floor_of(module: str) -> int:
+    """The floor of a module, or of the package that it is in; a new one must be given a floor."""
+    while module not in FLOOR_OF:
+        above = module.rpartition(".")[0]
+        assert above, f"anyseal.{module} has no floor: put it into FLOORS"
+        module = above
+    return FLOOR_OF[module]
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package by its name below ``anyseal``."""
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def resolve(name: str) -> str:
+    """The module that *name* below ``anyseal`` is, or is in."""
+    path = ROOT.joinpath(*name.split("."))
+    known = path.with_suffix(".py").exists() or path.is_dir() or name == "_native"
+    return name if known else name.rpartition(".")[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a module imports from the package, at its top or when it is used."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "anyseal":
+                    yield resolve(alias.name.partition(".")[2])
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor"
+            if (node.module or "").split(".")[0] == "anyseal":
+                below = (node.module or "").partition(".")[2]
+                for alias in node.names:
+                    yield resolve(f"{below}.{alias.name}".lstrip("."))
+
+
+def test_package_keeps_its_floors() -> None:
+    """Arrows point one way: whoever reads a module needs only what is above it."""
+    wrong = []
+    for module, path in modules():
+        mine = floor_of(module)
+        for target in imports(path):
+            same = module and module.split(".")[0] == target.split(".")[0]
+            last = mine == floor_of(target) == len(FLOORS) - 1
+            if not (same or last or floor_of(target) < mine):
+                wrong.append(f"{module or 'anyseal'} imports {target or 'anyseal'}")
+    assert [] == wrong
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Each public name of both faces, and the methods of the classes among them."""
+    for module in (anyseal, sync):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            yield f"{module.__name__}.{name}", thing
+            if inspect.isclass(thing) and thing.__module__.startswith("anyseal"):
+                for inner in dir(thing):
+                    member = inspect.getattr_static(thing, inner)
+                    if not inner.startswith("_") and inner not in dir(int):
+                        yield f"{module.__name__}.{name}.{inner}", member
+
+
+def test_package_documents_everything_public() -> None:
+    """What has no docstring has no contract."""
+    missing = []
+    for name, thing in public():
+        if inspect.ismodule(thing):
+            continue
+        if isinstance(thing, classmethod | staticmethod):
+            thing = thing.__func__
+        if name.rpartition(".")[2] in PORT_METHODS:
+            continue  # documented once, with the protocol
+        documented = callable(thing) or isinstance(thing, property)
+        if documented and not inspect.getdoc(thing):
+            missing.append(name)
+    assert [] == missing
+    for name, path in modules():
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), f"{name} has no docstring"
+
+
+def test_package_lists_its_names_in_order() -> None:
+    """A list that is sorted shows at a glance what is missing; each name must be there."""
+    names = [name for name, _ in modules() if not name.startswith(("cli", "demo", "__main__"))]
+    for name in names:
+        module = importlib.import_module(f"anyseal.{name}".rstrip("."))
+        listed = getattr(module, "__all__", None)
+        if listed is not None:
+            ordered = sorted(listed, key=lambda n: (not n.isupper(), n[0].islower(), n))
+            assert ordered == listed, name
+            assert [] == [each for each in listed if not hasattr(module, each)]
+
+
+def test_sync_has_the_names_of_the_async_side() -> None:
+    """``from anyseal import sync`` must be all that a sync program changes."""
+    shared = set(anyseal.__all__) - {"sync"}
+    neutral = set(errors.__all__) | {
+        "CryptoPolicy", "KeyAdmin", "Keyring", "Kind", "ObjectInfo", "Suite", "ValueInfo", "available_suites", "overhead",
+    }  # fmt: skip
+    for name in sorted(shared - neutral):
+        assert hasattr(sync, name), name
+    assert sorted(set(sync.__all__) | {"HttpSource"}) == sorted(shared - neutral)
+
+
+@pytest.mark.parametrize(
+    "name", ["seal", "seal_into", "open", "open_into", "seal_file", "open_file", "inspect"]
+)
+def test_sync_functions_take_the_same_arguments(name: str) -> None:
+    """The same order, names and defaults."""
+    ours, theirs = (inspect.signature(getattr(module, name)) for module in (anyseal, sync))
+    assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in theirs.parameters.values()
+    ]
+
+
+@pytest.mark.parametrize("name", ["ObjectReader", "ObjectWriter", "StreamOpener", "ObjectFile"])
+def test_sync_classes_have_the_same_methods(name: str) -> None:
+    """``aclose`` is ``close``; everything else keeps its name and arguments."""
+    ours, theirs = getattr(anyseal, name), getattr(sync, name)
+    for method in dir(ours):
+        if method.startswith("_"):
+            continue
+        twin = {"aclose": "close"}.get(method, method)
+        assert hasattr(theirs, twin), method
+        if name != "ObjectFile" and callable(getattr(ours, method)):
+            mine = inspect.signature(getattr(ours, method)).parameters
+            assert list(mine) == list(inspect.signature(getattr(theirs, twin)).parameters)
+
+
+def test_errors_tree_is_its_docstring() -> None:
+    """The tree is printed once, for people; it must be the tree, with every error exported."""
+    drawn: dict[str, str] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"    ([│ ├└─]*)(\w+Error)  ", line)
+        if found:
+            del path[len(found[1]) // 4 :]
+            drawn[found[2]] = path[-1] if path else "Exception"
+            path.append(found[2])
+    assert {name: getattr(errors, name).__bases__[0].__name__ for name in errors.__all__} == drawn
+    assert set(drawn) <= set(anyseal.__all__)
+
+
+def test_import_opens_nothing_and_imports_no_extra() -> None:
+    """Every process that imports the package pays for what it does at import."""
+    code = f"""
+        import os, socket, sys, threading
+        def refuse(*args, **kwargs):
+            raise AssertionError("opened at import")
+        socket.socket.connect = refuse
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        import asyncio
+        asyncio.new_event_loop = refuse
+        threading.Thread.start = refuse
+        import anyseal, anyseal.sync, anyseal.aio, anyseal.fs, anyseal.objects, anyseal.keyring
+        after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        print(threading.active_count(), after - before)
+        print([name for name in {EXTRAS!r} if name in sys.modules])
+    """
+    assert ["1 0", "[]"] == said(run_python(code))
+
+
+def test_import_of_http_without_httpx_says_what_to_install() -> None:
+    """An extra that is missing must name itself."""
+    code = """
+        import sys
+        sys.modules["httpx"] = None
+        import anyseal
+        try:
+            anyseal.HttpSource
+        except anyseal.ConfigurationError as error:
+            print(error)
+        try:
+            anyseal.sync.HttpSource
+        except anyseal.ConfigurationError as error:
+            print(error)
+        print(hasattr(anyseal, "nothing"))
+    """
+    expected = "HTTP sources need httpx: pip install 'anyseal[http]'"
+    assert [expected, expected, "False"] == said(run_python(code))
+
+
+def test_libsodium_at_a_bad_path_is_a_configuration_error(tmp_path: Path) -> None:
+    """The variable is set by operators: missing, not a library, or another library."""
+    (tmp_path / "text.so").write_text("not a library")
+    import ctypes.util
+
+    candidates = [str(tmp_path / "missing.so"), str(tmp_path / "text.so")]
+    other = ctypes.util.find_library("m")
+    candidates += [other] if other else []
+    code = """
+        try:
+            import anyseal
+        except Exception as error:
+            print(type(error).__name__, "libsodium" in str(error).lower())
+    """
+    for path in candidates:
+        process = run_python(code, ANYSEAL_LIBSODIUM=path)
+        assert ["ConfigurationError True"] == said(process), path
+
+
+@pytest.mark.parametrize(
+    ("number", "part"), [(1, "aegis256"), (2, "aes256gcm_encrypt"), (3, "xchacha20")]
+)
+def test_suite_that_libsodium_lacks_is_not_offered(number: int, part: str) -> None:
+    """The others go on; who asks for it by name, or has something sealed with it, is told."""
+    code = f"""
+        import nacl
+        from nacl import _sodium as real
+        class Lacking:
+            lib = real.lib
+            class ffi:
+                cast = real.ffi.cast
+                def addressof(library, name):
+                    if {part!r} in name:
+                        raise AttributeError(name)
+                    return real.ffi.addressof(library, name)
+        nacl._sodium = Lacking
+        import anyseal
+        from anyseal import sync
+        from support import a_key, outcome, seal_bytes
+        missing, key = anyseal.Suite({number}), a_key()
+        offered = anyseal.available_suites()
+        print(missing in offered, len(offered), missing.available)
+        try:
+            sync.seal(b"", key, suite=missing.name)
+        except anyseal.SuiteUnavailableError as error:
+            print(missing.name in str(error))
+        import reference as ref, make_vectors
+        value = ref.seal_value(b"x", make_vectors.KEY, suite={number}, nonce=bytes(24))
+        reader = anyseal.Key.from_bytes(make_vectors.KEY)
+        print(outcome(sync.open, value, reader), outcome(seal_bytes, b"", key, suite=missing))
+        whole = make_vectors.Draft("missing", {number}, b"x").bytes()
+        from support import READERS
+        print({{outcome(read, whole, reader) for read in READERS.values()}})
+        print(sync.open(sync.seal(b"works", key), key).decode())
+    """
+    assert [
+        "False 2 False",
+        "True",
+        "SuiteUnavailableError SuiteUnavailableError",
+        "{'SuiteUnavailableError'}",
+        "works",
+    ] == said(run_python(code))
+
+
+def test_package_has_type_information() -> None:
+    """Type checkers of users look for the marker."""
+    assert (ROOT / "py.typed").exists()
+    assert {"keyring", "objects"} <= {m.name for m in pkgutil.iter_modules([os.fspath(ROOT)])}
