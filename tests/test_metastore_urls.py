@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ssl
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from sqlalchemy.engine import make_url
 from anyseal.errors import ConfigurationError
 from anyseal.metastore import SqlMetastore
 from anyseal.metastore._urls import parse
+from anyseal.settings import SessionSettings
+from anyseal.wiring import metastore_of
 
 
 def parts(text: str, **options: Any) -> tuple[Any, ...]:
@@ -55,6 +58,20 @@ def test_plain_sqlite_paths(text: str, database: str) -> None:
     """With three slashes the same string means another file to others: they must be asked for."""
     assert parts(text, plain_sqlite_path=True)[-1] == database
     assert SqlMetastore.from_connection_string(text)._engine.url.database == database
+
+
+def test_settings_take_plain_paths() -> None:
+    """They are shared with other implementations: a new, empty file elsewhere would lose keys."""
+    settings = SessionSettings(
+        service_name="svc",
+        product_id="prod",
+        kms="static",
+        metastore="rdbms",
+        connection_string="sqlite:///nowhere/keys.db",
+    )
+    for change in ({}, {"metastore": "sqlite", "sqlite_path": "/nowhere/keys.db"}):
+        made: Any = metastore_of(dataclasses.replace(settings, **change))
+        assert made._engine.url.database == "/nowhere/keys.db"
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "POSTGRES"])
