@@ -6,6 +6,7 @@ key. On a warm key a call is one call into C and suspends nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import OrderedDict
@@ -330,7 +331,8 @@ class FactoryBase:
         now, entry = time.monotonic(), self._cache.get(partition)
         if entry is not None and now < entry[1]:
             self._count("hit")
-            self._cache.move_to_end(partition)
+            with contextlib.suppress(KeyError):  # another thread dropped it meanwhile
+                self._cache.move_to_end(partition)
             return entry[0]
         self._count("miss" if entry is None else "stale")
         if entry is not None:
