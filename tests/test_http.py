@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -185,6 +186,23 @@ def test_http_server_that_breaks_later_is_a_source_error(store: Store, key: Key,
         assert not any(buffer)
         store.mode = "good"
         assert DATA[:100] == reader.read_range(0, 100)
+
+
+@pytest.mark.parametrize("faces", ["async", "sync"])
+def test_http_server_that_floods_costs_no_memory(store: Store, key: Key, faces: str) -> None:
+    """Whoever answers a small range with gigabytes must not fill ours."""
+    store.mode = "floods"
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match="more bytes than were asked for"):
+            if faces == "async":
+                anyio.run(anyseal.ObjectReader.open, HttpSource(store.url), key)
+            else:
+                sync.ObjectReader.open(sync.HttpSource(store.url), key)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 140 << 20  # the server's own 64 MiB, twice
 
 
 async def test_http_weak_tag_is_refused(store: Store, key: Key) -> None:
