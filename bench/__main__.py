@@ -54,6 +54,7 @@ def main() -> int:
     console.print(f"{len(rows)} figures in {took:.0f} s; load before: {about['load_at_start']:.2f}")
     if options.save or not (options.quick or options.names):
         report.save(ROOT / "bench" / "results.json", rows, settings, about, took)
+        report.write_readme(ROOT / "README.md", rows, about)
         charts.draw(rows, ROOT / "docs" / "bench")
     return 0
 

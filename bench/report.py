@@ -105,3 +105,29 @@ def save(
         "rows": [{**asdict(row), "passed": row.passed} for row in rows],
     }
     path.write_text(json.dumps(known, indent=1, default=float) + "\n")
+
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+def write_readme(path: Path, rows: list[Row], about: dict[str, Any]) -> None:
+    """Put every figure that has a bar into the README, between its markers."""
+    lines = [
+        f"Ratios of medians, both sides in one run, by `make bench` on {about['cpus']} cores of an "
+        f"{about['cpu']}; all figures are in [bench/results.json](bench/results.json).",
+        "",
+        "| figure | against | ratio | must reach |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        if row.must is None:
+            continue
+        rival = row.rival.partition(": ")[0]
+        sign = "" if row.passed else " (short)"
+        bar = f"{row.must[0]} {row.must[1]:g}".replace("<=", "≤").replace(">=", "≥")
+        lines.append(f"| {row.figure} | {rival} | {_amount(row, row.value)}{sign} | {bar} |")
+    text = path.read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join(lines)
+    path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", "utf-8")

@@ -92,6 +92,12 @@ int anyseal_random(uint8_t *out, size_t len);
 /* Returns 1 if getrandom is served by the kernel's vDSO, 0 if by a system call. */
 int anyseal_random_in_vdso(void);
 
+/* ---- thread.c: turns on the CPU ---- */
+
+/* Say that the calling thread begins (1) or ends (0) long work, so that the scheduler lets others
+ * interrupt it. Returns 1 if anything was changed. */
+int anyseal_thread_work(int begin);
+
 /* ---- arena.c: 32-byte keys in locked, guarded pages ---- */
 
 /* Take a slot and copy 32 bytes into it. */

@@ -169,6 +169,7 @@ class Postgres(Database):
             str(self._bin / "initdb"),
             *("-D", str(self.data), "-U", "anyseal", "--pwfile", str(password)),
             *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
+            *("-c", "scram_iterations=1"),
         )
 
     def command(self) -> Sequence[str]:
@@ -222,6 +223,7 @@ class MariaDb(Database):
             *("--no-defaults", f"--datadir={self.data}", f"--port={self.port}"),
             *("--bind-address=127.0.0.1", f"--socket={self.data}/socket", "--skip-name-resolve"),
             *(f"--pid-file={self.data}/pid", "--innodb-flush-log-at-trx-commit=2"),
+            *("--innodb-flush-method=nosync", "--innodb-doublewrite=0", "--sync-binlog=0"),
         ]
 
     def connect(self, user: str = "anyseal", password: str = PASSWORD) -> Any:

@@ -156,7 +156,8 @@ def test_sync_has_the_names_of_the_async_side() -> None:
     """``from anyseal import sync`` must be all that a sync program changes."""
     shared = set(anyseal.__all__) - {"sync"}
     neutral = set(errors.__all__) | {
-        "CryptoPolicy", "KeyAdmin", "Keyring", "Kind", "ObjectInfo", "Suite", "ValueInfo", "available_suites", "overhead",
+        "CryptoPolicy", "KeyAdmin", "Keyring", "Kind", "ObjectInfo", "Suite", "ValueInfo",
+        "available_suites", "overhead",
     }  # fmt: skip
     for name in sorted(shared - neutral):
         assert hasattr(sync, name), name

@@ -24,6 +24,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
+from anyseal._ffi import lib
 from anyseal.config import worker_count
 
 __all__ = [
@@ -78,9 +79,12 @@ class _Call(Generic[T]):
     def __call__(self) -> T | None:
         if not self.drop():
             return None
+        changed = lib.anyseal_thread_work(1)
         try:
             return self._call()
         finally:
+            if changed:  # the thread is anyio's, and others use it too
+                lib.anyseal_thread_work(0)
             self._over = True
 
     def drop(self) -> bool:
@@ -345,7 +349,9 @@ def executor() -> ThreadPoolExecutor:
     if process.executor is None:
         with process.lock:
             if process.executor is None:
-                process.executor = ThreadPoolExecutor(worker_count(), "anyseal-worker")
+                process.executor = ThreadPoolExecutor(
+                    worker_count(), "anyseal-worker", lib.anyseal_thread_work, (1,)
+                )
     return process.executor
 
 

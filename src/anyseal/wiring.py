@@ -154,7 +154,7 @@ def _sql(settings: Any, url: str) -> Metastore:
         "pool_max_lifetime": settings.pool_max_lifetime,
         "pool_max_idle_time": settings.pool_max_idle_time,
     }
-    return SqlMetastore(
+    return SqlMetastore.from_connection_string(
         url,
         replica_consistency=settings.replica_read_consistency,
         **{name: value for name, value in pool.items() if value is not None},

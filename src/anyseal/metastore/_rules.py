@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from anyseal.errors import MetastoreError
-from anyseal.ports import KeyRecord
+from typing import Any
 
-__all__ = ["MAX_CREATED", "check_storable", "is_key_id", "is_time"]
+from anyseal.errors import FormatError, MetastoreError
+from anyseal.ports import KeyRecord
+from anyseal.record import decode_key_record
+
+__all__ = ["MAX_CREATED", "check_storable", "decode", "is_key_id", "is_time"]
 
 MAX_CREATED = 253_402_300_799
 """The last second of the year 9999: no database can say a later one."""
@@ -40,3 +43,17 @@ def check_storable(record: KeyRecord) -> None:
         raise MetastoreError(f"store: {record.id!r} cannot be the id of a key", retryable=False)
     if not is_time(record.created):
         raise MetastoreError(f"store: {record.created} is not a time", retryable=False)
+    if (record.parent_id is None) != (record.parent_created is None):
+        raise MetastoreError("store: a parent has both an id and a time", retryable=False)
+
+
+def decode(key_id: str, created: int, stored: str | bytes | dict[str, Any]) -> KeyRecord:
+    """The record in the row (*key_id*, *created*).
+
+    Raises:
+        FormatError: It is none. Names the row.
+    """
+    try:
+        return decode_key_record(key_id, created, stored)
+    except FormatError as exc:
+        raise FormatError(f"key record {key_id!r} of {created}: {exc}") from None

@@ -16,8 +16,7 @@ import anyio.lowlevel
 
 from anyseal import offload
 from anyseal.errors import ConfigurationError, FormatError, MetastoreError
-from anyseal.metastore._record_json import decode_key_record
-from anyseal.metastore._rules import check_storable, is_key_id, is_time
+from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.ports import KeyRecord
 
 try:
@@ -382,4 +381,4 @@ def _decode(item: dict[str, Any]) -> KeyRecord:
     fields = _attribute(item, "KeyRecord", "M")
     if not isinstance(created, int) or not isinstance(fields, dict):
         raise FormatError(f"key record {key_id!r} of {created}: not a map")
-    return decode_key_record(key_id, created, _plain(fields))
+    return decode(key_id, created, _plain(fields))

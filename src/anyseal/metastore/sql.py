@@ -17,9 +17,9 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from anyseal import offload
 from anyseal.errors import ConfigurationError, MetastoreError
-from anyseal.metastore._record_json import decode_key_record, encode_key_record
-from anyseal.metastore._rules import check_storable, is_key_id, is_time
+from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.ports import KeyRecord
+from anyseal.record import encode_key_record
 
 try:
     import sqlalchemy as sa
@@ -72,10 +72,10 @@ class SqlMetastore:
             UTC; another zone is for tables that were filled through sessions in that zone.
         timeout: Seconds to wait for a connection, and for the answer to a statement. None: no
             limit but the driver's.
-        pool_max_open: Connections at most; None: no limit.
-        pool_max_idle: Connections kept open, at least 1.
-        pool_max_lifetime: Seconds after which a connection is replaced. Default: never.
-        pool_max_idle_time: Seconds unused after which a connection is replaced. Default: never.
+        pool_max_open: Connections at most; None or 0: no limit.
+        pool_max_idle: Connections kept open: at least 1, at most *pool_max_open*.
+        pool_max_lifetime: Seconds after which a connection is replaced; None or 0: never.
+        pool_max_idle_time: Seconds unused after which a connection is replaced; None or 0: never.
 
     Raises:
         ConfigurationError: The connection string or a setting is wrong, or the driver is missing.
@@ -126,8 +126,9 @@ class SqlMetastore:
         if isinstance(database, sa.Engine):
             self._engine = database
         else:
-            if pool_max_idle < 1 or (pool_max_open is not None and pool_max_open < pool_max_idle):
-                raise ConfigurationError("pool: 1 <= pool_max_idle <= pool_max_open")
+            if min(pool_max_idle, pool_max_open or 0) < 0:
+                raise ConfigurationError("pool: not a number of connections")
+            pool_max_idle = max(1, min(pool_max_idle, pool_max_open or pool_max_idle))
             if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
                 pool_max_open = pool_max_idle = 1  # the database is the connection
                 pool_max_lifetime = pool_max_idle_time = None
@@ -136,12 +137,12 @@ class SqlMetastore:
                 {**_arguments(driver, timeout, url.query), **connect_args},
                 poolclass=sa.pool.QueuePool,
                 pool_size=pool_max_idle,
-                max_overflow=-1 if pool_max_open is None else pool_max_open - pool_max_idle,
-                pool_recycle=-1 if pool_max_lifetime is None else pool_max_lifetime,
+                max_overflow=pool_max_open - pool_max_idle if pool_max_open else -1,
+                pool_recycle=pool_max_lifetime or -1,
                 pool_timeout=30.0 if timeout is None else timeout,
             )
             sa.event.listen(self._engine, "connect", self._on_connect)
-            if pool_max_idle_time is not None:
+            if pool_max_idle_time:
                 _limit_idle_time(self._engine, pool_max_idle_time)
         _live.add(self)
 
@@ -309,7 +310,7 @@ class SqlMetastore:
     def _decode(self, row: Any, key_id: str | None = None) -> KeyRecord | None:
         if row is None or not is_key_id(row[0]) or (key_id is not None and row[0] != key_id):
             return None
-        return decode_key_record(row[0], self._dialect.read_time(row[1]), row[2])
+        return decode(row[0], self._dialect.read_time(row[1]), row[2])
 
     # ---- Connections ---------------------------------------------------------------------
 
