@@ -179,7 +179,7 @@ def test_config_with_secrets_open_to_others_is_warned_about(keys: Keys) -> None:
 def test_metastore_that_fails_is_exit_code_1(keys: Keys) -> None:
     """The system's failure, not the caller's, in one line."""
     keys.write(keys.settings | {"SQLitePath": str(keys.shell.path("no/such/folder.db"))})
-    keys.fails(1, "metastore", "list")
+    keys.fails(1, "unable to open", "list")
 
 
 def test_rotate_makes_a_key_and_old_records_open(keys: Keys) -> None:
