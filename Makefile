@@ -18,6 +18,7 @@ help:
 	@echo "make format           rewrite the sources the way lint wants them"
 	@echo "make bench            measure against rivals in one run; writes bench/results.json"
 	@echo "make sanitize         run the tests of the C under ASan and UBSan"
+	@echo "make fuzz [SECONDS=60]  fuzz every parser for so long each"
 	@echo "make dist             build the sdist and the abi3 wheel into dist/"
 	@echo "make clean            remove everything that the targets made"
 
@@ -52,6 +53,34 @@ $(VENV)/.bench: $(STAMP)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(ARGS)
+
+# The extension is instrumented, libsodium is not. Without pymalloc each Python object is a block of
+# its own, so that ASan sees the end of every buffer. The interpreter's own leaks are not ours.
+SANITIZED := build/sanitize
+SANITIZE_TESTS := tests/test_values*.py tests/test_keys.py tests/test_record.py \
+	tests/test_base64.py tests/test_objects*.py tests/test_vectors.py tests/test_fuzz.py
+
+sanitize: venv
+	ANYSEAL_SANITIZE=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(SANITIZED)/lib .
+	ldd $(SANITIZED)/lib/anyseal/_native.abi3.so | grep -q libasan
+	PYTHONPATH=$(SANITIZED)/lib PYTHONMALLOC=malloc \
+		LD_PRELOAD="$$(cc -print-file-name=libasan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
+
+# Coverage-guided, SECONDS for each target; what it finds stays in build/fuzz.
+SECONDS ?= 60
+FUZZ := .venv-fuzz
+
+$(FUZZ)/.ready: $(SOURCES) $(wildcard src/anyseal/*.py src/anyseal/*/*.py)
+	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(FUZZ)/bin/python -m pip install --quiet --force-reinstall --no-deps .
+	$(FUZZ)/bin/python -m pip install --quiet . atheris
+	touch $@
+
+fuzz: $(FUZZ)/.ready
+	$(FUZZ)/bin/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 dist: venv
 	$(BIN)/python -m pip install --quiet build
