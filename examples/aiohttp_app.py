@@ -1,7 +1,4 @@
-"""aiohttp: encrypted notes and sealed files, a key per tenant.
-
-Run: pip install aiohttp && python aiohttp_app.py
-"""
+"""aiohttp: encrypted notes, sealed files, a key per tenant. Run: python aiohttp_app.py"""
 
 import os
 import secrets

@@ -1,7 +1,4 @@
-"""FastAPI: encrypted notes and sealed files, a key per tenant.
-
-Run: pip install fastapi uvicorn && uvicorn fastapi_app:app
-"""
+"""FastAPI: encrypted notes, sealed files, a key per tenant. Run: uvicorn fastapi_app:app"""
 
 import os
 import secrets
@@ -13,7 +10,6 @@ from uuid import UUID, uuid4
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import StreamingResponse
-from starlette.background import BackgroundTask
 
 import anyseal
 
@@ -73,6 +69,10 @@ async def get_file(
 ) -> StreamingResponse:
     source, keys = anyseal.FileSource(FILES / name.hex), request.app.state.sessions.hierarchy
     reader = await anyseal.ObjectReader.open(source, keys, partition=tenant, context=name.bytes)
-    response = StreamingResponse(reader.stream(start, stop))
-    response.background = BackgroundTask(reader.aclose)
-    return response
+
+    async def pieces() -> AsyncIterator[bytes]:
+        async with reader:
+            async for piece in reader.stream(start, stop):
+                yield piece
+
+    return StreamingResponse(pieces())
