@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
+TOOLS  := $(VENV)/.tools
 FILE   ?=
 
 SOURCES := pyproject.toml build_ffi.py $(wildcard csrc/*.h) $(filter-out csrc/_native.c,$(wildcard csrc/*.c))
@@ -18,18 +19,24 @@ help:
 	@echo "make format           rewrite the sources the way lint wants them"
 	@echo "make bench            measure against rivals in one run; writes bench/results.json"
 	@echo "make sanitize         run the tests of the C under ASan and UBSan"
+	@echo "make fuzz [SECONDS=60]  fuzz every parser for so long each"
 	@echo "make dist             build the sdist and the abi3 wheel into dist/"
 	@echo "make clean            remove everything that the targets made"
 
-venv: $(STAMP)
+venv: $(TOOLS)
 
 $(STAMP): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[cli,http]" --group test --group lint
+	$(BIN)/python -m pip install --quiet --editable ".[cli,http]"
 	touch $@
 
-demo: venv
+# What tests and linters need, the servers included.
+$(TOOLS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --group test --group lint
+	touch $@
+
+demo: $(STAMP)
 	$(BIN)/python -m anyseal demo $(FILE)
 
 test: venv
@@ -46,12 +53,40 @@ format: venv
 	$(BIN)/ruff format --quiet .
 	$(BIN)/clang-format -i csrc/anyseal.h csrc/anyseal.cdef.h $(filter-out csrc/_native.c,$(wildcard csrc/*.c))
 
-$(VENV)/.bench: $(STAMP)
+$(VENV)/.bench: $(TOOLS)
 	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(ARGS)
+
+# The extension is instrumented, libsodium is not. Without pymalloc each Python object is a block of
+# its own, so that ASan sees the end of every buffer. The interpreter's own leaks are not ours.
+SANITIZED := build/sanitize
+SANITIZE_TESTS := tests/test_values*.py tests/test_keys.py tests/test_record.py \
+	tests/test_base64.py tests/test_objects*.py tests/test_vectors.py tests/test_fuzz.py
+
+sanitize: venv
+	ANYSEAL_SANITIZE=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(SANITIZED)/lib .
+	ldd $(SANITIZED)/lib/anyseal/_native.abi3.so | grep -q libasan
+	PYTHONPATH=$(SANITIZED)/lib PYTHONMALLOC=malloc \
+		LD_PRELOAD="$$(cc -print-file-name=libasan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZE_TESTS) $(ARGS)
+
+# Coverage-guided, SECONDS for each target; what it finds stays in build/fuzz.
+SECONDS ?= 60
+FUZZ := .venv-fuzz
+
+$(FUZZ)/.ready: $(SOURCES) $(wildcard src/anyseal/*.py src/anyseal/*/*.py)
+	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(FUZZ)/bin/python -m pip install --quiet --force-reinstall --no-deps .
+	$(FUZZ)/bin/python -m pip install --quiet . atheris
+	touch $@
+
+fuzz: $(FUZZ)/.ready
+	$(FUZZ)/bin/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 dist: venv
 	$(BIN)/python -m pip install --quiet build

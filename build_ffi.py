@@ -3,10 +3,15 @@
 setuptools reads no ``cffi_modules`` from pyproject.toml, so this in-tree backend writes the
 extension's C source from ``csrc/anyseal.cdef.h`` and leaves everything else to setuptools.
 ``python build_ffi.py`` writes the source alone.
+
+``ANYSEAL_SANITIZE=1`` builds with AddressSanitizer and UndefinedBehaviorSanitizer, apart from
+everything else under ``build/sanitize`` (``make sanitize``). Such a build wants ``LD_PRELOAD`` of
+libasan and is for tests alone.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from pathlib import Path
@@ -33,6 +38,20 @@ PRELUDE = """
 """
 
 
+SANITIZED = ROOT / "build" / "sanitize"
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+
+def sanitize() -> None:
+    """Let setuptools compile with the sanitizers, into a place where nothing else is built."""
+    SANITIZED.mkdir(parents=True, exist_ok=True)
+    configuration = SANITIZED / "setup.cfg"
+    configuration.write_text(f"[build]\nbuild_base = {SANITIZED / 'base'}\n")
+    os.environ["DIST_EXTRA_CONFIG"] = str(configuration)
+    os.environ["CFLAGS"] = f"{os.environ.get('CFLAGS', '')} {SANITIZERS} -fno-omit-frame-pointer -g"
+    os.environ["LDFLAGS"] = f"{os.environ.get('LDFLAGS', '')} {SANITIZERS}"
+
+
 def emit() -> None:
     """Write the extension's C source, if it differs from what is there."""
     from cffi import FFI
@@ -43,6 +62,8 @@ def emit() -> None:
         )
     if sys.platform == "win32":
         sys.exit("anyseal supports POSIX systems only for now")
+    if os.environ.get("ANYSEAL_SANITIZE"):
+        sanitize()
     ffi = FFI()
     ffi.cdef(CDEF.read_text(encoding="ascii"))
     ffi.set_source("anyseal._native", PRELUDE, py_limited_api=True)

@@ -20,6 +20,7 @@ from bench.harness import Row, Settings
 PACKAGES = (
     "anyseal",
     "anyio",
+    "asherah",
     "aws-cryptographic-material-providers",
     "aws-encryption-sdk",
     "cffi",

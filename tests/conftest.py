@@ -12,7 +12,10 @@ from blockbuster import blockbuster_ctx
 
 import anyseal.value
 from anyseal import Key, StaticKeyring, Suite, sync
+from shell import forks, shell
 from support import SUITES, a_key, pattern
+
+__all__ = ["forks", "shell"]
 
 
 @pytest.fixture(

@@ -83,6 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
             body, span = data[1:9], f"bytes 1-8/{len(data)}"
         elif store.mode == "no content range":
             span = ""
+        elif store.mode == "floods":  # 64 MiB for whatever was asked
+            body, span = bytes(64 << 20), f"bytes {start}-{start + (64 << 20) - 1}/{1 << 40}"
         elif store.mode == "beyond the end":
             span = f"bytes {start}-{stop - 1}/{stop - 1}"
         tags = {} if store.mode == "no tag" else {"ETag": etag}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -185,6 +186,32 @@ def test_http_server_that_breaks_later_is_a_source_error(store: Store, key: Key,
         assert not any(buffer)
         store.mode = "good"
         assert DATA[:100] == reader.read_range(0, 100)
+
+
+def open_awaited(url: str, key: Key) -> None:
+    """Open the object behind *url* and await it."""
+    anyio.run(anyseal.ObjectReader.open, HttpSource(url), key)
+
+
+def open_at_once(url: str, key: Key) -> None:
+    """Open the object behind *url* without a loop."""
+    sync.ObjectReader.open(sync.HttpSource(url), key)
+
+
+@pytest.mark.parametrize("opens", [open_awaited, open_at_once])
+def test_http_server_that_floods_costs_no_memory(
+    store: Store, key: Key, opens: Callable[[str, Key], None]
+) -> None:
+    """Whoever answers a small range with gigabytes must not fill ours."""
+    store.mode = "floods"
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match="more bytes than were asked for"):
+            opens(store.url, key)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 140 << 20  # the server's own 64 MiB, twice
 
 
 async def test_http_weak_tag_is_refused(store: Store, key: Key) -> None:

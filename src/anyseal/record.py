@@ -69,7 +69,7 @@ class KeyRecord:
     id: str
     created: int
     """Seconds since the epoch."""
-    key: bytes
+    key: bytes = field(repr=False)
     """Wrapped: a system key by the KMS, an intermediate key by its system key."""
     revoked: bool = False
     parent_id: str | None = None

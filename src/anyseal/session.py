@@ -286,7 +286,7 @@ class FactoryBase:
     def __init__(self, hierarchy: KeyHierarchy, *, audit: AuditHook | None = None) -> None:
         self.hierarchy = hierarchy
         self._audit = audit
-        self._cache: OrderedDict[str, tuple[Partition, float]] = OrderedDict()
+        self._cache: OrderedDict[str, Partition] = OrderedDict()
         self._closed = False
 
     @classmethod
@@ -328,19 +328,20 @@ class FactoryBase:
         policy = self.hierarchy.policy
         if not policy.session_cache_size:
             return self.hierarchy.partition(partition)
-        now, entry = time.monotonic(), self._cache.get(partition)
-        if entry is not None and now < entry[1]:
+        now, cached = time.monotonic(), self._cache.get(partition)
+        if cached is not None and now < cached.session_until:
             self._count("hit")
-            with contextlib.suppress(KeyError):  # another thread dropped it meanwhile
+            with contextlib.suppress(KeyError):  # another thread has dropped it meanwhile
                 self._cache.move_to_end(partition)
-            return entry[0]
-        self._count("miss" if entry is None else "stale")
-        if entry is not None:
+            return cached
+        self._count("miss" if cached is None else "stale")
+        if cached is not None:
             self.hierarchy.forget(partition)
         else:
             partition_bytes(partition)
         found = self.hierarchy.partition(partition)
-        self._cache[partition] = (found, now + policy.session_cache_duration)
+        found.session_until = now + policy.session_cache_duration
+        self._cache[partition] = found
         while len(self._cache) > policy.session_cache_size:
             self._cache.popitem(last=False)
         return found

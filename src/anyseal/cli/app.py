@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anyseal.cli import keys, transfer
+from anyseal.cli import keys, lifecycle, transfer
 from anyseal.cli.process import STDOUT, CliError, Stopped, note, signals
 from anyseal.config import CONTEXT_MAX_BYTES
 from anyseal.errors import (
@@ -36,9 +36,9 @@ EPILOG = "\n\n".join(
         "ANYSEAL_PASSPHRASE), or from ANYSEAL_MASTER_KEY and ANYSEAL_PREVIOUS_MASTER_KEYS. Never "
         "from the command line.",
         "[bold]Exit codes:[/bold] 0 done; 1 the data does not open (altered, cut, wrong key, not "
-        "sealed), or reading or writing failed; 2 wrong usage (bad options, no key, the output "
-        "exists, binary to a terminal); 128 + N after signal N, so 130 after Ctrl-C. What a pipe "
-        "delivered counts only after 0.",
+        "sealed), reading or writing failed, or keys deserve attention; 2 wrong usage (bad options, "
+        "no key, the output exists, binary to a terminal); 128 + N after signal N, so 130 after "
+        "Ctrl-C. What a pipe delivered counts only after 0.",
     )
 )
 
@@ -51,6 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+app.add_typer(lifecycle.app, name="keys")
 
 Source = Annotated[
     str | None, typer.Argument(metavar="SRC", help="A file; - or nothing is standard input.")

@@ -62,28 +62,18 @@ class SystemKey:
 
 
 class IntermediateKey:
-    """An unwrapped intermediate key: what rows and values of its partition are sealed under."""
+    """An unwrapped intermediate key: what rows and values of its partition are sealed under.
 
-    __slots__ = (
-        "_key",
-        "created",
-        "id",
-        "parent_created",
-        "parent_id",
-        "refresh_at",
-        "revoked",
-        "row_key",
-        "seal_until",
-        "stale_at",
-    )
+    There may be a hundred thousand of them: each field counts (bench/sessions.py).
+    """
 
-    def __init__(self, record: KeyRecord, slot: Slot) -> None:
-        self.id = record.id
-        self.created = record.created
+    __slots__ = ("_key", "refresh_at", "revoked", "row_key", "seal_until", "stale_at")
+
+    def __init__(self, record: KeyRecord, slot: Slot, partition_id: str) -> None:
         self.revoked = record.revoked
-        self.parent_id = record.parent_id
-        self.parent_created = record.parent_created
-        self.row_key = RowKey(slot, record.id, record.created)
+        # The partition's own str where it is equal: the metastore gave another copy.
+        key_id = partition_id if partition_id == record.id else record.id
+        self.row_key = RowKey(slot, key_id, record.created)
         self._key: Key | None = None
         # Monotonic times, set at each look at the metastore (KeyHierarchy._stamp).
         self.refresh_at = 0.0
@@ -92,6 +82,16 @@ class IntermediateKey:
         """From here it seals no more."""
         self.stale_at = 0.0
         """From here nobody opens with it before it was looked up again."""
+
+    @property
+    def id(self) -> str:
+        """The id that rows name."""
+        return self.row_key.id
+
+    @property
+    def created(self) -> int:
+        """Seconds since the epoch."""
+        return self.row_key.created
 
     @property
     def key(self) -> Key:
@@ -106,7 +106,7 @@ class IntermediateKey:
 class Partition:
     """The keys of one partition that are at hand."""
 
-    __slots__ = ("__weakref__", "id", "latest", "name", "older", "refreshing")
+    __slots__ = ("id", "latest", "name", "older", "refreshing", "session_until")
 
     def __init__(self, name: str, ik_id: str) -> None:
         self.name = name
@@ -114,6 +114,8 @@ class Partition:
         self.latest: IntermediateKey | None = None
         self.older: OrderedDict[tuple[str, int], IntermediateKey] | None = None
         self.refreshing = False
+        self.session_until = 0.0
+        """Monotonic: from here the session cache makes it anew."""
 
     def sealing_hit(self) -> IntermediateKey | None:
         """The key for new rows, if it may be used without looking again."""
@@ -128,7 +130,7 @@ class Partition:
     def opening_hit(self, key_id: str, created: int) -> IntermediateKey | None:
         """The key that a row names, if it may be used without looking again."""
         key = self.latest
-        if key is None or key.created != created or key.id != key_id:
+        if key is None or key.row_key.created != created or key.row_key.id != key_id:
             key = self.older.get((key_id, created)) if self.older else None
         return key if key is not None and time.monotonic() < key.stale_at else None
 
@@ -438,7 +440,9 @@ class KeyHierarchy:
             older = partition.older
             cached = older.get((record.id, record.created)) if older else None
         if cached is None:
-            cached = IntermediateKey(record, unwrap_key(record.key, parent.slot))
+            cached = IntermediateKey(
+                record, unwrap_key(record.key, parent.slot), partition.id
+            )
         cached.revoked = record.revoked
         return self._stamp(cached, parent)
 
@@ -469,7 +473,7 @@ class KeyHierarchy:
             parent_created=parent.created,
         )
         if await self._store(record):
-            return self._stamp(IntermediateKey(record, slot), parent)
+            return self._stamp(IntermediateKey(record, slot, partition.id), parent)
         slot.release()
         return None
 

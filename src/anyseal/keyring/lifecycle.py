@@ -36,6 +36,14 @@ class KeyStatus:
     latest: bool
     """Whether it is the newest key of its id, the one that seals."""
 
+    @property
+    def deserves_attention(self) -> bool:
+        """Whether something is to be done: the newest key is not active, or a clock is wrong.
+
+        A key that has a successor only opens: that it is expired or revoked is as it should be.
+        """
+        return self.state == "future" or (self.latest and self.state != "active")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShredReport:
@@ -121,7 +129,7 @@ class KeyAdmin:
         )
 
     async def audit(self, *, expiring_within: float = 7 * 86400.0) -> Sequence[KeyStatus]:
-        """The keys that deserve attention: all but the active ones."""
+        """All keys but the active ones; :attr:`KeyStatus.deserves_attention` tells which matter."""
         keys = await self.list(expiring_within=expiring_within)
         return [key for key in keys if key.state != "active"]
 
@@ -137,6 +145,29 @@ class KeyAdmin:
         key_id = await self._hierarchy.rotate(partition)
         self._audited(partition, key_id, "rotate")
         return key_id
+
+    async def matching(
+        self,
+        *,
+        key_id: str | None = None,
+        partition: str | None = None,
+        created_before: float | None = None,
+        type: KeyType | None = None,
+    ) -> Sequence[KeyStatus]:
+        """The keys that :meth:`revoke` would take with these criteria, and those revoked already.
+
+        Raises:
+            ValueError: No criterion is given.
+        """
+        if key_id is None and partition is None and created_before is None and type is None:
+            raise ValueError("a criterion is needed: key_id, partition, created_before or type")
+        return [
+            key
+            for key in await self.list(partition)
+            if (key_id is None or key.id == key_id)
+            and (created_before is None or key.created < created_before)
+            and (type is None or key.type == type)
+        ]
 
     async def revoke(
         self,
@@ -159,17 +190,16 @@ class KeyAdmin:
 
         Returns:
             How many keys are newly revoked.
+
+        Raises:
+            ValueError: No criterion is given.
         """
-        if key_id is None and partition is None and created_before is None and type is None:
-            raise ValueError("revoke needs a criterion: key_id, partition, created_before or type")
+        found = await self.matching(
+            key_id=key_id, partition=partition, created_before=created_before, type=type
+        )
         count = 0
-        for key in await self.list(partition):
-            if (
-                (key_id is not None and key.id != key_id)
-                or (created_before is not None and key.created >= created_before)
-                or (type is not None and key.type != type)
-                or key.state == "revoked"
-            ):
+        for key in found:
+            if key.state == "revoked":
                 continue
             if await self._store.revoke(key.id, key.created):
                 count += 1

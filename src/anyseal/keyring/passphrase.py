@@ -75,6 +75,9 @@ class PassphraseKeyring:
                 view(self._secret), len(self._secret), salt, prefix[1], 1024 << prefix[0]
             )
         )
+        if not self._secret:  # wiped meanwhile: the key is of zeros, or of a part of the passphrase
+            slot.release()
+            raise ConfigurationError("the keyring is wiped")
         fingerprint = slot.derive_public(b"id", b"")
         return Key._from_slot(slot, prefix + fingerprint[:6])
 

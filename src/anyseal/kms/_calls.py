@@ -21,6 +21,9 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
         "a remote KMS needs its extra: pip install 'anyseal[aws]' or 'anyseal[vault]'"
     ) from _exc
 
+# stamina imports its instrumentation at the first retry; not in the middle of an event loop.
+stamina.instrumentation.get_on_retry_hooks()
+
 __all__ = ["PerLoop", "check_patience", "first_success", "retried"]
 
 T = TypeVar("T")

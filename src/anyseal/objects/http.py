@@ -7,8 +7,8 @@ same total size. Every later read is pinned to it with ``If-Match``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import anyio
 
@@ -25,6 +25,15 @@ __all__ = ["BlockingHttpSource", "HttpSource"]
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a server answered; the body only of a partial answer, and no more than was asked."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytearray
+
+
 class _Ranges:
     """The requests and what their answers must look like. No I/O."""
 
@@ -39,14 +48,20 @@ class _Ranges:
         pinned = {} if self._etag is None else {"If-Match": self._etag}
         return {**self._headers, **pinned, "Range": f"bytes={wanted}"}
 
-    def answer(self, response: Any) -> tuple[int, int, str, bytes]:
+    def grow(self, body: bytearray, piece: bytes, limit: int) -> None:
+        """Add to *body*. A server that sends more than was asked for is not read on."""
+        body += piece
+        if len(body) > limit:
+            raise SourceError(f"{self.url}: more bytes than were asked for")
+
+    def answer(self, response: _Answer) -> tuple[int, int, str, bytearray]:
         """First position, total size, entity tag and body of a partial answer."""
         if response.status_code == 412:
             raise SourceChangedError(f"{self.url}: another version than was opened")
         if response.status_code == 416:
-            size = response.headers.get("content-range", "").removeprefix("bytes */")
-            if size == "0":
-                return 0, 0, response.headers.get("etag", ""), b""
+            total = response.headers.get("content-range", "").removeprefix("bytes */")
+            if total == "0":
+                return 0, 0, response.headers.get("etag", ""), bytearray()
             raise SourceChangedError(f"{self.url}: shorter than when it was opened")
         if response.status_code == 200:
             raise SourceError(f"{self.url}: the server does not serve byte ranges")
@@ -62,7 +77,7 @@ class _Ranges:
             raise SourceError(f"{self.url}: the answer's length is not what it announced")
         return first, size, response.headers.get("etag", ""), response.content
 
-    def pin(self, head: Any, tail: Any, head_bytes: int) -> Ends | None:
+    def pin(self, head: _Answer, tail: _Answer, head_bytes: int) -> Ends | None:
         """Both ends as one version, or None if they are of two."""
         first, size, etag, head_body = self.answer(head)
         tail_first, tail_size, tail_etag, tail_body = self.answer(tail)
@@ -73,9 +88,9 @@ class _Ranges:
         if size and (not etag or etag.startswith("W/")):
             raise SourceError(f"{self.url}: the server gives no strong entity tag to pin reads to")
         self._etag, self._size = etag or None, size
-        return Ends(size=size, head=head_body[:head_bytes], tail=tail_body)
+        return Ends(size=size, head=bytes(head_body[:head_bytes]), tail=bytes(tail_body))
 
-    def exact(self, response: Any, offset: int, length: int) -> bytes:
+    def exact(self, response: _Answer, offset: int, length: int) -> bytearray:
         """The body of a read, if it is exactly what was asked for."""
         first, size, etag, body = self.answer(response)
         if (size, etag) != (self._size, self._etag):
@@ -116,41 +131,50 @@ class HttpSource:
         self._own = client is None
         self._client = httpx.AsyncClient() if client is None else client
 
-    async def _get(self, wanted: str) -> httpx.Response:
+    async def _get(self, wanted: str, limit: int) -> _Answer:
+        ranges, body = self._ranges, bytearray()
         try:
-            return await self._client.get(self._ranges.url, headers=self._ranges.headers(wanted))
+            async with self._client.stream(
+                "GET", ranges.url, headers=ranges.headers(wanted)
+            ) as response:
+                if response.status_code == 206:
+                    async for piece in response.aiter_raw():
+                        ranges.grow(body, piece, limit)
+                return _Answer(response.status_code, response.headers, body)
         except httpx.HTTPError as exc:
             raise _error(self._ranges.url, exc) from exc
 
     async def ends(self, head: int, tail: int) -> Ends:
         """The first and last bytes, requested at once; asked again once if they differ."""
         for _ in range(2):
-            answers: dict[str, httpx.Response | SourceError] = {}
+            answers: dict[str, _Answer | SourceError] = {}
 
             async def get(
-                wanted: str, answers: dict[str, httpx.Response | SourceError] = answers
+                wanted: str, limit: int, answers: dict[str, _Answer | SourceError] = answers
             ) -> None:
                 try:
-                    answers[wanted] = await self._get(wanted)
+                    answers[wanted] = await self._get(wanted, limit)
                 except SourceError as exc:
                     answers[wanted] = exc
 
-            wanted = (f"0-{head - 1}", f"-{tail}")
+            wanted = {f"0-{head - 1}": head, f"-{tail}": tail}
             async with anyio.create_task_group() as group:
-                for each in wanted:
-                    group.start_soon(get, each)
-            got = [answers[each] for each in wanted]
-            for answer in got:
+                for each, limit in wanted.items():
+                    group.start_soon(get, each, limit)
+            got: list[_Answer] = []
+            for each in wanted:
+                answer = answers[each]
                 if isinstance(answer, SourceError):
                     raise answer
+                got.append(answer)
             ends = self._ranges.pin(got[0], got[1], head)
             if ends is not None:
                 return ends
         raise self._ranges.two_versions()
 
-    async def read(self, offset: int, length: int) -> bytes:
+    async def read(self, offset: int, length: int) -> bytearray:
         """Exactly these bytes of the pinned version."""
-        response = await self._get(f"{offset}-{offset + length - 1}")
+        response = await self._get(f"{offset}-{offset + length - 1}", length)
         return self._ranges.exact(response, offset, length)
 
     async def aclose(self) -> None:
@@ -173,24 +197,29 @@ class BlockingHttpSource:
         self._own = client is None
         self._client = httpx.Client() if client is None else client
 
-    def _get(self, wanted: str) -> httpx.Response:
+    def _get(self, wanted: str, limit: int) -> _Answer:
+        ranges, body = self._ranges, bytearray()
         try:
-            return self._client.get(self._ranges.url, headers=self._ranges.headers(wanted))
+            with self._client.stream("GET", ranges.url, headers=ranges.headers(wanted)) as response:
+                if response.status_code == 206:
+                    for piece in response.iter_raw():
+                        ranges.grow(body, piece, limit)
+                return _Answer(response.status_code, response.headers, body)
         except httpx.HTTPError as exc:
             raise _error(self._ranges.url, exc) from exc
 
     def pread_ends(self, head: int, tail: int) -> Ends:
         """The first and last bytes, of one version; asked again once if they differ."""
-        get: Callable[[str], httpx.Response] = self._get
         for _ in range(2):
-            ends = self._ranges.pin(get(f"0-{head - 1}"), get(f"-{tail}"), head)
+            first, last = self._get(f"0-{head - 1}", head), self._get(f"-{tail}", tail)
+            ends = self._ranges.pin(first, last, head)
             if ends is not None:
                 return ends
         raise self._ranges.two_versions()
 
     def pread_into(self, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* from the pinned version."""
-        response = self._get(f"{offset}-{offset + len(buffer) - 1}")
+        response = self._get(f"{offset}-{offset + len(buffer) - 1}", len(buffer))
         buffer[:] = self._ranges.exact(response, offset, len(buffer))
 
     def window(self, offset: int, length: int) -> memoryview | None:
