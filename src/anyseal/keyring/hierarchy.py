@@ -153,6 +153,10 @@ class Partition:
         while len(self.older) > _OLD_KEYS_MAX:
             self.older.popitem(last=False)
 
+    def clear(self) -> None:
+        """Drop all keys."""
+        self.latest = self.older = None
+
     def forget(self, key_id: str, created: int) -> None:
         """Drop a key that the metastore no longer has."""
         if self.latest is not None and (self.latest.id, self.latest.created) == (key_id, created):
@@ -440,9 +444,7 @@ class KeyHierarchy:
             older = partition.older
             cached = older.get((record.id, record.created)) if older else None
         if cached is None:
-            cached = IntermediateKey(
-                record, unwrap_key(record.key, parent.slot), partition.id
-            )
+            cached = IntermediateKey(record, unwrap_key(record.key, parent.slot), partition.id)
         cached.revoked = record.revoked
         return self._stamp(cached, parent)
 
@@ -641,11 +643,17 @@ class KeyHierarchy:
     # ---- lifecycle ----
 
     def forget(self, partition: str | None = None) -> None:
-        """Drop cached keys, of one partition or of all, so that the next use looks again."""
+        """Drop cached keys, of one partition or of all, so that the next use looks again.
+
+        The partitions stay, for sessions have them: theirs are the keys that must not seal on.
+        """
         if partition is not None:
-            self._partitions.pop(partition, None)
+            found = self._partitions.get(partition)
+            if found is not None:
+                found.clear()
             return
-        self._partitions.clear()
+        for found in list(self._partitions.values()):
+            found.clear()
         self._system.clear()
         self._latest_system = None
         self._unknown.clear()
@@ -656,6 +664,7 @@ class KeyHierarchy:
             return
         self._closed = True
         self.forget()
+        self._partitions.clear()
         await self.metastore.aclose()
         close = getattr(self.kms, "aclose", None)
         if close is not None:
