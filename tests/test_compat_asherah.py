@@ -84,6 +84,7 @@ VARIABLES = [
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No setting of this machine, and nothing left over for the next test."""
+    before = dict(os.environ)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(hooks, "_verbose", False)
@@ -91,6 +92,8 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     asherah.set_log_hook(None)
     asherah.set_metrics_hook(None)
     asherah.shutdown()
+    os.environ.clear()  # setenv() writes past monkeypatch
+    os.environ.update(before)
 
 
 @pytest.fixture
