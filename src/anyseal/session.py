@@ -159,7 +159,7 @@ class Session(SessionBase):
         """Encrypt *data* into a DataRowRecord.
 
         Args:
-            data: Contiguous bytes-like, 0 bytes to 1 GiB. Empty data is data.
+            data: Contiguous bytes-like, 0 bytes to just under 2 GiB. Empty is data.
 
         Returns:
             The record: JSON text of about 240 bytes and 4/3 of the data.
