@@ -10,7 +10,7 @@ from typing import Literal
 import anyio
 
 from anyseal.errors import ConfigurationError
-from anyseal.keyring.hierarchy import KeyHierarchy
+from anyseal.keyring.hierarchy import SHRED_WAIT, KeyHierarchy
 from anyseal.ports import AuditEvent, AuditHook, KeyRecord, MetastoreAdmin
 
 __all__ = ["KeyAdmin", "KeyStatus", "ShredReport"]
@@ -163,6 +163,7 @@ class KeyAdmin:
         if key_id is None and partition is None and created_before is None and type is None:
             raise ValueError("revoke needs a criterion: key_id, partition, created_before or type")
         count = 0
+        touched: set[str | None] = set()
         for key in await self.list(partition):
             if (
                 (key_id is not None and key.id != key_id)
@@ -173,16 +174,20 @@ class KeyAdmin:
                 continue
             if await self._store.revoke(key.id, key.created):
                 count += 1
+                touched.add(key.partition)
                 self._audited(key.partition, key.id, "revoke")
-        self._hierarchy.forget()
+        if None in touched:  # a system key: all partitions' keys may be under it
+            self._hierarchy.forget()
+        for name in touched - {None}:
+            self._hierarchy.forget(name)
         return count
 
     async def shred(self, partition: str, *, wait: bool = True) -> ShredReport:
         """Make everything that *partition* sealed unreadable, for good.
 
-        Its keys are revoked; after the revoke-check interval, when no process has them cached any
-        more, they are deleted. Stop the partition's traffic first: what another process seals
-        meanwhile is lost with the rest. Backups of the metastore undo it.
+        Its keys are revoked; after the revoke-check interval and a tenth, when no process has them
+        cached any more, they are deleted. Stop the partition's traffic first: what another process
+        seals meanwhile is lost with the rest. Backups of the metastore undo it.
 
         Args:
             partition: Whose keys to delete.
@@ -190,7 +195,7 @@ class KeyAdmin:
                 until they look again.
         """
         await self.revoke(partition=partition)
-        pause = self._hierarchy.policy.revoke_check_interval if wait else 0.0
+        pause = self._hierarchy.policy.revoke_check_interval * SHRED_WAIT if wait else 0.0
         await anyio.sleep(pause)
         count = 0
         for key in await self.list(partition):
