@@ -39,16 +39,15 @@ from anyseal.keys import Key, Slot
 from anyseal.ports import CacheEvent, KeyRecord, Kms, Metastore, MetricsHook, TimingEvent
 from anyseal.record import RowKey, unwrap_key, wrap_key
 
-__all__ = ["SHRED_WAIT", "IntermediateKey", "KeyHierarchy", "Partition", "SystemKey", "trim"]
+__all__ = ["REVOKED_STALE_AT", "IntermediateKey", "KeyHierarchy", "Partition", "SystemKey", "trim"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("anyseal.hierarchy")
 
 _REFRESH_AT = 0.9  # of the revoke-check interval: one caller refreshes while the others go on
-_REVOKED_STALE_AT = 0.1  # of it: a revoked key may be about to be deleted
-SHRED_WAIT = 1 + _REVOKED_STALE_AT
-"""Revoke-check intervals from a revocation until no process opens without looking again."""
+REVOKED_STALE_AT = 0.1
+"""Of the revoke-check interval: a revoked key is looked up sooner, for it may get deleted."""
 _CREATE_ATTEMPTS = 4
 _UNKNOWN_KEYS_MAX = 1000
 _SYSTEM_KEYS_MAX = 1000
@@ -473,7 +472,7 @@ class KeyHierarchy:
         """Set how long *key* may be used from this look at the metastore on."""
         now = time.monotonic()
         interval = self.policy.revoke_check_interval
-        key.stale_at = now + interval * (_REVOKED_STALE_AT if key.revoked else 1.0)
+        key.stale_at = now + interval * (REVOKED_STALE_AT if key.revoked else 1.0)
         if key.revoked or self._dated_ahead(key.created) or not self._system_valid(parent):
             key.seal_until = key.refresh_at = 0.0
             return key

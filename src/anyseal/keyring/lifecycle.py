@@ -10,7 +10,7 @@ from typing import Literal
 import anyio
 
 from anyseal.errors import ConfigurationError
-from anyseal.keyring.hierarchy import SHRED_WAIT, KeyHierarchy
+from anyseal.keyring.hierarchy import REVOKED_STALE_AT, KeyHierarchy
 from anyseal.ports import AuditEvent, AuditHook, KeyRecord, MetastoreAdmin
 
 __all__ = ["KeyAdmin", "KeyStatus", "ShredReport"]
@@ -44,7 +44,7 @@ class ShredReport:
     partition: str
     keys_deleted: int
     waited: float
-    """Seconds between revoking and deleting."""
+    """Seconds, until no process could open any more."""
 
 
 class KeyAdmin:
@@ -185,9 +185,10 @@ class KeyAdmin:
     async def shred(self, partition: str, *, wait: bool = True) -> ShredReport:
         """Make everything that *partition* sealed unreadable, for good.
 
-        Its keys are revoked; after the revoke-check interval and a tenth, when no process has them
-        cached any more, they are deleted. Stop the partition's traffic first: what another process
-        seals meanwhile is lost with the rest. Backups of the metastore undo it.
+        Its keys are revoked; after the revoke-check interval, when every process knows, they are
+        deleted; after another tenth of it no process has them cached any more. Stop the
+        partition's traffic first: what another process seals meanwhile is lost with the rest.
+        Backups of the metastore undo it.
 
         Args:
             partition: Whose keys to delete.
@@ -195,7 +196,7 @@ class KeyAdmin:
                 until they look again.
         """
         await self.revoke(partition=partition)
-        pause = self._hierarchy.policy.revoke_check_interval * SHRED_WAIT if wait else 0.0
+        pause = self._hierarchy.policy.revoke_check_interval if wait else 0.0
         await anyio.sleep(pause)
         count = 0
         for key in await self.list(partition):
@@ -203,7 +204,9 @@ class KeyAdmin:
                 count += 1
                 self._audited(partition, key.id, "shred")
         self._hierarchy.forget(partition)
-        return ShredReport(partition=partition, keys_deleted=count, waited=pause)
+        await anyio.sleep(pause * REVOKED_STALE_AT)
+        waited = pause * (1 + REVOKED_STALE_AT)
+        return ShredReport(partition=partition, keys_deleted=count, waited=waited)
 
     def _audited(
         self, partition: str | None, key_id: str, operation: Literal["revoke", "rotate", "shred"]
