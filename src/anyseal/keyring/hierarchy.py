@@ -128,7 +128,7 @@ class IntermediateKey:
 class Partition:
     """The keys of one partition that are at hand."""
 
-    __slots__ = ("id", "latest", "name", "older", "refreshing", "session_until")
+    __slots__ = ("__weakref__", "id", "latest", "name", "older", "refreshing", "session_until")
 
     def __init__(self, name: str, ik_id: str) -> None:
         self.name = name
