@@ -6,6 +6,7 @@ The settings are an ``anyseal.settings.SessionSettings``, which stands on the fl
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from anyseal.errors import ConfigurationError
 from anyseal.kms.static import StaticKms
@@ -131,18 +132,30 @@ def metastore_of(settings: Any) -> Metastore:
             raise ConfigurationError("the sqlite metastore needs sqlite_path")
         return _sql(settings, path if "://" in path else f"sqlite://{path}")
     if name in ("rdbms", "postgres", "mysql"):
-        found = (
-            settings.connection_string
-            or settings.postgres_url
-            or settings.mysql_url
-            or (settings.sqlite_path and f"sqlite://{settings.sqlite_path}")
-        )
-        if not found:
-            raise ConfigurationError("a SQL metastore needs connection_string")
-        return _sql(settings, found)
+        return _sql(settings, _database(settings, name))
     raise ConfigurationError(
         f"unknown metastore {settings.metastore!r}: one of {', '.join(_METASTORES)}"
     )
+
+
+def _database(settings: Any, metastore: str) -> str:
+    """The connection string: the one of the named kind, where there are several."""
+    path = settings.sqlite_path
+    known = {
+        "postgres": settings.postgres_url,
+        "mysql": settings.mysql_url,
+        "sqlite": path and f"sqlite://{path}",
+    }
+    if settings.connection_string:
+        return str(settings.connection_string)
+    given = [url for kind, url in known.items() if url and metastore in (kind, "rdbms")]
+    if not given:
+        raise ConfigurationError("a SQL metastore needs connection_string")
+    if len(given) > 1:
+        raise ConfigurationError(
+            "several databases are given: name one as the metastore (sqlite, postgres or mysql)"
+        )
+    return str(given[0])
 
 
 def _sql(settings: Any, url: str) -> Metastore:
@@ -154,7 +167,9 @@ def _sql(settings: Any, url: str) -> Metastore:
         "pool_max_lifetime": settings.pool_max_lifetime,
         "pool_max_idle_time": settings.pool_max_idle_time,
     }
-    return SqlMetastore(
+    if settings.mysql_tls_mode and not url.startswith(("sqlite:", "postgres")):
+        url += ("&" if "?" in url else "?") + f"tls={quote(settings.mysql_tls_mode)}"
+    return SqlMetastore.from_connection_string(
         url,
         replica_consistency=settings.replica_read_consistency,
         **{name: value for name, value in pool.items() if value is not None},
