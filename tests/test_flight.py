@@ -90,15 +90,14 @@ async def test_flight_survives_a_cancelled_leader() -> None:
         got.append(await flights.run("k", work))
 
     work.seconds = 60
-    async with anyio.create_task_group() as group:
-        async with anyio.create_task_group() as leader:
-            leader.start_soon(ask)
-            await anyio.wait_all_tasks_blocked()
-            for _ in range(10):
-                group.start_soon(ask)
-            await anyio.wait_all_tasks_blocked()
-            work.seconds = 0.01
-            leader.cancel_scope.cancel()
+    async with anyio.create_task_group() as group, anyio.create_task_group() as leader:
+        leader.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(10):
+            group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        work.seconds = 0.01
+        leader.cancel_scope.cancel()
     assert ([2] * 10, 2) == (got, work.calls)
 
 
