@@ -89,13 +89,15 @@ async def test_flight_survives_a_cancelled_leader() -> None:
     async def ask() -> None:
         got.append(await flights.run("k", work))
 
-    async with anyio.create_task_group() as group:
-        with anyio.move_on_after(0.01):
-            async with anyio.create_task_group() as inner:
-                inner.start_soon(ask)
-                await anyio.wait_all_tasks_blocked()
-                for _ in range(10):
-                    group.start_soon(ask)
+    work.seconds = 60
+    async with anyio.create_task_group() as group, anyio.create_task_group() as leader:
+        leader.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(10):
+            group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        work.seconds = 0.01
+        leader.cancel_scope.cancel()
     assert ([2] * 10, 2) == (got, work.calls)
 
 
@@ -111,8 +113,10 @@ async def test_flight_survives_a_cancelled_waiter() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
-        with anyio.move_on_after(0.001):
-            await ask()
+        async with anyio.create_task_group() as waiter:
+            waiter.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            waiter.cancel_scope.cancel()
         group.start_soon(ask)
     assert ([1, 1], 1) == (got, work.calls)
     assert not flights._flights
