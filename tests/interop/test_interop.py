@@ -249,7 +249,7 @@ def shared(
         config["PreferredRegion"] = REGION
     else:
         config["StaticMasterKeyHex"] = MASTER
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    for name in [n for n in os.environ if n.startswith("AWS_") or n == "STATIC_MASTER_KEY_HEX"]:
         monkeypatch.delenv(name)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
