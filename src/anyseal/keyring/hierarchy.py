@@ -440,9 +440,7 @@ class KeyHierarchy:
             older = partition.older
             cached = older.get((record.id, record.created)) if older else None
         if cached is None:
-            cached = IntermediateKey(
-                record, unwrap_key(record.key, parent.slot), partition.id
-            )
+            cached = IntermediateKey(record, unwrap_key(record.key, parent.slot), partition.id)
         cached.revoked = record.revoked
         return self._stamp(cached, parent)
 
