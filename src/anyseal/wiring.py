@@ -155,10 +155,18 @@ def _sql(settings: Any, url: str) -> Metastore:
         "pool_max_idle_time": settings.pool_max_idle_time,
     }
     return SqlMetastore.from_connection_string(
-        url,
+        _with_tls(url, settings.mysql_tls_mode),
         replica_consistency=settings.replica_read_consistency,
         **{name: value for name, value in pool.items() if value is not None},
     )
+
+
+def _with_tls(url: str, mode: str | None) -> str:
+    """MySQL's connection string with the TLS mode that is set apart from it."""
+    scheme, _, rest = url.partition("://")
+    if not mode or (rest and not scheme.lower().startswith(("mysql", "mariadb"))):
+        return url
+    return f"{url}{'&' if '?' in url.rpartition('/')[2] else '?'}tls={mode}"
 
 
 def _dynamodb(settings: Any) -> Metastore:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 from anyseal import offload
 from anyseal.keyring.hierarchy import IntermediateKey
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
-from anyseal.session import FactoryBase, SessionBase, decode_text, encode_text
+from anyseal.session import FactoryBase, SessionBase, bytes_like, decode_text, encode_text
 
 __all__ = ["RowStore", "Session", "SessionFactory"]
 
@@ -37,18 +37,19 @@ class Session(SessionBase):
         self._check()
         key = self._partition.sealing_hit()
         if key is not None:
-            if self._hierarchy.metrics is not None:
-                self._hierarchy.count_hit()
+            self._hierarchy.count_hit()
             return key
         return offload.wait(self._hierarchy.sealing_key, self._partition)
 
     def _encrypt(self, data: Any, seal: Any) -> Any:
-        if self._observed():
-            with self._observation("encrypt") as observation:
-                key = self._sealing_key()
-                observation.key_id = key.id
-                return seal(data, key.row_key)
-        return seal(data, self._sealing_key().row_key)
+        if not self._observed():
+            bytes_like(data)  # before a key is looked for, or even made
+            return seal(data, self._sealing_key().row_key)
+        with self._observation("encrypt") as observation:
+            bytes_like(data)
+            key = self._sealing_key()
+            observation.key_id = key.id
+            return seal(data, key.row_key)
 
     def encrypt(self, data: Any) -> str:
         """Encrypt *data* into a DataRowRecord, in the caller's thread."""
@@ -104,7 +105,9 @@ class Session(SessionBase):
         key = None
         if self._hierarchy.may_open(partition.name, parsed.key_id):
             key = partition.opening_hit(parsed.key_id, parsed.created)
-        if key is None:
+        if key is not None:
+            self._hierarchy.count_hit()
+        else:
             key = offload.wait(
                 self._hierarchy.opening_key, partition, parsed.key_id, parsed.created
             )

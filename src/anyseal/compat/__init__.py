@@ -1,0 +1,1 @@
+"""The programming interfaces of other libraries, over anyseal. One module for each."""
