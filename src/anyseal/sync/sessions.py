@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 from anyseal import offload
 from anyseal.keyring.hierarchy import IntermediateKey
-from anyseal.record import open_parsed, parse_row, seal_row, seal_row_text
+from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 from anyseal.session import FactoryBase, SessionBase, bytes_like, decode_text, encode_text
 
 __all__ = ["RowStore", "Session", "SessionFactory"]
@@ -54,7 +54,13 @@ class Session(SessionBase):
     def encrypt(self, data: Any) -> str:
         """Encrypt *data* into a DataRowRecord, in the caller's thread."""
         key = self._partition.latest
-        if key is None or self._closed or self._observed() or time.monotonic() >= key.refresh_at:
+        if (
+            key is None
+            or self._closed
+            or self._audit is not None
+            or self._hierarchy.metrics is not None
+            or time.monotonic() >= key.refresh_at
+        ):
             result: str = self._encrypt(data, seal_row_text)
             return result
         return seal_row_text(data, key.row_key)
@@ -74,13 +80,21 @@ class Session(SessionBase):
 
     def decrypt(self, row: str | bytes) -> bytes:
         """Decrypt a DataRowRecord, in the caller's thread."""
-        if not self._closed and not self._observed():
-            data = self._open_hit(row)
+        key = self._partition.latest
+        if (
+            key is not None
+            and not self._closed
+            and self._audit is None
+            and self._hierarchy.metrics is None
+            and time.monotonic() < key.stale_at
+        ):
+            data = open_row(row, key.row_key)
             if data is not None:
                 return data
-            return self._decrypt(row, None)
-        with self._observation("decrypt") as observation:
-            return self._decrypt(row, observation)
+        if self._observed():
+            with self._observation("decrypt") as observation:
+                return self._decrypt(row, observation)
+        return self._decrypt(row, None)
 
     def _decrypt(self, row: Any, observation: Any) -> bytes:
         self._check()
