@@ -189,10 +189,6 @@ class Partition:
         self.older[key.id, key.created] = key
         trim(self.older, _OLD_KEYS_MAX)
 
-    def clear(self) -> None:
-        """Drop all keys."""
-        self.latest = self.older = None
-
     def forget(self, key_id: str, created: int) -> None:
         """Drop a key that the metastore no longer has."""
         if self.latest is not None and (self.latest.id, self.latest.created) == (key_id, created):
