@@ -10,7 +10,7 @@ import pytest
 
 from anyseal import MetastoreError
 from anyseal.errors import KeyNotFoundError
-from anyseal.keyring.hierarchy import Partition
+from anyseal.keyring.cached import Partition
 from anyseal.record import parse_row
 from anyseal.testing import Clock
 from doubles import IK, SK, World

@@ -20,7 +20,8 @@ import anyio.lowlevel
 from anyseal import offload
 from anyseal._ffi import view
 from anyseal.errors import ConfigurationError, FormatError
-from anyseal.keyring.hierarchy import IntermediateKey, KeyHierarchy, Partition, trim
+from anyseal.keyring.cached import IntermediateKey, Partition, trim
+from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.ports import AuditEvent, AuditHook, CacheEvent, MetricsHook, TimingEvent
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 

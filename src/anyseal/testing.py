@@ -13,6 +13,7 @@ from typing import Any
 from anyseal import session as _session
 from anyseal import value as _value
 from anyseal.config import CryptoPolicy
+from anyseal.keyring import cached as _cached
 from anyseal.keyring import hierarchy as _hierarchy
 from anyseal.keyring import lifecycle as _lifecycle
 from anyseal.keyring.hierarchy import KeyHierarchy
@@ -36,7 +37,14 @@ class Clock:
     It replaces the time that anyseal's own modules see, in this process.
     """
 
-    _MODULES: tuple[Any, ...] = (_hierarchy, _lifecycle, _session, _sync_sessions, _value)
+    _MODULES: tuple[Any, ...] = (
+        _cached,
+        _hierarchy,
+        _lifecycle,
+        _session,
+        _sync_sessions,
+        _value,
+    )
 
     def __init__(self, start: float | None = None) -> None:
         self.now = _time.time() if start is None else start

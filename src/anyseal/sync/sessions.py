@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol, Self
 
 from anyseal import offload
-from anyseal.keyring.hierarchy import IntermediateKey
+from anyseal.keyring.cached import IntermediateKey
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 from anyseal.session import FactoryBase, SessionBase, bytes_like, decode_text, encode_text
 
