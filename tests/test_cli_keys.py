@@ -272,8 +272,8 @@ def test_shred_waits_until_no_process_has_the_keys(keys: Keys) -> None:
     keys.write(keys.settings | {"CheckInterval": 1})
     start = time.monotonic()
     found = keys.json("shred", "a", "--yes")
-    assert {"partition": "a", "keys_deleted": 1, "waited": 1.0} == found
-    assert time.monotonic() - start >= 1
+    assert ("a", 1) == (found["partition"], found["keys_deleted"])
+    assert 1 <= found["waited"] <= time.monotonic() - start
 
 
 def test_audit_is_an_exit_code(keys: Keys) -> None:

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 import anyio
-from anyio import from_thread
 from anyio.lowlevel import current_token
 
 __all__ = ["SingleFlight"]
 
 T = TypeVar("T")
 
+PATIENCE = 5.0
+"""Seconds to wait for another event loop's call before making one's own. That loop may be gone,
+or blocked: by the very thread that waits here."""
+
+_live: weakref.WeakSet[SingleFlight[Any]] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for flights in list(_live):
+        flights._renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)
+
 
 class _Flight:
     """One call under way, and those who wait for it."""
 
-    __slots__ = ("done", "error", "pid", "result", "waiters")
+    __slots__ = ("done", "error", "result", "token", "waiters")
 
-    def __init__(self) -> None:
-        self.pid = os.getpid()
+    def __init__(self, token: Any) -> None:
+        self.token = token
+        """The event loop that makes the call."""
         self.done = False
         self.result: Any = None
         self.error: Exception | None = None
@@ -35,32 +51,43 @@ class SingleFlight(Generic[T]):
 
     The first caller runs it; those who come meanwhile get its result or its exception. If the
     first caller is cancelled one of the others takes over, so that a cancellation ends nobody
-    else's call. A forked child does not wait for its parent.
+    else's call. A forked child does not wait for its parent, nor an event loop for another one
+    longer than ``PATIENCE``.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[Hashable, _Flight] = {}
+        _live.add(self)
+
+    def _renew(self) -> None:
+        """In a forked child: the parent's calls, and its threads that hold the lock, are gone."""
+        self._lock = threading.Lock()
+        self._flights = {}
 
     async def run(self, key: Hashable, function: Callable[[], Awaitable[T]]) -> T:
         """The result of *function*, called here or by someone else for the same *key*."""
+        here = current_token()
+        passed_by: _Flight | None = None
         while True:
             with self._lock:
                 flight = self._flights.get(key)
-                leads = flight is None or flight.pid != os.getpid()
+                leads = flight is None or flight is passed_by
                 if flight is None or leads:
-                    flight = self._flights[key] = _Flight()
+                    flight = self._flights[key] = _Flight(here)
                 else:
                     landed = anyio.Event()
-                    flight.waiters.append((current_token(), landed))
+                    flight.waiters.append((here, landed))
             if leads:
                 return await self._lead(key, flight, function)
-            await landed.wait()
+            with anyio.move_on_after(None if flight.token == here else PATIENCE):
+                await landed.wait()
             if flight.error is not None:
-                raise flight.error
+                raise _twin(flight.error)
             if flight.done:
                 result: T = flight.result
                 return result
+            passed_by = flight
 
     async def _lead(
         self, key: Hashable, flight: _Flight, function: Callable[[], Awaitable[T]]
@@ -77,20 +104,34 @@ class SingleFlight(Generic[T]):
             with self._lock:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
-                waiters = flight.waiters
-            here = current_token()
-            for token, landed in waiters:
-                if token == here:
+            elsewhere: dict[Any, list[anyio.Event]] = {}
+            for token, landed in flight.waiters:
+                if token == flight.token:
                     landed.set()
                 else:
-                    _set_elsewhere(token, landed)
+                    elsewhere.setdefault(token, []).append(landed)
+            for token, events in elsewhere.items():
+                _set_elsewhere(token, events)
 
 
-def _set_elsewhere(token: Any, landed: anyio.Event) -> None:
-    """Set an event of another loop, without waiting for that loop."""
+def _twin(error: Exception) -> Exception:
+    """*error* for one more caller: raised by all, it would collect the traceback of each."""
+    with contextlib.suppress(Exception):
+        twin = copy.copy(error)
+        if type(twin) is type(error):
+            twin.__cause__ = error
+            return twin
+    return error
 
-    def tell() -> None:
-        with contextlib.suppress(Exception):  # that loop may have ended, and its waiters with it
-            from_thread.run_sync(landed.set, token=token)
 
-    threading.Thread(target=tell, daemon=True, name="anyseal-flight").start()
+def _set_elsewhere(token: Any, events: list[anyio.Event]) -> None:
+    """Set the events of another loop, without waiting for that loop."""
+
+    def set_all() -> None:
+        for event in events:
+            event.set()
+
+    loop = token.native_token
+    soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon  # asyncio, trio
+    with contextlib.suppress(Exception):  # that loop may have ended, and its waiters with it
+        soon(set_all)

@@ -15,12 +15,13 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import anyio
+import anyio.lowlevel
 
 from anyseal import offload
 from anyseal._ffi import view
 from anyseal.errors import ConfigurationError, FormatError
-from anyseal.keyring.hierarchy import IntermediateKey, KeyHierarchy, Partition
-from anyseal.keyring.static import partition_bytes
+from anyseal.keyring.cached import IntermediateKey, Partition, trim
+from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.ports import AuditEvent, AuditHook, CacheEvent, MetricsHook, TimingEvent
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 
@@ -30,6 +31,7 @@ __all__ = [
     "Session",
     "SessionBase",
     "SessionFactory",
+    "bytes_like",
     "decode_text",
     "encode_text",
 ]
@@ -50,7 +52,15 @@ class RowStore(Protocol):
         ...
 
 
-def _bytes_like(data: Any) -> int:
+async def _breathe(done: int) -> int:
+    """Let other tasks run after every so many characters; returns those since then."""
+    if done < INLINE_ROW_BYTES:
+        return done
+    await anyio.lowlevel.checkpoint()
+    return 0
+
+
+def bytes_like(data: Any) -> int:
     """The length of a bytes-like in bytes. Raises TypeError."""
     return len(data) if type(data) is bytes else len(view(data))
 
@@ -99,7 +109,10 @@ class SessionBase:
             raise ConfigurationError("the session is closed")
 
     def _open_hit(self, row: Any) -> bytes | None:
-        """Open a row of the usual layout under the usual key, without a look at anything else."""
+        """Open a row of the usual layout under the usual key, without a look at anything else.
+
+        The sessions' own methods have this inline: a call is a tenth of a small row.
+        """
         key = self._partition.latest
         if key is None or time.monotonic() >= key.stale_at:
             return None
@@ -159,7 +172,7 @@ class Session(SessionBase):
         """Encrypt *data* into a DataRowRecord.
 
         Args:
-            data: Contiguous bytes-like, 0 bytes to 1 GiB. Empty data is data.
+            data: Contiguous bytes-like, 0 to 2**31 - 32 bytes. Empty data is data.
 
         Returns:
             The record: JSON text of about 240 bytes and 4/3 of the data.
@@ -171,14 +184,14 @@ class Session(SessionBase):
         Cost: on a warm key one C call and no suspension up to 64 KiB, else a worker thread.
         Source: the public DataRowRecord format; docs/sessions.md.
         """
-        if self._observed():
+        if self._audit is not None or self._hierarchy.metrics is not None:
             with _Observation(self, "encrypt") as observation:
                 text: str = await self._encrypt(data, seal_row_text, observation)
                 return text
         if self._closed:
             self._check()
         key = self._partition.sealing_hit()
-        if key is None or _bytes_like(data) > INLINE_ROW_BYTES:
+        if key is None or bytes_like(data) > INLINE_ROW_BYTES:
             result: str = await self._encrypt(data, seal_row_text)
             return result
         return seal_row_text(data, key.row_key)
@@ -193,7 +206,7 @@ class Session(SessionBase):
         return found
 
     async def _encrypt(self, data: Any, seal: Any, observation: _Observation | None = None) -> Any:
-        size = _bytes_like(data)
+        size = bytes_like(data)
         key = await self._sealing_key()
         if observation is not None:
             observation.key_id = key.id
@@ -206,8 +219,13 @@ class Session(SessionBase):
         return await self.encrypt(encode_text(text))
 
     async def encrypt_many(self, items: Iterable[Any]) -> list[str]:
-        """Encrypt each of *items*, under one look-up of the key."""
-        return [await self.encrypt(item) for item in items]
+        """Encrypt each of *items*; lets other tasks run in between."""
+        rows, done = [], 0
+        for item in items:
+            row = await self.encrypt(item)
+            rows.append(row)
+            done = await _breathe(done + len(row))
+        return rows
 
     async def decrypt(self, row: str | bytes) -> bytes:
         """Decrypt a DataRowRecord.
@@ -228,13 +246,18 @@ class Session(SessionBase):
 
         Cost: as :meth:`encrypt`. Writes nothing to the metastore.
         """
-        if self._observed():
+        if self._audit is not None or self._hierarchy.metrics is not None:
             with _Observation(self, "decrypt") as observation:
                 return await self._decrypt(row, observation)
         if self._closed:
             self._check()
-        if _row_length(row) <= INLINE_ROW_BYTES:
-            data = self._open_hit(row)
+        key = self._partition.latest
+        if (
+            key is not None
+            and _row_length(row) <= INLINE_ROW_BYTES
+            and time.monotonic() < key.stale_at
+        ):
+            data = open_row(row, key.row_key)
             if data is not None:
                 return data
         return await self._decrypt(row)
@@ -257,8 +280,12 @@ class Session(SessionBase):
         return decode_text(await self.decrypt(row))
 
     async def decrypt_many(self, rows: Iterable[str | bytes]) -> list[bytes]:
-        """Decrypt each of *rows*."""
-        return [await self.decrypt(row) for row in rows]
+        """Decrypt each of *rows*; lets other tasks run in between."""
+        items, done = [], 0
+        for row in rows:
+            items.append(await self.decrypt(row))
+            done = await _breathe(done + len(row))
+        return items
 
     async def store(self, key: str, data: Any, rows: RowStore) -> None:
         """Encrypt *data* and keep the record in *rows* under *key*."""
@@ -331,19 +358,14 @@ class FactoryBase:
         now, cached = time.monotonic(), self._cache.get(partition)
         if cached is not None and now < cached.session_until:
             self._count("hit")
-            with contextlib.suppress(KeyError):  # another thread has dropped it meanwhile
+            with contextlib.suppress(KeyError):  # another thread dropped it meanwhile
                 self._cache.move_to_end(partition)
             return cached
-        self._count("miss" if cached is None else "stale")
-        if cached is not None:
-            self.hierarchy.forget(partition)
-        else:
-            partition_bytes(partition)
         found = self.hierarchy.partition(partition)
+        self._count("miss" if cached is None else "stale")
         found.session_until = now + policy.session_cache_duration
         self._cache[partition] = found
-        while len(self._cache) > policy.session_cache_size:
-            self._cache.popitem(last=False)
+        trim(self._cache, policy.session_cache_size)
         return found
 
     def _count(self, outcome: Any) -> None:

@@ -43,10 +43,10 @@ def _flag(value: Any) -> bool:
 def _number(value: Any) -> float:
     if isinstance(value, str):
         try:
-            return float(value)
+            value = float(value)
         except ValueError:
             raise TypeError("a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
         raise TypeError("a number")
     return float(value)
 
@@ -77,6 +77,16 @@ def _names(value: Any) -> tuple[str, ...]:
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         return tuple(value)
     raise TypeError("a list of str")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's members; TOML refuses doubles by itself."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is set twice")
+        found[name] = value
+    return found
 
 
 def _setting(
@@ -214,8 +224,9 @@ class SessionSettings:
         file = Path(path)
         try:
             text = file.read_text(encoding="utf-8")
-            parsed = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
-        except (OSError, ValueError) as exc:
+            toml = file.suffix == ".toml"
+            parsed = tomllib.loads(text) if toml else json.loads(text, object_pairs_hook=_once)
+        except (OSError, ValueError, RecursionError) as exc:
             raise ConfigurationError(f"{file}: {exc}") from None
         if not isinstance(parsed, dict):
             raise ConfigurationError(f"{file}: not an object of settings")
@@ -265,6 +276,8 @@ class SessionSettings:
         suffix = self.region_suffix
         if self.enable_region_suffix and suffix is None:
             suffix = getattr(metastore, "region_suffix", None) or self.dynamodb_region
+            if not suffix:
+                raise ConfigurationError("enable_region_suffix needs a region: set region_suffix")
         return KeyHierarchy(
             kms_of(self),
             metastore,

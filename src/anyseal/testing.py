@@ -13,12 +13,14 @@ from typing import Any
 from anyseal import session as _session
 from anyseal import value as _value
 from anyseal.config import CryptoPolicy
+from anyseal.keyring import cached as _cached
 from anyseal.keyring import hierarchy as _hierarchy
 from anyseal.keyring import lifecycle as _lifecycle
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.kms.static import StaticKms
 from anyseal.metastore.memory import MemoryMetastore
 from anyseal.ports import AuditEvent, CacheEvent, TimingEvent
+from anyseal.sync import sessions as _sync_sessions
 
 __all__ = ["Clock", "Recorder", "memory_hierarchy"]
 
@@ -35,10 +37,18 @@ class Clock:
     It replaces the time that anyseal's own modules see, in this process.
     """
 
-    _MODULES: tuple[Any, ...] = (_hierarchy, _lifecycle, _session, _value)
+    _MODULES: tuple[Any, ...] = (
+        _cached,
+        _hierarchy,
+        _lifecycle,
+        _session,
+        _sync_sessions,
+        _value,
+    )
 
     def __init__(self, start: float | None = None) -> None:
         self.now = _time.time() if start is None else start
+        self._started = _time.monotonic()
         self._ran = 0.0
         self._saved: list[Any] = []
 
@@ -63,7 +73,7 @@ class Clock:
 
     def monotonic(self) -> float:
         """What ``time.monotonic`` tells."""
-        return 1_000_000.0 + self._ran
+        return self._started + self._ran
 
     def perf_counter_ns(self) -> int:
         """The real one: durations stay real."""

@@ -131,18 +131,30 @@ def metastore_of(settings: Any) -> Metastore:
             raise ConfigurationError("the sqlite metastore needs sqlite_path")
         return _sql(settings, path if "://" in path else f"sqlite://{path}")
     if name in ("rdbms", "postgres", "mysql"):
-        found = (
-            settings.connection_string
-            or settings.postgres_url
-            or settings.mysql_url
-            or (settings.sqlite_path and f"sqlite://{settings.sqlite_path}")
-        )
-        if not found:
-            raise ConfigurationError("a SQL metastore needs connection_string")
-        return _sql(settings, found)
+        return _sql(settings, _database(settings, name))
     raise ConfigurationError(
         f"unknown metastore {settings.metastore!r}: one of {', '.join(_METASTORES)}"
     )
+
+
+def _database(settings: Any, metastore: str) -> str:
+    """The connection string: the one of the named kind, where there are several."""
+    path = settings.sqlite_path
+    known = {
+        "postgres": settings.postgres_url,
+        "mysql": settings.mysql_url,
+        "sqlite": path and f"sqlite://{path}",
+    }
+    if settings.connection_string:
+        return str(settings.connection_string)
+    given = [url for kind, url in known.items() if url and metastore in (kind, "rdbms")]
+    if not given:
+        raise ConfigurationError("a SQL metastore needs connection_string")
+    if len(given) > 1:
+        raise ConfigurationError(
+            "several databases are given: name one as the metastore (sqlite, postgres or mysql)"
+        )
+    return str(given[0])
 
 
 def _sql(settings: Any, url: str) -> Metastore:

@@ -1,21 +1,17 @@
 """Fuzz the readers of rows and key records: ``python tests/fuzz/fuzz_record.py CORPUS``.
 
-Needs atheris, which pytest does not: it does not run this file. A reader may refuse with a typed
-error; where it reads, the standard library's JSON must read the same.
+A reader may refuse with a typed error; where it reads, the standard library's JSON must read the
+same, and what opens is the plaintext.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 
-try:
-    import atheris
-except ImportError:
-    atheris = None
+from fuzz_common import fuzz, instrumented, variants
 
-with atheris.instrument_imports(include=["anyseal"]) if atheris else contextlib.nullcontext():
+with instrumented():
     from anyseal.errors import AnysealError, FormatError
     from anyseal.keys import Slot
     from anyseal.record import (
@@ -28,23 +24,28 @@ with atheris.instrument_imports(include=["anyseal"]) if atheris else contextlib.
     )
 
 ROW_KEY = RowKey(Slot.from_bytes(bytes(32)), "_IK_p_s_r", 1_700_000_000)
-
-
-ROW = seal_row(b"some data", ROW_KEY, 1_700_000_001)
+PLAIN = b"some data"
+ROW = seal_row(PLAIN, ROW_KEY, 1_700_000_001)
+KEY_RECORDS = [
+    b'{"Created":1700000000,"Key":"' + b"A" * 80 + b'"}',
+    b'{"Revoked":true,"Created":1700000000,"Key":"'
+    + b"A" * 80
+    + b'","ParentKeyMeta":{"KeyId":"_SK_s_r","Created":1600000000}}',
+]
+GOOD = SEEDS = [ROW, json.dumps(json.loads(ROW), indent=1).encode(), *KEY_RECORDS]
 
 
 def one_input(data: bytes) -> None:
-    """One input as it is, and spliced into a good row where its first two bytes say."""
-    readers(data)
-    if len(data) > 2:
-        at = data[0] % len(ROW)
-        readers(ROW[:at] + data[2:] + ROW[at + data[1] :])
+    """One input through every reader, alone and inside of each good text."""
+    for good in GOOD:
+        for text in variants(data, good):
+            readers(text)
 
 
 def readers(data: bytes) -> None:
     """One input through every reader."""
     with contextlib.suppress(AnysealError):
-        open_row(data, ROW_KEY)
+        assert open_row(data, ROW_KEY) in (None, PLAIN)
     with contextlib.suppress(FormatError):
         decode_key_record("_IK_p_s_r", 1_700_000_000, data)
     try:
@@ -57,11 +58,8 @@ def readers(data: bytes) -> None:
     assert parsed.created == parent["Created"]
     assert parsed.drk_created == row["Key"]["Created"]
     with contextlib.suppress(AnysealError):
-        open_parsed(parsed, ROW_KEY)
+        assert open_parsed(parsed, ROW_KEY) == PLAIN
 
 
 if __name__ == "__main__":
-    if atheris is None:
-        sys.exit("pip install atheris")
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
+    fuzz(one_input)

@@ -36,9 +36,9 @@ EPILOG = "\n\n".join(
         "ANYSEAL_PASSPHRASE), or from ANYSEAL_MASTER_KEY and ANYSEAL_PREVIOUS_MASTER_KEYS. Never "
         "from the command line.",
         "[bold]Exit codes:[/bold] 0 done; 1 the data does not open (altered, cut, wrong key, not "
-        "sealed), reading or writing failed, or keys deserve attention; 2 wrong usage (bad options, "
-        "no key, the output exists, binary to a terminal); 128 + N after signal N, so 130 after "
-        "Ctrl-C. What a pipe delivered counts only after 0.",
+        "sealed), reading or writing failed, or keys deserve attention; 2 wrong usage (bad "
+        "options, no key, the output exists, binary to a terminal); 128 + N after signal N, 130 "
+        "after Ctrl-C. What a pipe delivered counts only after 0.",
     )
 )
 

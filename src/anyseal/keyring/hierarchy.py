@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -19,11 +20,13 @@ from typing import Any, Self, TypeVar
 
 import anyio
 
-from anyseal._ffi import lib, view_writable
+from anyseal._ffi import lib, raise_for, view, view_writable
 from anyseal.config import KEY_BYTES, CryptoPolicy
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
+    DecryptionError,
+    FormatError,
     KeyNotFoundError,
     KmsError,
     MetastoreError,
@@ -31,138 +34,29 @@ from anyseal.errors import (
     WrongPartitionError,
 )
 from anyseal.flight import SingleFlight
+from anyseal.keyring.cached import (
+    REFRESH_AT,
+    IntermediateKey,
+    Partition,
+    SystemKey,
+    trim,
+)
 from anyseal.keyring.static import partition_bytes
 from anyseal.keys import Key, Slot
 from anyseal.ports import CacheEvent, KeyRecord, Kms, Metastore, MetricsHook, TimingEvent
-from anyseal.record import RowKey, unwrap_key, wrap_key
+from anyseal.record import unwrap_key, wrap_key
 
-__all__ = ["IntermediateKey", "KeyHierarchy", "Partition", "SystemKey"]
+__all__ = ["REVOKED_STALE_AT", "KeyHierarchy"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("anyseal.hierarchy")
 
-_REFRESH_AT = 0.9  # of the revoke-check interval: one caller refreshes while the others go on
+REVOKED_STALE_AT = 0.1
+"""Of the revoke-check interval: a revoked key is looked up sooner, for it may get deleted."""
 _CREATE_ATTEMPTS = 4
 _UNKNOWN_KEYS_MAX = 1000
-_OLD_KEYS_MAX = 100
-
-
-class SystemKey:
-    """An unwrapped system key."""
-
-    __slots__ = ("created", "id", "revoked", "slot", "stale_at")
-
-    def __init__(self, record: KeyRecord, slot: Slot, stale_at: float) -> None:
-        self.id = record.id
-        self.created = record.created
-        self.revoked = record.revoked
-        self.slot = slot
-        self.stale_at = stale_at
-
-
-class IntermediateKey:
-    """An unwrapped intermediate key: what rows and values of its partition are sealed under.
-
-    There may be a hundred thousand of them: each field counts (bench/sessions.py).
-    """
-
-    __slots__ = ("_key", "refresh_at", "revoked", "row_key", "seal_until", "stale_at")
-
-    def __init__(self, record: KeyRecord, slot: Slot, partition_id: str) -> None:
-        self.revoked = record.revoked
-        # The partition's own str where it is equal: the metastore gave another copy.
-        key_id = partition_id if partition_id == record.id else record.id
-        self.row_key = RowKey(slot, key_id, record.created)
-        self._key: Key | None = None
-        # Monotonic times, set at each look at the metastore (KeyHierarchy._stamp).
-        self.refresh_at = 0.0
-        """From here one caller looks again before sealing, while the others go on."""
-        self.seal_until = 0.0
-        """From here it seals no more."""
-        self.stale_at = 0.0
-        """From here nobody opens with it before it was looked up again."""
-
-    @property
-    def id(self) -> str:
-        """The id that rows name."""
-        return self.row_key.id
-
-    @property
-    def created(self) -> int:
-        """Seconds since the epoch."""
-        return self.row_key.created
-
-    @property
-    def key(self) -> Key:
-        """The key as everything but rows uses it; its id is created ‖ fingerprint."""
-        if self._key is None:
-            slot = self.row_key.slot
-            fingerprint = slot.derive_public(b"id", b"")
-            self._key = Key._from_slot(slot, self.created.to_bytes(8) + fingerprint[:8])
-        return self._key
-
-
-class Partition:
-    """The keys of one partition that are at hand."""
-
-    __slots__ = ("id", "latest", "name", "older", "refreshing", "session_until")
-
-    def __init__(self, name: str, ik_id: str) -> None:
-        self.name = name
-        self.id = ik_id
-        self.latest: IntermediateKey | None = None
-        self.older: OrderedDict[tuple[str, int], IntermediateKey] | None = None
-        self.refreshing = False
-        self.session_until = 0.0
-        """Monotonic: from here the session cache makes it anew."""
-
-    def sealing_hit(self) -> IntermediateKey | None:
-        """The key for new rows, if it may be used without looking again."""
-        key = self.latest
-        if key is None:
-            return None
-        now = time.monotonic()
-        if now < key.refresh_at or (self.refreshing and now < key.seal_until):
-            return key
-        return None
-
-    def opening_hit(self, key_id: str, created: int) -> IntermediateKey | None:
-        """The key that a row names, if it may be used without looking again."""
-        key = self.latest
-        if key is None or key.row_key.created != created or key.row_key.id != key_id:
-            key = self.older.get((key_id, created)) if self.older else None
-        return key if key is not None and time.monotonic() < key.stale_at else None
-
-    def promote(self, key: IntermediateKey) -> IntermediateKey:
-        """Make *key* the one that seals; the one before goes on opening."""
-        before, self.latest = self.latest, key
-        if before is not None and before is not key:
-            self.remember(before)
-        return key
-
-    def remember(self, key: IntermediateKey) -> None:
-        """Keep a key for opening."""
-        latest = self.latest
-        if latest is not None and (latest.id, latest.created) == (key.id, key.created):
-            self.latest = key
-            return
-        if self.older is None:
-            self.older = OrderedDict()
-        self.older[key.id, key.created] = key
-        while len(self.older) > _OLD_KEYS_MAX:
-            self.older.popitem(last=False)
-
-    def clear(self) -> None:
-        """Drop all keys."""
-        self.latest = self.older = None
-
-    def forget(self, key_id: str, created: int) -> None:
-        """Drop a key that the metastore no longer has."""
-        if self.latest is not None and (self.latest.id, self.latest.created) == (key_id, created):
-            self.latest = None
-        if self.older is not None:
-            self.older.pop((key_id, created), None)
+_SYSTEM_KEYS_MAX = 1000
 
 
 def _check_name(name: str, value: str, allow_ambiguous_ids: bool) -> str:
@@ -185,7 +79,8 @@ class KeyHierarchy:
         service: Part of every key id. Without ``_``, see *allow_ambiguous_ids*.
         product: Part of every key id.
         policy: Lifetimes and cache sizes.
-        region_suffix: Ends the ids of new keys, for global tables: the region's name.
+        region_suffix: Ends the ids of new keys, for global tables: the region's name. Default:
+            what the metastore says in its own ``region_suffix``, if it has one.
         recovery_region_suffixes: Other regions whose keys may open this one's records.
         allow_ambiguous_ids: Accept a service or product with ``_``. Ids are joined with ``_``, so
             that partition ``a`` of service ``b_c`` has the id of partition ``a_b`` of service
@@ -230,15 +125,26 @@ class KeyHierarchy:
         product = _check_name("product", product, allow_ambiguous_ids)
         self.kms = kms
         self.metastore = metastore
+        if region_suffix is None:  # a global table says which region's keys it makes
+            region_suffix = getattr(metastore, "region_suffix", None)
         self.policy = CryptoPolicy() if policy is None else policy
         self.metrics = metrics
         self._core = f"_{service}_{product}"
         self._suffix = f"_{region_suffix}" if region_suffix else ""
         self._suffixes = ("", self._suffix, *(f"_{s}" for s in recovery_region_suffixes))
+        for suffix in filter(None, self._suffixes):
+            _check_name("region suffix", suffix[1:], allow_ambiguous_ids)
+            if (self._core + suffix).endswith(self._core) and not allow_ambiguous_ids:
+                raise ConfigurationError(
+                    f"region suffix {suffix[1:]!r} repeats service and product: two partitions "
+                    "could then share a key id"
+                )
         self.sk_id = f"_SK{self._core}{self._suffix}"
         self._system: OrderedDict[tuple[str, int], SystemKey] = OrderedDict()
         self._latest_system: SystemKey | None = None
         self._partitions: OrderedDict[str, Partition] = OrderedDict()
+        # Beyond the cache, but held by sessions: so that a partition has one set of keys.
+        self._held: weakref.WeakValueDictionary[str, Partition] = weakref.WeakValueDictionary()
         self._unknown: OrderedDict[tuple[str, bytes], float] = OrderedDict()
         self._flight: SingleFlight[Any] = SingleFlight()
         self._closed = False
@@ -274,11 +180,25 @@ class KeyHierarchy:
         """The cached keys of *partition*, made if there are none."""
         found = self._partitions.get(partition)
         if found is None:
-            fresh = Partition(partition, self.ik_id(partition))
-            found = self._partitions.setdefault(partition, fresh)
-            while len(self._partitions) > self.policy.key_cache_size:
-                self._partitions.popitem(last=False)
+            found = self._held.get(partition) or Partition(partition, self.ik_id(partition))
+            found = self._partitions.setdefault(partition, found)
+            if len(self._partitions) > self.policy.key_cache_size:
+                self._shrink()
+            return found
+        try:  # noqa: SIM105 - the hit path: suppress() costs more than all the rest
+            self._partitions.move_to_end(partition)
+        except KeyError:  # pragma: no cover - another thread dropped it meanwhile
+            pass
         return found
+
+    def _shrink(self) -> None:
+        """Drop the partitions that were not asked for for longest."""
+        while len(self._partitions) > self.policy.key_cache_size:
+            try:
+                name, dropped = self._partitions.popitem(last=False)
+            except KeyError:  # pragma: no cover - another thread dropped the last one
+                return
+            self._held[name] = dropped
 
     # ---- what callers ask for ----
 
@@ -289,6 +209,7 @@ class KeyHierarchy:
             MetastoreError: The metastore did not answer.
             KmsError: The KMS did not answer, or refused.
         """
+        self._check_open()
         key = partition.sealing_hit()
         if key is not None:
             self._count("hit", "intermediate-key")
@@ -302,12 +223,16 @@ class KeyHierarchy:
                 ("seal", partition.name), lambda: self._load_sealing_key(partition)
             )
             return fresh
-        except AnysealError:
-            if not usable or old is None:
+        except AnysealError as exc:
+            now = time.monotonic()
+            if old is None or now >= old.seal_until:
                 raise
-            _log.warning("key refresh failed; the cached key stays in use until it is stale")
-            pause = self.policy.revoke_check_interval * (1 - _REFRESH_AT) / 4
-            old.refresh_at = min(old.seal_until, time.monotonic() + pause)
+            _log.warning(
+                "key refresh failed (%s); the cached key stays in use until it is stale",
+                type(exc).__name__,
+            )
+            pause = self.policy.revoke_check_interval * (1 - REFRESH_AT) / 4
+            old.refresh_at = min(old.seal_until, now + pause)
             return old
         finally:
             partition.refreshing = False
@@ -320,6 +245,7 @@ class KeyHierarchy:
             KeyNotFoundError: The metastore does not have it.
             MetastoreError, KmsError: As for :meth:`sealing_key`.
         """
+        self._check_open()
         if not self.may_open(partition.name, key_id):
             raise WrongPartitionError("the record belongs to another partition")
         key = partition.opening_hit(key_id, created)
@@ -337,7 +263,10 @@ class KeyHierarchy:
     def current_hit(self, partition: str) -> Key | None:
         """The key to seal with, if it is at hand."""
         key = self.partition(partition).sealing_hit()
-        return None if key is None else key.key
+        if key is None:
+            return None
+        self._count("hit", "intermediate-key")
+        return key.key
 
     def get_hit(self, partition: str, key_id: bytes) -> Key | None:
         """The key that *key_id* names, if it is at hand."""
@@ -346,6 +275,7 @@ class KeyHierarchy:
         for ik_id in self.ik_ids(partition):
             key = found.opening_hit(ik_id, created)
             if key is not None and key.key.key_id == key_id:
+                self._count("hit", "intermediate-key")
                 return key.key
         return None
 
@@ -372,8 +302,7 @@ class KeyHierarchy:
                 if key.key.key_id == key_id:
                     return key.key
         self._unknown[partition, key_id] = time.monotonic() + 60.0
-        while len(self._unknown) > _UNKNOWN_KEYS_MAX:
-            self._unknown.popitem(last=False)
+        trim(self._unknown, _UNKNOWN_KEYS_MAX)
         raise WrongKeyError("the key id is unknown under this partition")
 
     # ---- validity ----
@@ -401,13 +330,14 @@ class KeyHierarchy:
     def _stamp(self, key: IntermediateKey, parent: SystemKey) -> IntermediateKey:
         """Set how long *key* may be used from this look at the metastore on."""
         now = time.monotonic()
-        key.stale_at = now + self.policy.revoke_check_interval
+        interval = self.policy.revoke_check_interval
+        key.stale_at = now + interval * (REVOKED_STALE_AT if key.revoked else 1.0)
         if key.revoked or self._dated_ahead(key.created) or not self._system_valid(parent):
             key.seal_until = key.refresh_at = 0.0
             return key
         expires = min(self._expires(key.created), self._expires(parent.created))
         key.seal_until = min(key.stale_at, parent.stale_at, now + expires - time.time())
-        key.refresh_at = now + (key.seal_until - now) * _REFRESH_AT
+        key.refresh_at = now + (key.seal_until - now) * REFRESH_AT
         return key
 
     # ---- the way to a sealing key ----
@@ -422,6 +352,19 @@ class KeyHierarchy:
 
     async def _usable(self, partition: Partition, record: KeyRecord) -> IntermediateKey | None:
         """The record's key if new rows may be sealed under it, else None."""
+        parent = await self._sealing_parent(record)
+        if parent is None:
+            partition.bar(record)
+            return None
+        try:
+            return self._unwrapped(partition, record, parent)
+        except DecryptionError as exc:
+            raise MetastoreError(
+                "an intermediate key does not verify under its system key", retryable=False
+            ) from exc
+
+    async def _sealing_parent(self, record: KeyRecord) -> SystemKey | None:
+        """The system key of *record*; None if one of the two must not seal."""
         if record.revoked or time.time() >= self._expires(record.created):
             return None
         if self._dated_ahead(record.created):
@@ -431,9 +374,7 @@ class KeyHierarchy:
             parent = await self._parent(record)
         except (KeyNotFoundError, WrongKeyError):
             return None  # its system key is gone: it opens nothing, and must not seal
-        if not self._system_valid(parent):
-            return None
-        return self._unwrapped(partition, record, parent)
+        return parent if self._system_valid(parent) else None
 
     def _unwrapped(
         self, partition: Partition, record: KeyRecord, parent: SystemKey
@@ -444,40 +385,44 @@ class KeyHierarchy:
             older = partition.older
             cached = older.get((record.id, record.created)) if older else None
         if cached is None:
-            cached = IntermediateKey(record, unwrap_key(record.key, parent.slot), partition.id)
+            try:
+                slot = unwrap_key(record.key, parent.slot)
+            except FormatError as exc:
+                raise MetastoreError(f"a key record is malformed: {exc}", retryable=False) from exc
+            cached = IntermediateKey(record, slot, partition.id)
         cached.revoked = record.revoked
         return self._stamp(cached, parent)
 
-    async def _create(self, partition: Partition, latest: KeyRecord | None) -> IntermediateKey:
-        """Make and store a new key for *partition*, or take the one that someone else stored."""
+    async def _create(
+        self, partition: Partition, latest: KeyRecord | None, *, anew: bool = False
+    ) -> IntermediateKey:
+        """Make and store a new key for *partition*, or take the one that someone else stored.
+
+        Args:
+            latest: The partition's newest record.
+            anew: Take nobody else's.
+        """
+        taken = self._behind(latest)
         for _ in range(_CREATE_ATTEMPTS):
-            key = await self._create_once(partition, latest)
-            if key is not None:
-                return key
-            latest = await self._load_latest(partition.id)
-            if latest is not None:
-                key = await self._usable(partition, latest)
+            parent = await self._sealing_system_key()
+            slot = Slot.random()
+            record = KeyRecord(
+                id=partition.id,
+                created=self._created_now(taken),
+                key=wrap_key(slot, parent.slot),
+                parent_id=parent.id,
+                parent_created=parent.created,
+            )
+            if await self._store(record):
+                return self._stamp(IntermediateKey(record, slot, partition.id), parent)
+            slot.release()
+            taken = record.created
+            winner = None if anew else await self._load(record.id, record.created)
+            if winner is not None:
+                key = await self._usable(partition, winner)
                 if key is not None:
                     return key
         raise MetastoreError("could not create an intermediate key: others create invalid ones")
-
-    async def _create_once(
-        self, partition: Partition, latest: KeyRecord | None
-    ) -> IntermediateKey | None:
-        """Make and store a new key for *partition*; None if its id and time are taken."""
-        parent = await self._sealing_system_key()
-        slot = Slot.random()
-        record = KeyRecord(
-            id=partition.id,
-            created=self._created_now(self._behind(latest)),
-            key=wrap_key(slot, parent.slot),
-            parent_id=parent.id,
-            parent_created=parent.created,
-        )
-        if await self._store(record):
-            return self._stamp(IntermediateKey(record, slot, partition.id), parent)
-        slot.release()
-        return None
 
     def _behind(self, latest: KeyRecord | None) -> int | None:
         """The time that a new key must follow: never one from a wrong clock's future."""
@@ -496,40 +441,59 @@ class KeyHierarchy:
 
     async def _load_sealing_system_key(self) -> SystemKey:
         latest = await self._load_latest(self.sk_id)
+        if latest is not None:
+            key = await self._system_key(latest)
+            if self._system_valid(key):
+                self._latest_system = key
+                return key
+        self._latest_system = await self._create_system_key(latest)
+        return self._latest_system
+
+    async def _create_system_key(
+        self, latest: KeyRecord | None, *, anew: bool = False
+    ) -> SystemKey:
+        """Make and store a new system key, or take the one that someone else stored.
+
+        Args:
+            latest: The newest record.
+            anew: Take nobody else's.
+        """
+        taken = self._behind(latest)
         for _ in range(_CREATE_ATTEMPTS):
-            if latest is not None:
-                key = await self._system_key(latest)
+            slot = Slot.random()
+            record = KeyRecord(
+                id=self.sk_id, created=self._created_now(taken), key=await self._wrapped(slot)
+            )
+            if await self._store(record):
+                return self._remember_system(record, slot)
+            slot.release()
+            taken = record.created
+            winner = None if anew else await self._load(record.id, record.created)
+            if winner is not None:
+                key = await self._system_key(winner)
                 if self._system_valid(key):
-                    self._latest_system = key
                     return key
-            stored = await self._create_system_key(latest)
-            if stored is not None:
-                self._latest_system = stored
-                return stored
-            latest = await self._load_latest(self.sk_id)
         raise MetastoreError("could not create a system key: others create invalid ones")
 
-    async def _create_system_key(self, latest: KeyRecord | None) -> SystemKey | None:
-        """Make and store a new system key; None if someone else was first."""
-        slot = Slot.random()
-        raw = bytearray(slot.export())
+    async def _wrapped(self, slot: Slot) -> bytes:
+        """The key in *slot*, wrapped by the KMS."""
+        raw = bytearray(KEY_BYTES)
+        out = view_writable(raw)
         try:
+            code = lib.anyseal_key_export(out, slot.handle)
+            if code:
+                raise_for(code)
             wrapped = await self._kms(self.kms.wrap, raw)
         finally:
-            lib.anyseal_wipe(view_writable(raw), len(raw))
-        record = KeyRecord(
-            id=self.sk_id, created=self._created_now(self._behind(latest)), key=wrapped
-        )
-        if not await self._store(record):
-            slot.release()
-            return None
-        return self._remember_system(record, slot)
+            lib.anyseal_wipe(out, KEY_BYTES)
+        if not isinstance(wrapped, bytes | bytearray) or not wrapped:
+            raise KmsError("the KMS returned no wrapped key", retryable=False)
+        return bytes(wrapped)
 
     def _remember_system(self, record: KeyRecord, slot: Slot) -> SystemKey:
-        stale_at = time.monotonic() + self.policy.revoke_check_interval
-        key = self._system[record.id, record.created] = SystemKey(record, slot, stale_at)
-        while len(self._system) > _UNKNOWN_KEYS_MAX:
-            self._system.popitem(last=False)
+        key = self._system[record.id, record.created] = SystemKey(record, slot)
+        key.looked_up(self.policy.revoke_check_interval)
+        trim(self._system, _SYSTEM_KEYS_MAX)
         return key
 
     async def _system_key(self, record: KeyRecord) -> SystemKey:
@@ -537,13 +501,13 @@ class KeyHierarchy:
         cached = self._system.get((record.id, record.created))
         if cached is not None:
             cached.revoked = record.revoked
-            cached.stale_at = time.monotonic() + self.policy.revoke_check_interval
+            cached.looked_up(self.policy.revoke_check_interval)
             return cached
         raw = await self._kms(self.kms.unwrap, record.key)
         try:
-            if len(raw) != KEY_BYTES:
-                raise KmsError("the KMS returned a key of another length", retryable=False)
-            slot = Slot.from_bytes(bytes(raw))
+            if not isinstance(raw, bytes | bytearray) or len(raw) != KEY_BYTES:
+                raise KmsError("the KMS returned something that is no key", retryable=False)
+            slot = Slot(lib.anyseal_key_import(view(raw)))
         finally:
             if isinstance(raw, bytearray):
                 lib.anyseal_wipe(view_writable(raw), len(raw))
@@ -555,13 +519,18 @@ class KeyHierarchy:
         if key_id is None or created is None:
             raise KeyNotFoundError("an intermediate key that names no system key")
         cached = self._system.get((key_id, created))
-        if cached is not None and time.monotonic() < cached.stale_at:
+        if cached is not None and time.monotonic() < cached.refresh_at:
             self._count("hit", "system-key")
             return cached
         self._count("stale" if cached else "miss", "system-key")
-        found: SystemKey = await self._flight.run(
-            ("parent", key_id, created), lambda: self._load_parent(key_id, created)
-        )
+        try:
+            found: SystemKey = await self._flight.run(
+                ("parent", key_id, created), lambda: self._load_parent(key_id, created)
+            )
+        except (MetastoreError, KmsError):
+            if cached is None or time.monotonic() >= cached.stale_at:
+                raise
+            return cached
         return found
 
     async def _load_parent(self, key_id: str, created: int) -> SystemKey:
@@ -589,20 +558,14 @@ class KeyHierarchy:
 
     async def rotate(self, partition: str | None = None) -> str:
         """Make a new key now: of *partition*, or the system key; returns its id."""
+        self._check_open()
         if partition is None:
-            for _ in range(_CREATE_ATTEMPTS):
-                latest = await self._load_latest(self.sk_id)
-                stored = await self._create_system_key(latest)
-                if stored is not None:
-                    self._latest_system = stored
-                    return stored.id
-            raise MetastoreError("could not rotate the system key: others keep creating keys")
+            latest = await self._load_latest(self.sk_id)
+            self._latest_system = await self._create_system_key(latest, anew=True)
+            return self._latest_system.id
         found = self.partition(partition)
-        for _ in range(_CREATE_ATTEMPTS):
-            key = await self._create_once(found, await self._load_latest(found.id))
-            if key is not None:
-                return found.promote(key).id
-        raise MetastoreError("could not rotate the intermediate key: others keep creating keys")
+        latest = await self._load_latest(found.id)
+        return found.promote(await self._create(found, latest, anew=True)).id
 
     # ---- ports, measured ----
 
@@ -624,13 +587,23 @@ class KeyHierarchy:
             self.metrics(TimingEvent(operation, time.perf_counter_ns() - start))
 
     async def _load(self, key_id: str, created: int) -> KeyRecord | None:
-        return await self._timed("load", self.metastore.load(key_id, created))
+        return await self._asked("load", self.metastore.load, key_id, created)
 
     async def _load_latest(self, key_id: str) -> KeyRecord | None:
-        return await self._timed("load", self.metastore.load_latest(key_id))
+        return await self._asked("load", self.metastore.load_latest, key_id)
 
     async def _store(self, record: KeyRecord) -> bool:
-        return await self._timed("store", self.metastore.store(record))
+        return await self._asked("store", self.metastore.store, record)
+
+    async def _asked(self, operation: Any, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        try:
+            return await self._timed(operation, call(*args))
+        except FormatError as exc:  # what is malformed is the key record, not the caller's row
+            raise MetastoreError(f"{operation}: {exc}", retryable=False) from exc
+        except AnysealError:
+            raise
+        except Exception as exc:
+            raise MetastoreError(f"{operation}: {type(exc).__name__}") from exc
 
     async def _kms(self, call: Callable[[Any], Awaitable[T]], data: Any) -> T:
         try:
@@ -645,15 +618,18 @@ class KeyHierarchy:
     def forget(self, partition: str | None = None) -> None:
         """Drop cached keys, of one partition or of all, so that the next use looks again.
 
-        The partitions stay, for sessions have them: theirs are the keys that must not seal on.
+        Sessions notice it too.
         """
         if partition is not None:
-            found = self._partitions.get(partition)
+            found = self._partitions.pop(partition, None) or self._held.get(partition)
             if found is not None:
                 found.clear()
+                self._held[partition] = found
             return
-        for found in list(self._partitions.values()):
+        for found in [*self._partitions.values(), *self._held.values()]:
             found.clear()
+        self._held.update(self._partitions)
+        self._partitions.clear()
         self._system.clear()
         self._latest_system = None
         self._unknown.clear()
@@ -664,11 +640,16 @@ class KeyHierarchy:
             return
         self._closed = True
         self.forget()
-        self._partitions.clear()
-        await self.metastore.aclose()
-        close = getattr(self.kms, "aclose", None)
-        if close is not None:
-            await close()
+        try:
+            await self.metastore.aclose()
+        finally:
+            close = getattr(self.kms, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError("the key hierarchy is closed")
 
     async def __aenter__(self) -> Self:
         return self

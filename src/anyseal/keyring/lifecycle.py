@@ -10,7 +10,7 @@ from typing import Literal
 import anyio
 
 from anyseal.errors import ConfigurationError
-from anyseal.keyring.hierarchy import KeyHierarchy
+from anyseal.keyring.hierarchy import REVOKED_STALE_AT, KeyHierarchy
 from anyseal.ports import AuditEvent, AuditHook, KeyRecord, MetastoreAdmin
 
 __all__ = ["KeyAdmin", "KeyStatus", "ShredReport"]
@@ -52,7 +52,7 @@ class ShredReport:
     partition: str
     keys_deleted: int
     waited: float
-    """Seconds between revoking and deleting."""
+    """Seconds, until no process could open any more."""
 
 
 class KeyAdmin:
@@ -198,21 +198,27 @@ class KeyAdmin:
             key_id=key_id, partition=partition, created_before=created_before, type=type
         )
         count = 0
+        touched: set[str | None] = set()
         for key in found:
             if key.state == "revoked":
                 continue
             if await self._store.revoke(key.id, key.created):
                 count += 1
+                touched.add(key.partition)
                 self._audited(key.partition, key.id, "revoke")
-        self._hierarchy.forget()
+        if None in touched:  # a system key: all partitions' keys may be under it
+            self._hierarchy.forget()
+        for name in touched - {None}:
+            self._hierarchy.forget(name)
         return count
 
     async def shred(self, partition: str, *, wait: bool = True) -> ShredReport:
         """Make everything that *partition* sealed unreadable, for good.
 
-        Its keys are revoked; after the revoke-check interval, when no process has them cached any
-        more, they are deleted. Stop the partition's traffic first: what another process seals
-        meanwhile is lost with the rest. Backups of the metastore undo it.
+        Its keys are revoked; after the revoke-check interval, when every process knows, they are
+        deleted; after another tenth of it no process has them cached any more. Stop the
+        partition's traffic first: what another process seals meanwhile is lost with the rest.
+        Backups of the metastore undo it.
 
         Args:
             partition: Whose keys to delete.
@@ -228,7 +234,9 @@ class KeyAdmin:
                 count += 1
                 self._audited(partition, key.id, "shred")
         self._hierarchy.forget(partition)
-        return ShredReport(partition=partition, keys_deleted=count, waited=pause)
+        await anyio.sleep(pause * REVOKED_STALE_AT)
+        waited = pause * (1 + REVOKED_STALE_AT)
+        return ShredReport(partition=partition, keys_deleted=count, waited=waited)
 
     def _audited(
         self, partition: str | None, key_id: str, operation: Literal["revoke", "rotate", "shred"]

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol, Self
 
 from anyseal import offload
-from anyseal.keyring.hierarchy import IntermediateKey
-from anyseal.record import open_parsed, parse_row, seal_row, seal_row_text
-from anyseal.session import FactoryBase, SessionBase, decode_text, encode_text
+from anyseal.keyring.cached import IntermediateKey
+from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
+from anyseal.session import FactoryBase, SessionBase, bytes_like, decode_text, encode_text
 
 __all__ = ["RowStore", "Session", "SessionFactory"]
 
@@ -37,23 +37,30 @@ class Session(SessionBase):
         self._check()
         key = self._partition.sealing_hit()
         if key is not None:
-            if self._hierarchy.metrics is not None:
-                self._hierarchy.count_hit()
+            self._hierarchy.count_hit()
             return key
         return offload.wait(self._hierarchy.sealing_key, self._partition)
 
     def _encrypt(self, data: Any, seal: Any) -> Any:
-        if self._observed():
-            with self._observation("encrypt") as observation:
-                key = self._sealing_key()
-                observation.key_id = key.id
-                return seal(data, key.row_key)
-        return seal(data, self._sealing_key().row_key)
+        if not self._observed():
+            bytes_like(data)  # before a key is looked for, or even made
+            return seal(data, self._sealing_key().row_key)
+        with self._observation("encrypt") as observation:
+            bytes_like(data)
+            key = self._sealing_key()
+            observation.key_id = key.id
+            return seal(data, key.row_key)
 
     def encrypt(self, data: Any) -> str:
         """Encrypt *data* into a DataRowRecord, in the caller's thread."""
         key = self._partition.latest
-        if key is None or self._closed or self._observed() or time.monotonic() >= key.refresh_at:
+        if (
+            key is None
+            or self._closed
+            or self._audit is not None
+            or self._hierarchy.metrics is not None
+            or time.monotonic() >= key.refresh_at
+        ):
             result: str = self._encrypt(data, seal_row_text)
             return result
         return seal_row_text(data, key.row_key)
@@ -73,13 +80,21 @@ class Session(SessionBase):
 
     def decrypt(self, row: str | bytes) -> bytes:
         """Decrypt a DataRowRecord, in the caller's thread."""
-        if not self._closed and not self._observed():
-            data = self._open_hit(row)
+        key = self._partition.latest
+        if (
+            key is not None
+            and not self._closed
+            and self._audit is None
+            and self._hierarchy.metrics is None
+            and time.monotonic() < key.stale_at
+        ):
+            data = open_row(row, key.row_key)
             if data is not None:
                 return data
-            return self._decrypt(row, None)
-        with self._observation("decrypt") as observation:
-            return self._decrypt(row, observation)
+        if self._observed():
+            with self._observation("decrypt") as observation:
+                return self._decrypt(row, observation)
+        return self._decrypt(row, None)
 
     def _decrypt(self, row: Any, observation: Any) -> bytes:
         self._check()
@@ -90,7 +105,9 @@ class Session(SessionBase):
         key = None
         if self._hierarchy.may_open(partition.name, parsed.key_id):
             key = partition.opening_hit(parsed.key_id, parsed.created)
-        if key is None:
+        if key is not None:
+            self._hierarchy.count_hit()
+        else:
             key = offload.wait(
                 self._hierarchy.opening_key, partition, parsed.key_id, parsed.created
             )

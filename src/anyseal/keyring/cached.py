@@ -1,0 +1,169 @@
+"""The keys of a hierarchy that are at hand: unwrapped, dated, and how long they may be used.
+
+A system key and an intermediate key carry the times until which they may be used without another
+look at the metastore; a partition carries its keys and answers whether one may be used now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Any
+
+from anyseal.keys import Key, Slot
+from anyseal.ports import KeyRecord
+from anyseal.record import RowKey
+
+__all__ = ["REFRESH_AT", "IntermediateKey", "Partition", "SystemKey", "trim"]
+
+REFRESH_AT = 0.9
+"""Of the revoke-check interval: one caller refreshes while the others go on."""
+_OLD_KEYS_MAX = 100
+
+
+def trim(cache: OrderedDict[Any, Any], size: int) -> None:
+    """Drop the oldest entries beyond *size*; other threads may do the same."""
+    while len(cache) > size:
+        try:
+            cache.popitem(last=False)
+        except KeyError:  # pragma: no cover - another thread dropped the last one
+            return
+
+
+class SystemKey:
+    """An unwrapped system key."""
+
+    __slots__ = ("created", "id", "refresh_at", "revoked", "slot", "stale_at")
+
+    def __init__(self, record: KeyRecord, slot: Slot) -> None:
+        self.id = record.id
+        self.created = record.created
+        self.revoked = record.revoked
+        self.slot = slot
+        self.refresh_at = 0.0
+        self.stale_at = 0.0
+
+    def looked_up(self, interval: float) -> None:
+        """Set how long it may be used from this look at the metastore on."""
+        now = time.monotonic()
+        self.refresh_at = now + interval * REFRESH_AT
+        self.stale_at = now + interval
+
+
+class IntermediateKey:
+    """An unwrapped intermediate key: what rows and values of its partition are sealed under.
+
+    There may be a hundred thousand of them: each field counts (bench/sessions.py).
+    """
+
+    __slots__ = ("_key", "refresh_at", "revoked", "row_key", "seal_until", "stale_at")
+
+    def __init__(self, record: KeyRecord, slot: Slot, partition_id: str) -> None:
+        self.revoked = record.revoked
+        # The partition's own str where it is equal: the metastore gave another copy.
+        key_id = partition_id if partition_id == record.id else record.id
+        self.row_key = RowKey(slot, key_id, record.created)
+        self._key: Key | None = None
+        # Monotonic times, set at each look at the metastore (KeyHierarchy._stamp).
+        self.refresh_at = 0.0
+        """From here one caller looks again before sealing, while the others go on."""
+        self.seal_until = 0.0
+        """From here it seals no more."""
+        self.stale_at = 0.0
+        """From here nobody opens with it before it was looked up again."""
+
+    @property
+    def id(self) -> str:
+        """The id that rows name."""
+        return self.row_key.id
+
+    @property
+    def created(self) -> int:
+        """Seconds since the epoch."""
+        return self.row_key.created
+
+    @property
+    def key(self) -> Key:
+        """The key as everything but rows uses it; its id is created ‖ fingerprint."""
+        if self._key is None:
+            slot = self.row_key.slot
+            fingerprint = slot.derive_public(b"id", b"")
+            self._key = Key._from_slot(slot, self.created.to_bytes(8) + fingerprint[:8])
+        return self._key
+
+
+class Partition:
+    """The keys of one partition that are at hand."""
+
+    __slots__ = ("__weakref__", "id", "latest", "name", "older", "refreshing", "session_until")
+
+    def __init__(self, name: str, ik_id: str) -> None:
+        self.name = name
+        self.id = ik_id
+        self.latest: IntermediateKey | None = None
+        self.older: OrderedDict[tuple[str, int], IntermediateKey] | None = None
+        self.refreshing = False
+        self.session_until = 0.0
+        """Monotonic: from here the session cache makes it anew."""
+
+    def sealing_hit(self) -> IntermediateKey | None:
+        """The key for new rows, if it may be used without looking again."""
+        key = self.latest
+        if key is None:
+            return None
+        now = time.monotonic()
+        if now < key.refresh_at or (self.refreshing and now < key.seal_until):
+            return key
+        return None
+
+    def opening_hit(self, key_id: str, created: int) -> IntermediateKey | None:
+        """The key that a row names, if it may be used without looking again."""
+        key = self.latest
+        if key is None or key.row_key.created != created or key.row_key.id != key_id:
+            key = self.older.get((key_id, created)) if self.older else None
+        return key if key is not None and time.monotonic() < key.stale_at else None
+
+    def promote(self, key: IntermediateKey) -> IntermediateKey:
+        """Make *key* the one that seals; the one before goes on opening."""
+        before = self.latest
+        if (
+            before is not None
+            and before.created > key.created
+            and time.monotonic() < before.seal_until
+        ):  # rotated meanwhile
+            self.remember(key)
+            return before
+        self.latest = key
+        if before is not None and before.created != key.created:
+            self.remember(before)
+        return key
+
+    def bar(self, record: KeyRecord) -> None:
+        """Seal no more under the key in *record*."""
+        key = self.latest
+        if key is not None and (key.id, key.created) == (record.id, record.created):
+            key.revoked = record.revoked
+            key.seal_until = key.refresh_at = 0.0
+
+    def remember(self, key: IntermediateKey) -> None:
+        """Keep a key for opening."""
+        latest = self.latest
+        if latest is not None and (latest.id, latest.created) == (key.id, key.created):
+            self.latest = key
+            return
+        if self.older is None:
+            self.older = OrderedDict()
+        self.older[key.id, key.created] = key
+        trim(self.older, _OLD_KEYS_MAX)
+
+    def forget(self, key_id: str, created: int) -> None:
+        """Drop a key that the metastore no longer has."""
+        if self.latest is not None and (self.latest.id, self.latest.created) == (key_id, created):
+            self.latest = None
+        if self.older is not None:
+            self.older.pop((key_id, created), None)
+
+    def clear(self) -> None:
+        """Drop all keys."""
+        self.latest = None
+        self.older = None

@@ -1,0 +1,143 @@
+"""A KMS and a metastore that count, wait, fail and stop at any call, for tests of the hierarchy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+
+from anyseal import CryptoPolicy, KeyHierarchy, SessionFactory, sync
+from anyseal.kms.static import StaticKms
+from anyseal.metastore.memory import MemoryMetastore
+from anyseal.ports import KeyRecord
+from support import a_key
+
+
+class Calls:
+    """What the two doubles share: counts, a delay, and what to do at a call."""
+
+    def __init__(self) -> None:
+        self.count: Counter[str] = Counter()
+        self.delay = 0.0
+        self.fail: dict[str, Exception] = {}
+        """By the name of the call: what it raises."""
+        self.gate: dict[str, anyio.Event] = {}
+        """By the name of the call: what it waits for."""
+        self.before: Callable[[str], Any] = lambda _name: None
+
+    async def enter(self, name: str) -> None:
+        self.count[name] += 1
+        self.before(name)
+        if name in self.gate:
+            await self.gate[name].wait()
+        if self.delay:
+            await anyio.sleep(self.delay)
+        if name in self.fail:
+            raise self.fail[name]
+
+
+class CountingKms:
+    """A static KMS that can be watched."""
+
+    testing = True
+
+    def __init__(self, calls: Calls, label: str = "master") -> None:
+        self.calls = calls
+        self._inner = StaticKms(a_key(label))
+        self.seen: list[bytearray] = []
+        """The buffers with plain keys that passed through: to be wiped by the caller."""
+
+    async def wrap(self, key: bytearray) -> bytes:
+        self.seen.append(key)
+        await self.calls.enter("wrap")
+        return await self._inner.wrap(key)
+
+    async def unwrap(self, wrapped: bytes) -> bytearray:
+        await self.calls.enter("unwrap")
+        key = await self._inner.unwrap(wrapped)
+        self.seen.append(key)
+        return key
+
+    async def aclose(self) -> None:
+        await self.calls.enter("close kms")
+
+
+class CountingMetastore:
+    """A metastore in memory that can be watched."""
+
+    testing = True
+
+    def __init__(self, calls: Calls, inner: MemoryMetastore) -> None:
+        self.calls = calls
+        self.inner = inner
+
+    async def load(self, key_id: str, created: int) -> KeyRecord | None:
+        await self.calls.enter("load")
+        return await self.inner.load(key_id, created)
+
+    async def load_latest(self, key_id: str) -> KeyRecord | None:
+        await self.calls.enter("load_latest")
+        return await self.inner.load_latest(key_id)
+
+    async def store(self, record: KeyRecord) -> bool:
+        await self.calls.enter("store")
+        return await self.inner.store(record)
+
+    async def revoke(self, key_id: str, created: int) -> bool:
+        await self.calls.enter("revoke")
+        return await self.inner.revoke(key_id, created)
+
+    async def delete(self, key_id: str, created: int) -> bool:
+        await self.calls.enter("delete")
+        return await self.inner.delete(key_id, created)
+
+    def records(self, key_id_prefix: str = "") -> AsyncIterator[KeyRecord]:
+        return self.inner.records(key_id_prefix)
+
+    async def aclose(self) -> None:
+        await self.calls.enter("close metastore")
+
+
+class World:
+    """One metastore and KMS, and any number of processes' hierarchies over them."""
+
+    def __init__(self, **policy: Any) -> None:
+        self.calls = Calls()
+        self.store = MemoryMetastore()
+        self.policy = CryptoPolicy(**policy)
+        self.kms = CountingKms(self.calls)
+
+    def hierarchy(self, **settings: Any) -> KeyHierarchy:
+        settings = {"service": "pay", "product": "eu", "policy": self.policy, **settings}
+        kms = settings.pop("kms", self.kms)
+        return KeyHierarchy(kms, CountingMetastore(self.calls, self.store), **settings)
+
+    def factory(self, *, audit: Any = None, **settings: Any) -> SessionFactory:
+        return SessionFactory(self.hierarchy(**settings), audit=audit)
+
+    def sync_factory(self, *, audit: Any = None, **settings: Any) -> sync.SessionFactory:
+        return sync.SessionFactory(self.hierarchy(**settings), audit=audit)
+
+    def rows(self, key_id: str) -> list[KeyRecord]:
+        """The records of an id, oldest first."""
+        found = self.store._rows.get(key_id, {})
+        return [found[created] for created in sorted(found)]
+
+    def put(self, record: KeyRecord) -> None:
+        """Change a record behind everybody's back."""
+        self.store._rows.setdefault(record.id, {})[record.created] = record
+
+
+SK, IK = "_SK_pay_eu", "_IK_u1_pay_eu"
+
+
+def finish(coroutine: Any) -> Any:
+    """The result of a coroutine that suspends nowhere."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("it suspended")

@@ -1,0 +1,232 @@
+"""Single flight: one call per key, whatever becomes of those who make it and wait for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import pytest
+
+from anyseal import MetastoreError, flight
+from anyseal.flight import SingleFlight
+
+BACKENDS = ["asyncio", "trio"]
+
+
+class Work:
+    """Something slow, counted."""
+
+    def __init__(self, seconds: float = 0.05, error: Exception | None = None) -> None:
+        self.calls = 0
+        self.seconds = seconds
+        self.error = error
+
+    async def __call__(self) -> int:
+        self.calls += 1
+        mine = self.calls
+        await anyio.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return mine
+
+
+@pytest.mark.anyio
+async def test_flight_makes_one_call_for_all_who_wait() -> None:
+    """A cold key must cost the KMS one request, not one per request handler."""
+    flights, work = SingleFlight[int](), Work()
+    got: list[int] = []
+
+    async def ask() -> None:
+        got.append(await flights.run("k", work))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(ask)
+    assert ([1] * 100, 1) == (got, work.calls)
+    assert 2 == await flights.run("k", work)
+
+
+@pytest.mark.anyio
+async def test_flight_error_reaches_all_and_is_not_kept() -> None:
+    """Whoever waits must hear of the failure; the next one must try again."""
+    flights = SingleFlight[int]()
+    work = Work(error=MetastoreError("down", retryable=False))
+    seen: list[MetastoreError] = []
+
+    async def ask() -> None:
+        try:
+            await flights.run("k", work)
+        except MetastoreError as error:
+            seen.append(error)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(ask)
+    assert (50, 1) == (len(seen), work.calls)
+    assert {("down", False)} == {(str(error), error.retryable) for error in seen}
+    depths = []
+    for error in seen:
+        depth, frame = 0, error.__traceback__
+        while frame is not None:
+            depth, frame = depth + 1, frame.tb_next
+        depths.append(depth)
+    assert max(depths) < 10, "each caller has a traceback of its own"
+    work.error = None
+    assert 2 == await flights.run("k", work)
+
+
+@pytest.mark.anyio
+async def test_flight_survives_a_cancelled_leader() -> None:
+    """A client that hangs up must not fail the requests that waited for its call."""
+    flights, work = SingleFlight[int](), Work()
+    got: list[int] = []
+
+    async def ask() -> None:
+        got.append(await flights.run("k", work))
+
+    work.seconds = 60
+    async with anyio.create_task_group() as group, anyio.create_task_group() as leader:
+        leader.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(10):
+            group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        work.seconds = 0.01
+        leader.cancel_scope.cancel()
+    assert ([2] * 10, 2) == (got, work.calls)
+
+
+@pytest.mark.anyio
+async def test_flight_survives_a_cancelled_waiter() -> None:
+    """Nor may a waiter that gives up disturb the call."""
+    flights, work = SingleFlight[int](), Work()
+    got: list[int] = []
+
+    async def ask() -> None:
+        got.append(await flights.run("k", work))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        async with anyio.create_task_group() as waiter:
+            waiter.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            waiter.cancel_scope.cancel()
+        group.start_soon(ask)
+    assert ([1, 1], 1) == (got, work.calls)
+    assert not flights._flights
+
+
+def _in_threads(*jobs: Callable[[], Any]) -> None:
+    threads = [threading.Thread(target=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("first", BACKENDS)
+@pytest.mark.parametrize("second", BACKENDS)
+def test_flight_spans_event_loops(first: str, second: str) -> None:
+    """Sync callers share one loop beside the application's: both must get the one result."""
+    flights, work = SingleFlight[int](), Work(0.2)
+    got: list[int] = []
+
+    async def ask_many() -> None:
+        async def ask() -> None:
+            got.append(await flights.run("k", work))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(ask)
+
+    _in_threads(
+        lambda: anyio.run(ask_many, backend=first), lambda: anyio.run(ask_many, backend=second)
+    )
+    assert ([1] * 40, 1) == (got, work.calls)
+
+
+def test_flight_does_not_wait_forever_for_a_loop_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loop that was stopped in the middle of a call must not hang all later callers."""
+    import asyncio
+
+    monkeypatch.setattr(flight, "PATIENCE", 0.1)
+    flights = SingleFlight[int]()
+    loop = asyncio.new_event_loop()
+    stuck = loop.create_task(flights.run("k", Work(60)))
+    loop.run_until_complete(asyncio.sleep(0.01))
+
+    async def ask() -> int:
+        return await flights.run("k", Work(0.01))
+
+    try:
+        assert 1 == anyio.run(ask)
+    finally:
+        stuck.cancel()
+        loop.run_until_complete(asyncio.gather(stuck, return_exceptions=True))
+        loop.close()
+
+
+def test_flight_does_not_deadlock_with_a_blocked_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync code called on an event loop blocks the very loop that makes the call."""
+    monkeypatch.setattr(flight, "PATIENCE", 0.1)
+    flights, work = SingleFlight[int](), Work(0.05)
+
+    async def main(portal: Any) -> tuple[int, int]:
+        results = []
+
+        async def ask() -> None:
+            results.append(await flights.run("k", work))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await anyio.sleep(0.01)
+            results.append(portal.call(flights.run, "k", work))  # blocks this loop
+        return results[0], results[1]
+
+    with anyio.from_thread.start_blocking_portal() as portal:
+        started = time.monotonic()
+        assert (2, 1) == anyio.run(main, portal)
+        assert time.monotonic() - started < 5
+
+
+def test_flight_forked_child_does_not_wait_for_its_parent() -> None:
+    """The parent's call never ends in the child; nor does a lock that a lost thread holds."""
+    flights = SingleFlight[int]()
+
+    async def parent() -> int:
+        async with anyio.create_task_group() as group:
+            group.start_soon(flights.run, "k", Work(60))
+            await anyio.wait_all_tasks_blocked()
+            flights._lock.acquire()
+            pid = os.fork()
+            if not pid:
+                os._exit(_child(flights))
+            flights._lock.release()
+            status = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
+            group.cancel_scope.cancel()
+        return status[1]
+
+    assert 0 == anyio.run(parent)
+
+
+def _child(flights: SingleFlight[int]) -> int:
+    """In a forked child, on a thread of its own: 0 if a call gets its result."""
+    got: list[int] = []
+
+    def run() -> None:
+        work: Callable[[], Awaitable[int]] = Work(0.01)
+        got.append(anyio.run(flights.run, "k", work, backend="trio"))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(5)
+    return 0 if got == [1] else 1
