@@ -13,6 +13,7 @@ import functools
 import itertools
 import mmap
 import os
+import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent import futures
@@ -239,7 +240,7 @@ def each_blocking(
     jobs: Iterator[tuple[*Ts]],
     done: Callable[[T], None] | None = None,
 ) -> None:
-    """The same from sync code: a single job runs in the caller's thread, several in ours."""
+    """The same from sync code: the caller's thread does jobs too, beside threads of ours."""
     first = next(jobs, None)
     second = next(jobs, None)
     if first is None:
@@ -249,24 +250,34 @@ def each_blocking(
         if done is not None:
             done(result)
         return
-    pool = executor()
-    running = {pool.submit(function, *job) for job in (first, second)}
+    feed = _Feed(itertools.chain((first, second), jobs))
+    results: queue.SimpleQueue[T] = queue.SimpleQueue()
+
+    def take() -> None:
+        try:
+            for job in feed:
+                results.put(function(*job))
+                if threading.current_thread() is caller:
+                    report()
+        except BaseException:
+            feed.stopped = True
+            raise
+
+    def report() -> None:
+        while not results.empty():
+            result = results.get()
+            if done is not None:
+                done(result)
+
+    caller = threading.current_thread()
+    helpers = [executor().submit(take) for _ in range(worker_count() - 1)]
     try:
-        for job in itertools.islice(jobs, worker_count() - 1):
-            running.add(pool.submit(function, *job))
-        while running:
-            finished, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
-            for future in finished:
-                result = future.result()
-                if done is not None:
-                    done(result)
-                following = next(jobs, None)
-                if following is not None:
-                    running.add(pool.submit(function, *following))
+        take()
     finally:
-        for future in running:
-            future.cancel()
-        futures.wait(running)
+        futures.wait(helpers)
+    for helper in helpers:
+        helper.result()
+    report()
 
 
 class BufferPool:
