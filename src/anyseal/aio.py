@@ -9,7 +9,7 @@ from anyseal import offload
 from anyseal.errors import FormatError
 from anyseal.keys import Key
 from anyseal.objects.format import ObjectInfo, inspect_object
-from anyseal.ports import Keyring, resolve_partition
+from anyseal.ports import Keyring, current_key, named_key, resolve_partition
 from anyseal.suites import INLINE_BYTES, Suite, suite_named
 from anyseal.value import (
     ValueInfo,
@@ -60,23 +60,9 @@ def inspect(sealed: bytes | bytearray | memoryview) -> ValueInfo | ObjectInfo:
     raise FormatError("neither a sealed value nor a sealed object")
 
 
-async def _current(key: Key | Keyring, partition: str | None) -> Key:
-    if isinstance(key, Key):
-        if partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        return key
-    name = resolve_partition(key, partition)
-    return key.current_hit(name) or await key.current(name)
-
-
 async def _named(key: Key | Keyring, partition: str | None, sealed: Any) -> Key:
-    if isinstance(key, Key):
-        if partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        return key
     name = resolve_partition(key, partition)
-    key_id = key_id_of(sealed)
-    return key.get_hit(name, key_id) or await key.get(name, key_id)
+    return key if isinstance(key, Key) else await named_key(key, name, key_id_of(sealed))
 
 
 async def seal(
@@ -112,7 +98,7 @@ async def seal(
     Source: docs/format.md, section 3.
     """
     if type(key) is not Key or partition is not None:
-        key = await _current(key, partition)
+        key = await current_key(key, resolve_partition(key, partition))
     if (type(data) is bytes and len(data) <= _SMALL) or _is_small(data, suite):
         return seal_under(data, key, context, suite, expires_at)
     return await offload.run(seal_under, data, key, context, suite, expires_at)
@@ -137,7 +123,7 @@ async def seal_into(
     Returns:
         The number of bytes written.
     """
-    key = await _current(key, partition)
+    key = await current_key(key, resolve_partition(key, partition))
     if _is_small(data, suite):
         return seal_under_into(buffer, data, key, context, suite, expires_at)
     return await offload.run(seal_under_into, buffer, data, key, context, suite, expires_at)

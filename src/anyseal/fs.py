@@ -14,7 +14,7 @@ from anyseal.objects.reader import ObjectReader, OpenedObject, Part
 from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE, Piece, Sealer, unit_bytes
 from anyseal.objects.sources import FileSink, FileSource
 from anyseal.objects.writer import check_context
-from anyseal.ports import Keyring, Progress, resolve_partition
+from anyseal.ports import Keyring, Progress, current_key, resolve_partition
 from anyseal.suites import Suite
 
 __all__ = ["FileOpening", "FileSealing", "Meter", "open_file", "seal_file"]
@@ -177,7 +177,7 @@ async def seal_file(
     Source: docs/format.md, section 4.
     """
     context = check_context(context)
-    key = await _current(keyring, partition)
+    key = await current_key(keyring, resolve_partition(keyring, partition))
     sealing = await offload.acquire(
         lambda: FileSealing(src, dst, overwrite, durable), lambda made: made.close(failed=True)
     )
@@ -198,15 +198,6 @@ async def seal_file(
         return size
     finally:
         await offload.settle(sealing.close, failed)
-
-
-async def _current(keyring: Key | Keyring, partition: str | None) -> Key:
-    if isinstance(keyring, Key):
-        if partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        return keyring
-    name = resolve_partition(keyring, partition)
-    return keyring.current_hit(name) or await keyring.current(name)
 
 
 async def open_file(

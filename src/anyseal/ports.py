@@ -288,12 +288,16 @@ _keyring_types: set[type] = set()
 
 
 def resolve_partition(keyring: Any, partition: Any) -> str:
-    """Check that *keyring* is one and that *partition* names a partition.
+    """The partition's name, checked; empty for a Key, which takes none.
 
     Raises:
-        TypeError: Neither a Key nor a Keyring, or *partition* is missing or not a str.
+        TypeError: Neither a Key nor a Keyring; *partition* is missing, not a str, or superfluous.
         ValueError: *partition* is empty.
     """
+    if isinstance(keyring, Key):
+        if partition is not None:
+            raise TypeError("partition= goes with a keyring, not with a Key")
+        return ""
     kind = type(keyring)
     if kind not in _keyring_types:  # looking through a Protocol takes 8 us
         if not isinstance(keyring, Keyring):
@@ -304,3 +308,17 @@ def resolve_partition(keyring: Any, partition: Any) -> str:
     if not partition:
         raise ValueError("partition must not be empty")
     return partition
+
+
+async def current_key(keyring: Key | Keyring, partition: str) -> Key:
+    """The key to seal with; *partition* is what :func:`resolve_partition` returned."""
+    if isinstance(keyring, Key):
+        return keyring
+    return keyring.current_hit(partition) or await keyring.current(partition)
+
+
+async def named_key(keyring: Key | Keyring, partition: str, key_id: bytes) -> Key:
+    """The key that something sealed names; *partition* as for :func:`current_key`."""
+    if isinstance(keyring, Key):
+        return keyring
+    return keyring.get_hit(partition, key_id) or await keyring.get(partition, key_id)

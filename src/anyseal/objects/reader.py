@@ -23,7 +23,7 @@ from anyseal.objects.format import HEADER_MAX_BYTES, Header, ObjectInfo, ObjectK
 from anyseal.objects.geometry import SALT_BYTES, TRAILER_FIXED_BYTES, Run
 from anyseal.objects.sealer import unit_bytes
 from anyseal.objects.writer import check_context
-from anyseal.ports import BlockingSource, Ends, Keyring, Source, resolve_partition
+from anyseal.ports import BlockingSource, Ends, Keyring, Source, named_key, resolve_partition
 from anyseal.suites import INLINE_BYTES
 
 __all__ = ["ObjectFile", "ObjectReader", "OpenedObject", "ReaderBase", "fresh_bytes", "opening"]
@@ -286,14 +286,11 @@ class ObjectReader(ReaderBase):
         """
         try:
             context = check_context(context)
-            if not isinstance(keyring, Key):
-                partition = resolve_partition(keyring, partition)
-            elif partition is not None:
-                raise TypeError("partition= goes with a keyring, not with a Key")
+            name = resolve_partition(keyring, partition)
             flow = opening(context)
             need = next(flow)
             while True:
-                need = flow.send(await cls._answer(source, keyring, partition or "", need))
+                need = flow.send(await cls._answer(source, keyring, name, need))
         except StopIteration as stop:
             return cls(source, stop.value)
         except BaseException:
@@ -304,10 +301,7 @@ class ObjectReader(ReaderBase):
     @staticmethod
     async def _answer(source: Any, keyring: Any, partition: str, need: Need) -> Any:
         if isinstance(need, NeedKey):
-            if isinstance(keyring, Key):
-                return keyring
-            hit = keyring.get_hit(partition, need.key_id)
-            return hit or await keyring.get(partition, need.key_id)
+            return await named_key(keyring, partition, need.key_id)
         if isinstance(source, BlockingSource):
             if getattr(source, "blocks", True):
                 return await offload.run(answer_blocking, source, need)

@@ -22,7 +22,7 @@ from anyseal.objects.geometry import SALT_BYTES, SEGMENTS_MAX
 from anyseal.objects.reader import NeedKey, fresh_bytes
 from anyseal.objects.sealer import bytes_view
 from anyseal.objects.writer import check_context
-from anyseal.ports import Keyring, resolve_partition
+from anyseal.ports import Keyring, named_key, resolve_partition
 from anyseal.suites import INLINE_BYTES
 
 __all__ = ["StreamOpener", "StreamParser"]
@@ -158,12 +158,8 @@ class OpenerBase:
     def __init__(
         self, keyring: Key | Keyring, *, partition: str | None = None, context: bytes = b""
     ) -> None:
-        if not isinstance(keyring, Key):
-            partition = resolve_partition(keyring, partition)
-        elif partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
+        self._partition = resolve_partition(keyring, partition)
         self._keyring = keyring
-        self._partition = partition or ""
         self._context = check_context(context)
 
 
@@ -211,15 +207,8 @@ class StreamOpener(OpenerBase):
                 data = await anext(iterator, None)
                 answer = None if data is None else bytes_view(data)
             elif isinstance(event, NeedKey):
-                answer = await self._key(event.key_id)
+                answer = await named_key(self._keyring, self._partition, event.key_id)
             elif len(event.data) <= INLINE_BYTES[event.key.suite]:
                 yield event.open()
             else:
                 yield await offload.run(event.open)
-
-    async def _key(self, key_id: bytes) -> Key:
-        keyring = self._keyring
-        if isinstance(keyring, Key):
-            return keyring
-        hit = keyring.get_hit(self._partition, key_id)
-        return hit or await keyring.get(self._partition, key_id)

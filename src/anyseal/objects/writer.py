@@ -14,7 +14,7 @@ from anyseal.config import STEP_BYTES
 from anyseal.errors import WriterStateError
 from anyseal.keys import Key
 from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE, Job, Piece, Sealer, bytes_view
-from anyseal.ports import AppendSink, BlockingSink, Keyring, Sink, resolve_partition
+from anyseal.ports import AppendSink, BlockingSink, Keyring, Sink, current_key, resolve_partition
 from anyseal.suites import INLINE_BYTES, Suite
 
 __all__ = ["ObjectWriter", "WriterBase", "check_context", "seal_to_sink"]
@@ -65,14 +65,9 @@ class WriterBase:
         chunk_size: int = CHUNK_SIZE,
         segment_size: int = SEGMENT_SIZE,
     ) -> None:
-        if isinstance(keyring, Key):
-            if partition is not None:
-                raise TypeError("partition= goes with a keyring, not with a Key")
-        else:
-            partition = resolve_partition(keyring, partition)
+        self._partition = resolve_partition(keyring, partition)
         self._sink = sink
         self._keyring = keyring
-        self._partition = partition or ""
         self._context = check_context(context)
         self._suite = suite
         self._chunk_size = chunk_size
@@ -163,9 +158,7 @@ class ObjectWriter(WriterBase):
 
     async def _start(self) -> Sealer:
         if self._sealer is None:
-            key: Any = self._keyring
-            if not isinstance(key, Key):
-                key = key.current_hit(self._partition) or await key.current(self._partition)
+            key = await current_key(self._keyring, self._partition)
             self._sealer = self._make(key)
             if isinstance(self._sink, Sink):
                 await self._sink.write(memoryview(self._sealer.header))

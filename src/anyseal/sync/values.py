@@ -22,11 +22,9 @@ __all__ = ["current_key", "named_key", "open", "open_into", "seal", "seal_into"]
 
 def current_key(key: Key | Keyring, partition: str | None) -> Key:
     """The key to seal with."""
-    if isinstance(key, Key):
-        if partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        return key
     name = resolve_partition(key, partition)
+    if isinstance(key, Key):
+        return key
     hit = key.current_hit(name)
     if hit is not None:
         return hit
@@ -37,11 +35,9 @@ def current_key(key: Key | Keyring, partition: str | None) -> Key:
 
 def named_key(key: Key | Keyring, partition: str | None, key_id: bytes) -> Key:
     """The key that something sealed names."""
-    if isinstance(key, Key):
-        if partition is not None:
-            raise TypeError("partition= goes with a keyring, not with a Key")
-        return key
     name = resolve_partition(key, partition)
+    if isinstance(key, Key):
+        return key
     hit = key.get_hit(name, key_id)
     if hit is not None:
         return hit
