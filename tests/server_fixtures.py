@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from servers import MariaDb, Moto, Postgres, ServerUnavailableError
+from storage_servers import RedisCluster, RedisServer, SeaweedFS
 
 
 @pytest.fixture(scope="session")
@@ -39,5 +40,29 @@ def mariadb_server() -> Iterator[MariaDb]:
 def moto_server() -> Iterator[Moto]:
     """AWS, from a wheel."""
     server = Moto()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Redis, from a wheel."""
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """A Redis cluster of three nodes, from a wheel."""
+    cluster = RedisCluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="session")
+def weed_server() -> Iterator[SeaweedFS]:
+    """S3, from a wheel."""
+    server = SeaweedFS()
     yield server
     server.close()

@@ -29,7 +29,7 @@ FLOORS = [
     ["keys", "suites"],
     ["value", "record"],
     ["objects.format", "objects.geometry", "objects.chunks"],
-    ["ports", "offload", "flight"],
+    ["ports", "offload", "flight", "retries"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.reader",

@@ -16,7 +16,15 @@
     ├── KmsError                      the key management service did not answer, or refused
     ├── WriterStateError              the writer is finished, or failed and must not go on
     ├── SourceError                   a source or sink did not give or take the bytes
-    │   └── SourceChangedError        the source changed while it was being read
+    │   ├── SourceChangedError        the source changed while it was being read
+    │   ├── ObjectNotFoundError       there is no such object
+    │   └── PreconditionFailedError   if_match or if_none_match did not hold; nothing was written
+    ├── UploadError                   a multipart upload cannot go on
+    │   ├── UploadNotFoundError       it was completed or aborted, or never was
+    │   ├── UploadIncompleteError     parts are missing; ``missing`` has their numbers
+    │   └── PartReplacedError         a part is not the one of the receipt; ``part`` has its number
+    ├── CacheError                    the cache cannot do what was asked
+    │   └── BackendError              its backend did not answer, or not usably
     └── OutputExistsError             the destination exists and overwriting was not asked for
 
 No message holds a key, a plaintext or a context. :class:`DecryptionError` gives no reason: which
@@ -25,8 +33,12 @@ check failed is nobody's business but an attacker's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "AnysealError",
+    "BackendError",
+    "CacheError",
     "ConfigurationError",
     "DecryptionError",
     "ExpiredError",
@@ -35,10 +47,16 @@ __all__ = [
     "KeyUseError",
     "KmsError",
     "MetastoreError",
+    "ObjectNotFoundError",
     "OutputExistsError",
+    "PartReplacedError",
+    "PreconditionFailedError",
     "SourceChangedError",
     "SourceError",
     "SuiteUnavailableError",
+    "UploadError",
+    "UploadIncompleteError",
+    "UploadNotFoundError",
     "WriterStateError",
     "WrongKeyError",
     "WrongPartitionError",
@@ -121,6 +139,53 @@ class SourceError(AnysealError, OSError):
 
 class SourceChangedError(SourceError):
     """The source is no longer what was opened (another size or entity tag)."""
+
+
+class ObjectNotFoundError(SourceError, FileNotFoundError):
+    """There is no such object (or version) in the bucket."""
+
+    retryable = False
+
+
+class PreconditionFailedError(SourceError):
+    """``if_match`` or ``if_none_match`` did not hold. Nothing was written."""
+
+    retryable = False
+
+
+class UploadError(AnysealError):
+    """A multipart upload cannot go on."""
+
+
+class UploadNotFoundError(UploadError, LookupError):
+    """The upload was completed or aborted, or never existed."""
+
+
+class UploadIncompleteError(UploadError):
+    """Parts are missing."""
+
+    def __init__(self, missing: Sequence[int]) -> None:
+        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        super().__init__(f"{len(missing)} parts are missing: {shown}")
+        self.missing = list(missing)
+
+
+class PartReplacedError(UploadError):
+    """Another sealing of a part took the place of the one that its receipt is for."""
+
+    def __init__(self, part: int) -> None:
+        super().__init__(f"part {part} was replaced: upload it again")
+        self.part = part
+
+
+class CacheError(AnysealError):
+    """The cache cannot do what was asked."""
+
+
+class BackendError(CacheError):
+    """The cache's backend did not answer, or not usably."""
+
+    retryable = True
 
 
 class OutputExistsError(AnysealError, FileExistsError):

@@ -7,7 +7,7 @@ async side, directly by the sync side.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -18,6 +18,9 @@ __all__ = [
     "AppendSink",
     "AuditEvent",
     "AuditHook",
+    "Backend",
+    "BlockingBackend",
+    "BlockingRangedBackend",
     "BlockingSink",
     "BlockingSource",
     "CacheEvent",
@@ -29,10 +32,13 @@ __all__ = [
     "Metastore",
     "MetastoreAdmin",
     "MetricsHook",
+    "NamingKeyring",
     "Progress",
+    "RangedBackend",
     "Sink",
     "Source",
     "TimingEvent",
+    "WatchedBackend",
 ]
 
 Progress: TypeAlias = Callable[[int, int | None], None]
@@ -241,6 +247,145 @@ class MetastoreAdmin(Metastore, Protocol):
 
     async def delete(self, key_id: str, created: int) -> bool:
         """Delete a record; whether it was there."""
+        ...
+
+
+@runtime_checkable
+class NamingKeyring(Keyring, Protocol):
+    """A keyring that also gives the keys which the names of a partition's things are made of.
+
+    Names must survive rotation: either the first key stays the first (a hierarchy), or all keys
+    that may have been the current one are given and looked under at once (a static keyring).
+    """
+
+    async def name_keys(self, partition: str) -> Sequence[Key]:
+        """The keys to make names under, the current one first."""
+        ...
+
+    def name_keys_hit(self, partition: str) -> Sequence[Key] | None:
+        """The same, if they are at hand."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Keeps the sealed entries of a cache by name. All raise BackendError.
+
+    Names are printable ASCII without spaces, at most 200 characters; what stands between the
+    first ``{`` and ``}`` is the part that must decide where a name lives (Redis Cluster's rule).
+    Values are what was given, as bytes. A *ttl_ms* is at least 1; None keeps an entry until it is
+    deleted, or evicted.
+    """
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The values, in the order of *names*; None for what is not there."""
+        ...
+
+    async def set(
+        self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
+    ) -> bool:
+        """Store *value*; with *if_absent* only if there is none. Whether it was stored."""
+        ...
+
+    async def compare_and_set(
+        self, name: str, expected: bytes, value: bytes | None, *, ttl_ms: int | None = None
+    ) -> bool:
+        """Replace *expected* by *value* (None: delete) in one step; whether it was there."""
+        ...
+
+    async def delete_many(self, names: Sequence[str]) -> int:
+        """Delete what is there of *names*; how many that were."""
+        ...
+
+    def scan(self, prefix: str) -> AsyncIterator[list[str]]:
+        """The names that begin with *prefix*, in lists; those of this moment at least."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class RangedBackend(Backend, Protocol):
+    """A backend whose values can be written and read a piece at a time."""
+
+    async def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
+        """Write *data* at *offset*, which is at most the value's length, into a value that need
+        not exist; the value lives *ttl_ms* from now."""
+        ...
+
+    async def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """Up to *length* bytes from *offset*; fewer at the end, none if there is no value."""
+        ...
+
+    async def publish(
+        self, temporary: str, final: str, name: str, value: bytes, *, ttl_ms: int | None
+    ) -> bool:
+        """Rename *temporary* to *final* and store *value* under *name*, both with this time to
+        live, in one step. All three share what stands in braces. False if *temporary* is gone."""
+        ...
+
+
+@runtime_checkable
+class BlockingBackend(Protocol):
+    """The same without ``await``, for sync code. Called from several threads at once."""
+
+    def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """As :meth:`Backend.get_many`."""
+        ...
+
+    def set(
+        self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
+    ) -> bool:
+        """As :meth:`Backend.set`."""
+        ...
+
+    def compare_and_set(
+        self, name: str, expected: bytes, value: bytes | None, *, ttl_ms: int | None = None
+    ) -> bool:
+        """As :meth:`Backend.compare_and_set`."""
+        ...
+
+    def delete_many(self, names: Sequence[str]) -> int:
+        """As :meth:`Backend.delete_many`."""
+        ...
+
+    def scan(self, prefix: str) -> Iterator[list[str]]:
+        """As :meth:`Backend.scan`."""
+        ...
+
+    def close(self) -> None:
+        """As :meth:`Backend.aclose`."""
+        ...
+
+
+@runtime_checkable
+class BlockingRangedBackend(BlockingBackend, Protocol):
+    """:class:`RangedBackend` without ``await``."""
+
+    def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
+        """As :meth:`RangedBackend.put_range`."""
+        ...
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """As :meth:`RangedBackend.get_range`."""
+        ...
+
+    def publish(
+        self, temporary: str, final: str, name: str, value: bytes, *, ttl_ms: int | None
+    ) -> bool:
+        """As :meth:`RangedBackend.publish`."""
+        ...
+
+
+@runtime_checkable
+class WatchedBackend(Backend, Protocol):
+    """A backend that says which entries changed, also by other processes."""
+
+    def changes(self, prefix: str) -> AsyncIterator[list[str] | None]:
+        """Names below *prefix* that changed or went, as it happens; None when some may have been
+        missed (at the start of each connection): whatever is held must then be dropped."""
         ...
 
 

@@ -1,7 +1,4 @@
-"""Calling a service that may be slow, down or somewhere else: retries, failover, clients.
-
-Secrets never become arguments of a retried function: stamina logs those.
-"""
+"""Calling a service that may be slow, down or somewhere else: retries, failover, clients."""
 
 from __future__ import annotations
 
@@ -13,16 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from anyseal.errors import ConfigurationError, KmsError
-
-try:
-    import stamina
-except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError(
-        "a remote KMS needs its extra: pip install 'anyseal[aws]' or 'anyseal[vault]'"
-    ) from _exc
-
-# stamina imports its instrumentation at the first retry; not in the middle of an event loop.
-stamina.instrumentation.get_on_retry_hooks()
+from anyseal.retries import retried
 
 __all__ = ["PerLoop", "check_patience", "first_success", "retried"]
 
@@ -35,25 +23,6 @@ def check_patience(*, timeout: float, attempts: int) -> None:
         raise ConfigurationError("timeout must be between 0 and 300 seconds")
     if not 1 <= attempts <= 20:
         raise ConfigurationError("attempts must be between 1 and 20")
-
-
-def _retryable(exc: Exception) -> bool:
-    return isinstance(exc, KmsError) and exc.retryable
-
-
-async def retried(call: Callable[[], Awaitable[T]], attempts: int) -> T:
-    """The result of *call*, tried again after a retryable KmsError, with growing pauses."""
-    async for attempt in stamina.retry_context(
-        on=_retryable,
-        attempts=attempts,
-        timeout=None,
-        wait_initial=0.1,
-        wait_max=2,
-        wait_jitter=0.2,
-    ):
-        with attempt:
-            return await call()
-    raise AssertionError("unreachable")
 
 
 async def first_success(
@@ -106,7 +75,8 @@ async def first_success(
     if len(errors) == 1:
         raise errors[0]
     raise KmsError(
-        "; ".join(str(exc) for exc in errors), retryable=any(_retryable(exc) for exc in errors)
+        "; ".join(str(exc) for exc in errors),
+        retryable=any(isinstance(exc, KmsError) and exc.retryable for exc in errors),
     ) from errors[0]
 
 

@@ -1,0 +1,44 @@
+"""Trying again: calls whose error says that it may go away (extra: stamina).
+
+Secrets never become arguments of a retried function: stamina logs those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from anyseal.errors import AnysealError, ConfigurationError
+
+try:
+    import stamina
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError(
+        "remote services need stamina: pip install 'anyseal[aws]' or 'anyseal[vault]'"
+    ) from _exc
+
+# stamina imports its instrumentation at the first retry; not in the middle of an event loop.
+stamina.instrumentation.get_on_retry_hooks()
+
+__all__ = ["retried"]
+
+T = TypeVar("T")
+
+
+def _retryable(exc: Exception) -> bool:
+    return isinstance(exc, AnysealError) and exc.retryable
+
+
+async def retried(call: Callable[[], Awaitable[T]], attempts: int) -> T:
+    """The result of *call*, tried again after a retryable error of ours, with growing pauses."""
+    async for attempt in stamina.retry_context(
+        on=_retryable,
+        attempts=attempts,
+        timeout=None,
+        wait_initial=0.1,
+        wait_max=2,
+        wait_jitter=0.2,
+    ):
+        with attempt:
+            return await call()
+    raise AssertionError("unreachable")

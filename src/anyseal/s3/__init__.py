@@ -1,0 +1,1 @@
+"""Sealed objects in S3 buckets (extra ``aws``)."""

@@ -1,0 +1,362 @@
+"""The S3 calls on one bucket: plain parameters in, plain answers out, errors typed, retried.
+
+Each call names what it does in S3's words. A retry resends the same bytes: bodies are immutable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from anyseal.errors import (
+    AnysealError,
+    ConfigurationError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    SourceError,
+    UploadError,
+    UploadNotFoundError,
+)
+
+try:
+    from botocore import exceptions as botocore_exceptions
+    from botocore.parsers import ResponseParserError
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
+
+from anyseal.retries import retried
+
+__all__ = ["Calls", "Found", "Listed", "Part", "Ranged"]
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+
+# docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
+_RETRYABLE = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "RequestTimeTooSkewed",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+    }
+)
+_UPLOAD = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What HeadObject says."""
+
+    size: int
+    """Sealed bytes."""
+    etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    version_id: str | None = None
+    modified: datetime | None = None
+    content_type: str | None = None
+    parts: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One object of a listing."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part as ListParts shows it."""
+
+    number: int
+    etag: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranged:
+    """The answer to a ranged GetObject."""
+
+    data: bytes
+    start: int
+    total: int
+    """Size of the whole object."""
+    etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    version_id: str | None = None
+
+
+class Calls:
+    """Calls on one bucket.
+
+    Args:
+        client: An aiobotocore S3 client; used, not closed. Turn its own retries off
+            (``retries={"total_max_attempts": 1}``), or they multiply with these.
+        bucket: The bucket's name.
+        attempts: How often a call is tried while its error may go away.
+    """
+
+    def __init__(self, client: Any, bucket: str, *, attempts: int = ATTEMPTS) -> None:
+        if not isinstance(bucket, str) or not bucket:
+            raise ConfigurationError("bucket must be a non-empty str")
+        self.client = client
+        self.bucket = bucket
+        self.attempts = attempts
+
+    async def _call(self, operation: str, **parameters: Any) -> Any:
+        """One request, without a retry; None parameters are left out."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        where = f"{operation} {self.bucket}/{given.get('Key', '')}"
+        with translated(where):
+            return await getattr(self.client, operation)(Bucket=self.bucket, **given)
+
+    async def call(self, operation: str, **parameters: Any) -> Any:
+        """One request, tried again while that may help; None parameters are left out."""
+        return await self.retry(lambda: self._call(operation, **parameters))
+
+    async def retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of *call*, tried again while its error may go away."""
+        return await retried(call, self.attempts)
+
+    async def head(self, key: str, *, version_id: str | None = None) -> Found:
+        """HeadObject. Raises ObjectNotFoundError."""
+        answer = await self.call("head_object", Key=key, VersionId=version_id)
+        return Found(
+            size=answer["ContentLength"],
+            etag=answer.get("ETag", ""),
+            metadata=answer.get("Metadata", {}),
+            version_id=answer.get("VersionId"),
+            modified=answer.get("LastModified"),
+            content_type=answer.get("ContentType"),
+            parts=answer.get("PartsCount"),
+        )
+
+    async def get_range(
+        self,
+        key: str,
+        wanted: str,
+        *,
+        limit: int,
+        if_match: str | None = None,
+        version_id: str | None = None,
+    ) -> Ranged:
+        """GetObject of one range (``0-99``, ``-44``), at most *limit* bytes of it.
+
+        Raises:
+            ObjectNotFoundError: No such object.
+            PreconditionFailedError: Another version than *if_match*.
+            SourceError: Anything else, such as a range beyond the end.
+        """
+
+        async def get() -> Ranged:
+            answer = await self._call(
+                "get_object",
+                Key=key,
+                Range=f"bytes={wanted}",
+                IfMatch=if_match,
+                VersionId=version_id,
+            )
+            where = f"get_object {self.bucket}/{key}"
+            with translated(where):
+                data = await _read_body(answer["Body"], answer["ContentLength"], limit, where)
+            start, total = _content_range(answer, where)
+            return Ranged(
+                data,
+                start,
+                total,
+                answer.get("ETag", ""),
+                answer.get("Metadata", {}),
+                answer.get("VersionId"),
+            )
+
+        return await self.retry(get)
+
+    async def put(self, key: str, body: bytes, **parameters: Any) -> Any:
+        """PutObject; IfMatch, IfNoneMatch, Metadata, checksums and so on by S3's names."""
+        return await self.call("put_object", Key=key, Body=body, **parameters)
+
+    async def create_upload(self, key: str, **parameters: Any) -> str:
+        """CreateMultipartUpload; returns the upload id."""
+        answer = await self.call("create_multipart_upload", Key=key, **parameters)
+        return str(answer["UploadId"])
+
+    async def upload_part(
+        self, key: str, upload_id: str, number: int, body: bytes, **parameters: Any
+    ) -> str:
+        """UploadPart *number* (from 1); returns its entity tag, as S3 quotes it."""
+        answer = await self.call(
+            "upload_part", Key=key, UploadId=upload_id, PartNumber=number, Body=body, **parameters
+        )
+        return str(answer["ETag"])
+
+    async def copy_part(
+        self, key: str, upload_id: str, number: int, source: Any, start: int, stop: int, etag: str
+    ) -> str:
+        """UploadPartCopy of bytes *start* to *stop* of *source* with this entity tag."""
+        answer = await self.call(
+            "upload_part_copy",
+            Key=key,
+            UploadId=upload_id,
+            PartNumber=number,
+            CopySource=source,
+            CopySourceRange=f"bytes={start}-{stop - 1}",
+            CopySourceIfMatch=etag,
+        )
+        return str(answer["CopyPartResult"]["ETag"])
+
+    async def complete_upload(
+        self, key: str, upload_id: str, etags: Sequence[str], **parameters: Any
+    ) -> Any:
+        """CompleteMultipartUpload of parts 1, 2, ... with these entity tags.
+
+        Not tried again here: whether it went through after an unclear answer is for the caller
+        to find out. An error in the body of a 200 is an error.
+        """
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        answer = await self._call(
+            "complete_multipart_upload",
+            Key=key,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": parts},
+            **parameters,
+        )
+        if not answer.get("ETag"):
+            raise SourceError(f"complete_multipart_upload {self.bucket}/{key}: no entity tag")
+        return answer
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        """AbortMultipartUpload; one that is gone already is no error."""
+        with contextlib.suppress(UploadNotFoundError, ObjectNotFoundError):
+            await self.call("abort_multipart_upload", Key=key, UploadId=upload_id)
+
+    async def parts(self, key: str, upload_id: str) -> list[Part]:
+        """ListParts, all pages. A store may list several versions of one number."""
+        found: list[Part] = []
+        marker: int | None = None
+        while True:
+            answer = await self.call(
+                "list_parts", Key=key, UploadId=upload_id, PartNumberMarker=marker
+            )
+            listed = answer.get("Parts", [])
+            found += [Part(one["PartNumber"], one["ETag"], one["Size"]) for one in listed]
+            if not answer.get("IsTruncated") or not listed:
+                return found
+            marker = int(answer["NextPartNumberMarker"])
+
+    async def list(
+        self, prefix: str = "", *, start_after: str | None = None
+    ) -> AsyncIterator[Listed]:
+        """ListObjectsV2, all pages."""
+        token: str | None = None
+        while True:
+            answer = await self.call(
+                "list_objects_v2",
+                Prefix=prefix,
+                ContinuationToken=token,
+                StartAfter=start_after if token is None else None,
+            )
+            for one in answer.get("Contents", []):
+                yield Listed(
+                    key=one["Key"], size=one["Size"], etag=one["ETag"], modified=one["LastModified"]
+                )
+            token = answer.get("NextContinuationToken")
+            if not answer.get("IsTruncated") or token is None:
+                return
+
+    async def delete(self, key: str, **parameters: Any) -> None:
+        """DeleteObject; one that is not there is no error."""
+        await self.call("delete_object", Key=key, **parameters)
+
+
+async def _read_body(body: Any, announced: int, limit: int, where: str) -> bytes:
+    """All *announced* bytes of an answer, at most *limit*; the connection goes back or closes."""
+    if announced > limit:
+        body.close()
+        raise SourceError(f"{where}: more bytes than were asked for")
+    async with body:
+        data: bytes = await body.read()
+    if len(data) != announced:
+        raise SourceError(f"{where}: the answer was cut short")
+    return data
+
+
+def _content_range(answer: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """First position and total size of a partial answer."""
+    text = answer.get("ContentRange", "")
+    try:
+        span, total = text.removeprefix("bytes ").split("/")
+        start, last = map(int, span.split("-"))
+        if last - start + 1 != answer["ContentLength"] or not 0 <= start <= last < int(total):
+            raise ValueError
+        return start, int(total)
+    except ValueError:
+        raise SourceError(f"{where}: a partial answer without a usable Content-Range") from None
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Any:
+    """Turn what aiobotocore and its transports raise into errors of ours."""
+    try:
+        yield
+    except (AnysealError, MemoryError):
+        raise
+    except botocore_exceptions.ClientError as exc:
+        raise _client_error(where, exc) from exc
+    except botocore_exceptions.ParamValidationError as exc:
+        raise ConfigurationError(f"{where}: {exc}") from None
+    except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
+        error = SourceError(f"{where}: {type(exc).__name__}")
+        error.retryable = _transient(exc)
+        raise error from exc
+    except (OSError, EOFError) as exc:
+        raise SourceError(f"{where}: {type(exc).__name__}") from exc
+    except Exception as exc:
+        if type(exc).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpx2", "httpcore2"):
+            raise SourceError(f"{where}: {type(exc).__name__}") from exc
+        raise
+
+
+def _client_error(where: str, exc: Any) -> AnysealError:
+    """What S3 answered, as an error of ours."""
+    code = str(exc.response.get("Error", {}).get("Code", "unknown"))[:100]
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    text = f"{where}: {code}"
+    if code == "NoSuchUpload":
+        return UploadNotFoundError(text)
+    if code in _MISSING:
+        return ObjectNotFoundError(text)
+    if code == "PreconditionFailed" or status == 412:
+        return PreconditionFailedError(text)
+    if code in _UPLOAD:
+        return UploadError(text)
+    error = SourceError(text)
+    error.retryable = code in _RETRYABLE or status == 429 or status >= 500
+    return error
+
+
+def _transient(exc: Exception) -> bool:
+    """Whether an error without an answer may go away: the network's may, ours do not."""
+    if isinstance(exc, botocore_exceptions.SSLError):
+        return not isinstance(exc.kwargs.get("error"), ssl.SSLCertVerificationError)
+    return isinstance(
+        exc,
+        botocore_exceptions.HTTPClientError
+        | botocore_exceptions.ConnectionError
+        | botocore_exceptions.CredentialRetrievalError
+        | botocore_exceptions.MetadataRetrievalError
+        | ResponseParserError,
+    )
