@@ -127,13 +127,15 @@ class ArrowCodec:
             try:
                 self._arrow.Array.from_pandas(frame.iloc[:, number])
             except Exception:
-                plain = isinstance(column, str) and column.isidentifier() and len(column) <= 40
-                step = f".{column}" if plain else f"[{number}]"
-                return f"${step}: column of {frame.iloc[:, number].dtype}"
+                return f"${_step(column, number)}: column of {frame.iloc[:, number].dtype}"
         return "$: DataFrame"
 
     def _from_polars(self, value: Any, kind: _Kind) -> bytes:
         frame = value if kind is _Kind.POLARS_FRAME else value.to_frame()
+        for number, dtype in enumerate(frame.dtypes):
+            if _holds_objects(dtype):  # polars would write their addresses
+                step = _step(frame.columns[number], number)
+                raise TypeError(f"arrow cannot encode ${step}: column of Object")
         sink = io.BytesIO()
         failed = False
         try:
@@ -165,7 +167,7 @@ class ArrowCodec:
             raise FormatError("not what arrow writes")
         reason = "another type"
         try:
-            value = self._read(memoryview(data)[:size], _Kind(kind))
+            value = self._read(data, size, _Kind(kind))
             if fits(value, type):
                 return value
         except BaseException as exc:
@@ -174,11 +176,12 @@ class ArrowCodec:
             reason = exc.__class__.__name__
         raise FormatError(f"not what arrow writes for the type asked for ({reason})")
 
-    def _read(self, stream: memoryview, kind: _Kind) -> Any:
-        if kind in _POLARS:
-            frame = _module("polars").read_ipc_stream(stream)
+    def _read(self, data: Any, size: int, kind: _Kind) -> Any:
+        if kind in _POLARS:  # it stops at the end of the stream, and takes no memoryview
+            frame = _module("polars").read_ipc_stream(io.BytesIO(data))
             return frame if kind is _Kind.POLARS_FRAME else _only(frame.get_columns())
-        reader = self._arrow.ipc.open_stream(self._arrow.py_buffer(stream))
+        stream = self._arrow.py_buffer(memoryview(data)[:size])
+        reader = self._arrow.ipc.open_stream(stream)
         table = reader.read_all()
         table.validate(full=True)
         if kind is _Kind.TABLE:
@@ -200,6 +203,21 @@ class ArrowCodec:
 
 def _trailer(size: int, kind: _Kind) -> bytes:
     return size.to_bytes(8) + bytes((kind,))
+
+
+def _step(column: Any, number: int) -> str:
+    """A column in a path: its name where that looks like one, else its number."""
+    plain = isinstance(column, str) and column.isidentifier() and len(column) <= 40
+    return f".{column}" if plain else f"[{number}]"
+
+
+def _holds_objects(dtype: Any) -> bool:
+    """Whether a polars type is, or holds, Python objects."""
+    if not dtype.is_nested():
+        return type(dtype).__name__ == "Object"
+    fields = getattr(dtype, "fields", None)
+    inner = [field.dtype for field in fields] if fields is not None else [dtype.inner]
+    return any(map(_holds_objects, inner))
 
 
 def _only(found: typing.Sequence[Any]) -> Any:
