@@ -83,7 +83,13 @@ def arrow(request: pytest.FixtureRequest) -> ArrowCodec:
 
 def test_arrow_brings_back_tables_and_batches(arrow: ArrowCodec) -> None:
     """Column types, nulls, dictionaries and metadata included."""
-    for table in (TABLE, TABLE.slice(1, 1), TABLE.slice(0, 0), pa.table({}), pa.concat_tables([TABLE] * 3)):
+    for table in (
+        TABLE,
+        TABLE.slice(1, 1),
+        TABLE.slice(0, 0),
+        pa.table({}),
+        pa.concat_tables([TABLE] * 3),
+    ):
         back = arrow.decode(memoryview(arrow.encode(table)), pa.Table)
         assert back.equals(table, check_metadata=True)
     batch = TABLE.to_batches()[0]
@@ -121,9 +127,7 @@ def test_arrow_brings_back_polars_frames(arrow: ArrowCodec, number: int) -> None
         assert (series.name, series.dtype, True) == (again.name, again.dtype, again.equals(series))
 
 
-@given(
-    st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.text(max_size=9), st.floats()))
-)
+@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.text(max_size=9), st.floats())))
 def test_arrow_brings_back_any_rows(rows: list[tuple[int, str, float]]) -> None:
     """Whatever the cells hold."""
     numbers, texts, floats = ([row[at] for row in rows] for at in range(3))
@@ -254,7 +258,9 @@ def test_compressed_brings_back_every_value(name: str, data: Any) -> None:
     """Short and long, compressible and not."""
     codec = Compressed(RawCodec(), algorithm=name, min_size=8, sample_bytes=64)
     value = data.draw(st.binary(max_size=300)) * data.draw(st.sampled_from([1, 2, 50]))
-    assert value == codec.decode(codec.encode(value)) == codec.decode(memoryview(codec.encode(value)))
+    assert (
+        value == codec.decode(codec.encode(value)) == codec.decode(memoryview(codec.encode(value)))
+    )
 
 
 def test_compressed_keeps_types_and_columns_in_place(algorithm: str) -> None:
@@ -310,7 +316,14 @@ def test_compressed_refuses_lies_and_cuts(algorithm: str) -> None:
     for other in (0, 3 - number, 3, 255):
         with pytest.raises(FormatError):
             codec.decode(encoded[:-1] + bytes((other,)))
-    for bad in (b"", b"\0", b"\1", b"\2" * 9, b"\1" * 10, zlib.compress(b"x") * 2 + b"\0" * 8 + b"\1"):
+    for bad in (
+        b"",
+        b"\0",
+        b"\1",
+        b"\2" * 9,
+        b"\1" * 10,
+        zlib.compress(b"x") * 2 + b"\0" * 8 + b"\1",
+    ):
         with pytest.raises(FormatError):
             codec.decode(bad)
     order = random.Random(3)
