@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import sys
@@ -330,10 +331,8 @@ def test_compressed_refuses_lies_and_cuts(algorithm: str) -> None:
     for _ in range(300):
         changed = bytearray(encoded)
         changed[order.randrange(len(encoded))] ^= 1 << order.randrange(8)
-        try:
+        with contextlib.suppress(FormatError):
             codec.decode(bytes(changed))
-        except FormatError:
-            pass
 
 
 def test_compressed_checks_its_settings() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import enum
@@ -323,10 +324,8 @@ def test_codecs_survive_anything(data: bytes) -> None:
     """Whatever the bytes, there is a value or a FormatError."""
     for codec in (*MESSAGES, PickleCodec()):
         for type in (Any, list[User], Order):
-            try:
+            with contextlib.suppress(FormatError):
                 codec.decode(data, type)
-            except FormatError:
-                pass
 
 
 BOMBS = """
@@ -535,7 +534,5 @@ def test_message_codec_decodes_what_was_written_in_any_order() -> None:
         for _ in range(2000):
             changed = bytearray(data)
             changed[order.randrange(len(data))] = order.randrange(256)
-            try:
+            with contextlib.suppress(FormatError):
                 codec.decode(bytes(changed), dict[str, Any])
-            except FormatError:
-                pass
