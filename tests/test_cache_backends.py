@@ -136,7 +136,7 @@ async def test_backend_forgets_after_the_time_to_live(backend: Any, case: Case) 
     assert await backend.set("ns:b", b"new", if_absent=True)
     assert not await backend.compare_and_set("ns:c", b"old", b"new")
     assert 0 == await backend.delete_many(["ns:d"])
-    if case.scans:
+    if case.scans and not case.scans_expired:
         assert ["ns:b", "ns:forever", "ns:long"] == await scanned(backend, "ns:")
 
 
