@@ -14,8 +14,15 @@ from anyseal import offload
 from anyseal.cache.entry import LARGE, Entry, check_key
 from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
 from anyseal.cache.herd import Background, Herd, Job
-from anyseal.cache.large import Pieces, PieceSink, Whereabouts, object_name, temporary_name
-from anyseal.cache.policy import TTL, now_ms
+from anyseal.cache.large import (
+    Pieces,
+    PieceSink,
+    Whereabouts,
+    object_name,
+    published,
+    temporary_name,
+)
+from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import BackendError, DecryptionError, FormatError, SourceError
 from anyseal.keys import Key
@@ -84,7 +91,7 @@ class Cache(CacheBase):
                 with anyio.fail_after(self._timeout):
                     result = await call(*args, **options)
         except (BackendError, TimeoutError, OSError) as exc:
-            error = exc if isinstance(exc, BackendError) else BackendError(_said(exc))
+            error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
             self._observer.count("backend_errors")
             self._breaker.failed(error, probe)
             raise error from (None if error is exc else exc)
@@ -169,21 +176,12 @@ class Cache(CacheBase):
         self._observer.count("local_hits" if local else "hits")
         return value
 
-    @staticmethod
-    def _stale(entry: Entry) -> bool:
-        return bool(entry.fresh_until) and now_ms() >= entry.fresh_until
-
     async def get_many(
         self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
     ) -> dict[str | bytes, Any]:
         """The values of those of *keys* that are there, in one look at the backend."""
         wanted = {key: check_key(key) for key in keys}
-        entries = {}
-        for data in wanted.values():
-            entry = self._local_entry(partition, data)
-            if entry is not None:
-                entries[data] = entry
-        local = set(entries)
+        entries, local = self._held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
             entries |= await self._drive(self._find_many(partition, rest))
@@ -344,7 +342,7 @@ class Cache(CacheBase):
         if self._local is not None:
             self._local.drop_partition(partition)
         if self._everywhere:
-            await self.delete_tag(*self._everywhere, partition=_one(partition))
+            await self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
         prefixes = [f"{self.namespace}:"]
         if partition is not None:
@@ -426,7 +424,7 @@ class Cache(CacheBase):
             partition, key, LARGE, at.written(size).to_bytes(),
             ttl=ttl, tags=tags, cost_ms=cost_ms,
         )  # fmt: skip
-        return await self._drive(_published(flow, temporary, object_name(name)))
+        return await self._drive(published(flow, temporary, object_name(name)))
 
     async def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
         """Kind and payload of the object that *entry* tells of."""
@@ -460,12 +458,7 @@ class Cache(CacheBase):
             await self._drive(self._delete("\0health", [key]))
         except Exception as exc:
             failure = type(exc).__name__
-        return CacheHealth(
-            ok=failure == "ok",
-            backend=failure,
-            breaker=self._breaker.state,
-            latency_ms=(perf_counter() - started) * 1000,
-        )
+        return self._health(failure, started)
 
     async def _watch(self) -> None:
         """Forget what other processes changed, as the backend tells of it."""
@@ -494,31 +487,11 @@ class Cache(CacheBase):
             await self._backend.aclose()
 
 
-def _published(flow: Flow[T], temporary: str, final: str) -> Flow[T]:
-    """*flow*, whose ``set`` also renames the object that belongs to the entry."""
-    need = next(flow)
-    while True:
-        if need.method == "set":
-            name, sealed = need.args
-            ttl_ms = need.options["ttl_ms"]
-            need = Need("publish", (temporary, final, name, sealed), {"ttl_ms": ttl_ms})
-        try:
-            answer = yield need
-        except Exception as exc:
-            need = flow.throw(exc)
-        else:
-            try:
-                need = flow.send(answer)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-
-
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
-def _one(partition: str | None) -> str:
+def only_one(partition: str | None) -> str:
     if partition is None:
         raise BackendError("this backend cannot list names: clear one partition at a time")
     return partition

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
-from anyseal.cache.codecs import codec_named
-
 from anyseal.cache.breaker import Breaker
+from anyseal.cache.codecs import codec_named
 from anyseal.cache.entry import (
     ERROR,
     GENERATION_BYTES,
@@ -34,7 +34,7 @@ from anyseal.cache.entry import (
 )
 from anyseal.cache.local import LocalLayer
 from anyseal.cache.policy import TTL, CachePolicy, now_ms, seconds_of
-from anyseal.cache.stats import CacheStats, Observer
+from anyseal.cache.stats import CacheHealth, CacheStats, Observer
 from anyseal.errors import (
     ConfigurationError,
     DecryptionError,
@@ -136,7 +136,7 @@ class CacheBase:
             return self._remember(partition, [self._name_key])
         if isinstance(self._keyring, Key):
             return self._remember(partition, [self._keyring])
-        keys = self._keyring.name_keys_hit(partition)  # type: ignore[attr-defined]
+        keys = self._keyring.name_keys_hit(partition)
         return None if keys is None else self._remember(partition, keys)
 
     def _remember(self, partition: str, keys: Sequence[Key]) -> PartitionNames:
@@ -545,6 +545,28 @@ class CacheBase:
 
     def _lives(self, ttl: Any) -> float | None:
         return self._ttl if ttl is UNSET else seconds_of(ttl)
+
+    @staticmethod
+    def _stale(entry: Entry) -> bool:
+        """Whether *entry* is beyond its time to live, and is kept for those who refresh it."""
+        return bool(entry.fresh_until) and now_ms() >= entry.fresh_until
+
+    def _held_locally(
+        self, partition: str, keys: Iterable[bytes]
+    ) -> tuple[dict[bytes, Entry], set[bytes]]:
+        """The entries that the in-process layer has, and their keys."""
+        found = {key: self._local_entry(partition, key) for key in keys}
+        held = {key: entry for key, entry in found.items() if entry is not None}
+        return held, set(held)
+
+    def _health(self, failure: str, started: float) -> CacheHealth:
+        """What a probe that began at *started* found."""
+        return CacheHealth(
+            ok=failure == "ok",
+            backend=failure,
+            breaker=self._breaker.state,
+            latency_ms=(perf_counter() - started) * 1000,
+        )
 
     def stats(self) -> CacheStats:
         """Counters since the cache was made."""

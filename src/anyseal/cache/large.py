@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from anyseal.cache.entry import LARGE, OBJECT, RAW, TEMPORARY, VALUE, Entry
+from anyseal.cache.flows import Flow, Need
 from anyseal.errors import FormatError, SourceChangedError
 from anyseal.ports import BlockingRangedBackend, Ends, RangedBackend
 
@@ -22,8 +23,12 @@ __all__ = [
     "PieceSink",
     "Pieces",
     "Whereabouts",
+    "object_name",
+    "published",
     "temporary_name",
 ]
+
+T = TypeVar("T")
 
 PIECE_BYTES = 1 << 20
 TEMPORARY_TTL_MS = 120_000
@@ -214,3 +219,23 @@ class BlockingPieces:
 
     def close(self) -> None:
         pass
+
+
+def published(flow: Flow[T], temporary: str, final: str) -> Flow[T]:
+    """*flow*, whose ``set`` also renames the object that belongs to the entry."""
+    need = next(flow)
+    while True:
+        if need.method == "set":
+            name, sealed = need.args
+            ttl_ms = need.options["ttl_ms"]
+            need = Need("publish", (temporary, final, name, sealed), {"ttl_ms": ttl_ms})
+        try:
+            answer = yield need
+        except Exception as exc:
+            need = flow.throw(exc)
+        else:
+            try:
+                need = flow.send(answer)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result

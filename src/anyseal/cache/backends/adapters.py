@@ -77,9 +77,7 @@ class AiocacheBackend:
             raise ConfigurationError("AiocacheBackend needs an aiocache cache")
         serializer = cache.serializer
         in_memory = getattr(cache, "NAME", "") == "memory"
-        if type(serializer) is not NullSerializer or not (
-            in_memory or serializer.encoding is None
-        ):
+        if type(serializer) is not NullSerializer or not (in_memory or serializer.encoding is None):
             raise ConfigurationError(
                 "AiocacheBackend needs a cache with serializer=NullSerializer(encoding=None)"
             )
