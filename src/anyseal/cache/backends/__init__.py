@@ -1,0 +1,1 @@
+"""Where a cache's sealed entries are kept."""

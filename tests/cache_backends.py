@@ -1,0 +1,168 @@
+"""Every cache backend that the suite in ``test_cache_backends.py`` runs on.
+
+To add one, append a :class:`Case` to ``CASES``. Its ``make`` gives a backend that is empty; servers
+come from the fixtures of ``server_fixtures.py`` through ``request.getfixturevalue``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+ALL_LOOPS = ("asyncio", "uvloop", "trio")
+ASYNCIO_ONLY = ("asyncio", "uvloop")
+LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One backend, and what it can do."""
+
+    name: str
+    make: Callable[[pytest.FixtureRequest], Any]
+    """A fresh backend without entries; called outside of the event loop."""
+
+    blocking: bool = False
+    """Whether it is the twin for sync code."""
+
+    loops: Sequence[str] = ALL_LOOPS
+    ranged: bool = False
+    scans: bool = True
+    max_value: int = 4 << 20
+    ttl_ms: int = 100
+    """The shortest time to live that it tells from none."""
+
+    scans_expired: bool = False
+    """Whether a scan may still give names of expired entries."""
+
+    gone_ms: int = 300
+    """After this much an entry with that time to live is certainly gone."""
+
+
+class Awaited:
+    """A blocking backend with ``await`` before every call, so that one suite does for both."""
+
+    def __init__(self, backend: Any) -> None:
+        self.inner = backend
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await anyio.to_thread.run_sync(partial(method, *args, **kwargs))
+
+        return call
+
+    async def scan(self, prefix: str) -> AsyncIterator[list[str]]:
+        for names in await anyio.to_thread.run_sync(lambda: list(self.inner.scan(prefix))):
+            yield names
+
+    async def aclose(self) -> None:
+        await anyio.to_thread.run_sync(self.inner.close)
+
+
+def _memory(request: pytest.FixtureRequest) -> Any:
+    from anyseal.cache.backends.memory import MemoryBackend
+
+    return MemoryBackend()
+
+
+def _blocking_memory(request: pytest.FixtureRequest) -> Any:
+    from anyseal.cache.backends.memory import BlockingMemoryBackend
+
+    return BlockingMemoryBackend()
+
+
+def _sqlite(request: pytest.FixtureRequest) -> Any:
+    from anyseal.cache.backends.sqlite import SQLiteBackend
+
+    return SQLiteBackend(request.getfixturevalue("tmp_path") / "cache.db")
+
+
+def _blocking_sqlite(request: pytest.FixtureRequest) -> Any:
+    from anyseal.cache.backends.sqlite import BlockingSQLiteBackend
+
+    return BlockingSQLiteBackend(request.getfixturevalue("tmp_path") / "cache.db")
+
+
+def _memcached(request: pytest.FixtureRequest) -> Any:
+    from anyseal.cache.backends.memcached import MemcachedBackend
+
+    server = request.getfixturevalue("memcached_server")
+    server.empty()
+    return MemcachedBackend(port=server.port)
+
+
+def _blocking_memcached(request: pytest.FixtureRequest) -> Any:
+    return _memcached(request).blocking
+
+
+def _aiocache(request: pytest.FixtureRequest) -> Any:
+    from aiocache import SimpleMemoryCache
+
+    from anyseal.cache.backends.adapters import AiocacheBackend
+
+    return AiocacheBackend(SimpleMemoryCache(namespace="mine"))
+
+
+def _aiocache_redis(request: pytest.FixtureRequest) -> Any:
+    from aiocache import RedisCache
+    from aiocache.serializers import NullSerializer
+
+    from anyseal.cache.backends.adapters import AiocacheBackend
+
+    server = request.getfixturevalue("redis_server")
+    serializer = NullSerializer(encoding=None)
+    return AiocacheBackend(
+        RedisCache(serializer, port=server.port, namespace=f"mine-{next(_numbers)}")
+    )
+
+
+def _cashews(request: pytest.FixtureRequest) -> Any:
+    from cashews import Cache
+
+    from anyseal.cache.backends.adapters import CashewsBackend
+
+    cache = Cache()
+    cache.setup("mem://", size=100_000, check_interval=0)
+    return CashewsBackend(cache)
+
+
+_numbers = itertools.count()
+_MEMCACHED: dict[str, Any] = {
+    "ttl_ms": 1,
+    "gone_ms": 2100,
+    "scans": False,
+    "max_value": (1 << 20) - 1024,
+}
+
+CASES: list[Case] = [
+    Case(name="memory", make=_memory, ranged=True),
+    Case(name="memory-blocking", make=_blocking_memory, ranged=True, blocking=True),
+    Case(name="sqlite", make=_sqlite, ranged=True),
+    Case(name="sqlite-blocking", make=_blocking_sqlite, ranged=True, blocking=True),
+    Case(name="memcached", make=_memcached, **_MEMCACHED),
+    Case(name="memcached-blocking", make=_blocking_memcached, blocking=True, **_MEMCACHED),
+    Case(name="aiocache-memory", make=_aiocache, loops=ASYNCIO_ONLY, scans=False),
+    Case(name="aiocache-redis", make=_aiocache_redis, loops=("asyncio",), scans=False),
+    Case(name="cashews-memory", make=_cashews, loops=ASYNCIO_ONLY, scans_expired=True),
+]
+
+
+def on_every_loop(cases: Sequence[Case]) -> list[Any]:
+    """Parameters (loop, case): blocking backends run once, beside asyncio."""
+    return [
+        pytest.param(LOOPS[loop], case, id=f"{case.name}-{loop}")
+        for case in cases
+        for loop in (("asyncio",) if case.blocking else case.loops)
+    ]
