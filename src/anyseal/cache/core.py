@@ -339,8 +339,7 @@ class Cache(CacheBase):
             How many names were deleted; 0 where the backend cannot list them and the entries are
             only ended.
         """
-        if self._local is not None:
-            self._local.drop_partition(partition)
+        self._local_clear(partition)
         if self._everywhere:
             await self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0

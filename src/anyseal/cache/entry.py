@@ -34,6 +34,7 @@ __all__ = [
     "Tag",
     "check_key",
     "check_namespace",
+    "function_key",
     "pack",
     "unpack",
 ]
@@ -54,6 +55,8 @@ SUFFIX_MAX = 24
 _LABEL = b"anyseal cache v1"
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _PARTITION_NAME = 12
+_GROUP_NAME = 8
+_FUNCTION = ord("f")
 
 LOCK, OBJECT, TEMPORARY = "l", "o", "t"
 
@@ -156,10 +159,16 @@ def check_key(key: Any) -> bytes:
     return data
 
 
+def function_key(function: str, arguments: bytes) -> bytes:
+    """The bytes that stand for a call of *function* (its name, at most 64 KiB)."""
+    name = function.encode()
+    return b"".join((b"f", len(name).to_bytes(2), name, arguments))
+
+
 class PartitionNames:
     """What the names and contexts of one partition's entries are made of."""
 
-    __slots__ = ("_context", "_plain", "_slots", "keys", "namespace", "prefixes")
+    __slots__ = ("_context", "_functions", "_plain", "_slots", "keys", "namespace", "prefixes")
 
     def __init__(
         self, namespace: str, partition: str, codec: str, keys: Sequence[Key], plain: bool
@@ -170,6 +179,7 @@ class PartitionNames:
         parts = (_LABEL, namespace.encode(), partition.encode(), codec.encode())
         self._context = b"".join(len(part).to_bytes(4) + part for part in parts)
         self._plain = plain
+        self._functions: dict[bytes, list[str]] = {}
         shown = quote(partition, safe="") if plain else ""
         if 0 < len(shown) <= 64:
             self.prefixes = [f"{namespace}:{shown}:"] * len(self._slots)
@@ -190,12 +200,28 @@ class PartitionNames:
         name = f"{prefix}{{{quote(key[1:], safe='-._~/')}}}"
         return name if len(name) <= NAME_MAX - SUFFIX_MAX else ""
 
+    def _groups(self, function: bytes) -> list[str]:
+        """What stands for a function in the names of its entries: they are found together."""
+        found = self._functions.get(function)
+        if found is None:
+            found = [slot.name(b"f" + function)[:_GROUP_NAME] + ":" for slot in self._slots]
+            self._functions[function] = found
+        return found
+
+    def function_prefixes(self, function: str) -> list[str]:
+        """What the names of a function's entries begin with."""
+        groups = self._groups(function.encode())
+        return [prefix + group for prefix, group in zip(self.prefixes, groups, strict=True)]
+
     def names(self, key: bytes) -> list[str]:
         """Where the entry of *key* may be: under the current name key, then under older ones.
 
         What else belongs to it has the same name and a suffix: LOCK, OBJECT, TEMPORARY.
         """
         prefixes = self.prefixes
+        if key[0] == _FUNCTION:
+            groups = self._groups(key[3 : 3 + int.from_bytes(key[1:3])])
+            prefixes = [prefix + group for prefix, group in zip(prefixes, groups, strict=True)]
         if len(prefixes) == 1:
             prefix = prefixes[0]
             return [self._shown(prefix, key) or f"{prefix}{{{self._slots[0].name(b'e' + key)}}}"]

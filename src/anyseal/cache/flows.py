@@ -109,7 +109,7 @@ class CacheBase:
         self.codec = codec_named(codec)
         self.policy = policy if policy is not None else CachePolicy()
         self._backend = backend
-        self._keyring = keyring
+        self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._plain_keys = plain_keys
         self._name_key = name_key
@@ -155,17 +155,20 @@ class CacheBase:
 
     def _current(self, partition: str) -> Flow[Key]:
         """The key to seal with."""
-        if isinstance(self._keyring, Key):
-            return self._keyring
-        found = self._keyring.current_hit(partition)
+        keyring = self._keyring
+        if isinstance(keyring, Key):
+            return keyring
+        found: Key | None = keyring.current_hit(partition)
         if found is None:
             found = yield Need("current", (partition,), {}, keyring=True)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _named_hit(self, partition: str, key_id: bytes) -> Key | None:
-        if isinstance(self._keyring, Key):
-            return self._keyring
-        return self._keyring.get_hit(partition, key_id)
+        keyring = self._keyring
+        if isinstance(keyring, Key):
+            return keyring
+        found: Key | None = keyring.get_hit(partition, key_id)
+        return found
 
     def _named(self, partition: str, key_id: bytes) -> Flow[Key]:
         """The key that an entry names."""
@@ -558,6 +561,11 @@ class CacheBase:
         found = {key: self._local_entry(partition, key) for key in keys}
         held = {key: entry for key, entry in found.items() if entry is not None}
         return held, set(held)
+
+    def _local_clear(self, partition: str | None) -> None:
+        """Drop what the in-process layer has of a partition."""
+        if self._local is not None:
+            self._local.drop_partition(partition)
 
     def _health(self, failure: str, started: float) -> CacheHealth:
         """What a probe that began at *started* found."""

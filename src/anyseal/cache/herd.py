@@ -21,7 +21,7 @@ import anyio.lowlevel
 import sniffio
 
 from anyseal.cache.entry import ERROR, LOCK, Entry
-from anyseal.cache.flows import UNSET
+from anyseal.cache.flows import UNSET, CacheBase
 from anyseal.errors import BackendError
 from anyseal.flight import SingleFlight
 
@@ -54,6 +54,14 @@ class Job:
     """A value that cannot be stored is returned all the same."""
     force: bool = False
     """Compute even if there is a value."""
+    info: Any = None
+    """Counts ``hits``, ``misses`` and ``stale`` of one function."""
+
+    def count(self, cache: CacheBase, what: str) -> None:
+        """Count one more on the cache, and on the function."""
+        cache._observer.count(what)
+        if self.info is not None:
+            self.info.count("hits" if what == "local_hits" else what)
 
     @property
     def flight(self) -> tuple[str, bytes, bool]:
@@ -137,9 +145,9 @@ class Herd:
                 value = await self._usable(cache, job, entry)
                 if value is not UNSET:
                     if not cache._stale(entry):
-                        cache._observer.count("local_hits" if local else "hits")
+                        job.count(cache, "local_hits" if local else "hits")
                     return value
-            cache._observer.count("misses")
+            job.count(cache, "misses")
         led = False
 
         async def lead() -> Computed:
@@ -169,7 +177,7 @@ class Herd:
             return UNSET
         if stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms):
             if stale:
-                cache._observer.count("stale")
+                job.count(cache, "stale")
             self._refresh_soon(cache, job)
         return value
 

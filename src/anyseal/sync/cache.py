@@ -258,8 +258,7 @@ class Cache(CacheBase):
 
     def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace."""
-        if self._local is not None:
-            self._local.drop_partition(partition)
+        self._local_clear(partition)
         if self._everywhere:
             self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0

@@ -48,9 +48,9 @@ class Herd:
                 value = self._usable(cache, job, entry)
                 if value is not UNSET:
                     if not cache._stale(entry):
-                        cache._observer.count("local_hits" if local else "hits")
+                        job.count(cache, "local_hits" if local else "hits")
                     return value
-            cache._observer.count("misses")
+            job.count(cache, "misses")
         led = False
 
         def lead() -> Computed:
@@ -78,7 +78,7 @@ class Herd:
             return UNSET
         if stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms):
             if stale:
-                cache._observer.count("stale")
+                job.count(cache, "stale")
             self._refresh_soon(cache, job)
         return value
 
