@@ -480,6 +480,7 @@ def test_codec_named_finds_each_codec() -> None:
         codec = codec_named(name)
         assert name == codec.name
         assert codec_named(codec) is codec
+        assert codec_named(name) is codec
         assert isinstance(codec, Codec)
     assert "restricted" in repr(codec_named("pickle"))
     for wrong in ("yaml", "", None, 5, MessagePackCodec, object()):

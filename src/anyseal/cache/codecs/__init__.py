@@ -7,6 +7,7 @@ object with ``encode`` and ``decode`` serves as well.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from anyseal.cache.codecs.arrow import ArrowCodec
@@ -35,6 +36,16 @@ _NAMED: dict[str, type[Any]] = {
 _OURS: Any = (*_NAMED.values(), Compressed, ForeignCodec)
 
 
+@functools.cache
+def _named(name: str) -> Codec:
+    """One codec for each name: all caches of a process share its decoders."""
+    found = _NAMED.get(name)
+    if found is None:
+        raise ConfigurationError(f"unknown codec {name!r}: one of {', '.join(sorted(_NAMED))}")
+    made: Codec = found()
+    return made
+
+
 def codec_named(codec: Any) -> Codec:
     """The codec that *codec* names, or is.
 
@@ -47,11 +58,7 @@ def codec_named(codec: Any) -> Codec:
         ConfigurationError: No codec has this name, it is no codec, or an extra is missing.
     """
     if isinstance(codec, str):
-        found = _NAMED.get(codec)
-        if found is None:
-            raise ConfigurationError(f"unknown codec {codec!r}: one of {', '.join(sorted(_NAMED))}")
-        made: Codec = found()
-        return made
+        return _named(codec)
     if isinstance(codec, type):
         raise ConfigurationError(f"codec must be an object, not the class {codec.__name__}")
     if isinstance(codec, _OURS):
