@@ -77,9 +77,7 @@ class AiocacheBackend:
             raise ConfigurationError("AiocacheBackend needs an aiocache cache")
         serializer = cache.serializer
         in_memory = getattr(cache, "NAME", "") == "memory"
-        if type(serializer) is not NullSerializer or not (
-            in_memory or serializer.encoding is None
-        ):
+        if type(serializer) is not NullSerializer or not (in_memory or serializer.encoding is None):
             raise ConfigurationError(
                 "AiocacheBackend needs a cache with serializer=NullSerializer(encoding=None)"
             )
@@ -164,11 +162,11 @@ class CashewsBackend:
 
     def __init__(self, cache: Any) -> None:
         try:
+            from cashews import Cache
             from cashews.picklers import NonPickler
-            from cashews.wrapper import Wrapper
         except ImportError as exc:  # pragma: no cover - the package is missing
             raise ConfigurationError("CashewsBackend needs cashews") from exc
-        if not isinstance(cache, Wrapper) or not cache.is_setup():
+        if not isinstance(cache, Cache) or not cache.is_setup():
             raise ConfigurationError("CashewsBackend needs a cashews cache that is set up")
         for backend in cache._backends.values():
             serializer = getattr(backend, "_serializer", None)
