@@ -15,8 +15,10 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
+CACHE_TOKEN = "test-token"
 ALL_LOOPS = ("asyncio", "uvloop", "trio")
 ASYNCIO_ONLY = ("asyncio", "uvloop")
+TWO_LOOPS = ("uvloop", "trio")
 LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "uvloop": ("asyncio", {"use_uvloop": True}),
@@ -41,6 +43,9 @@ class Case:
     max_value: int = 4 << 20
     ttl_ms: int = 100
     """The shortest time to live that it tells from none."""
+
+    scan_names: int = 1203
+    """How many names are enough for more than one list, or for our patience."""
 
     scans_expired: bool = False
     """Whether a scan may still give names of expired entries."""
@@ -118,13 +123,24 @@ def _aiocache(request: pytest.FixtureRequest) -> Any:
 def _aiocache_redis(request: pytest.FixtureRequest) -> Any:
     from aiocache import RedisCache
     from aiocache.serializers import NullSerializer
+    from redis import DriverInfo
 
     from anyseal.cache.backends.adapters import AiocacheBackend
 
+    class Closing(AiocacheBackend):
+        async def aclose(self) -> None:
+            await self._cache.client.aclose(close_connection_pool=True)
+
     server = request.getfixturevalue("redis_server")
     serializer = NullSerializer(encoding=None)
-    return AiocacheBackend(
-        RedisCache(serializer, port=server.port, namespace=f"mine-{next(_numbers)}")
+    return Closing(
+        RedisCache(
+            serializer,
+            port=server.port,
+            namespace=f"mine-{next(_numbers)}",
+            # Or redis-py looks for its version on the disk, once per connection.
+            connection_pool_kwargs={"driver_info": DriverInfo("redis-py", lib_version="0")},
+        )
     )
 
 
@@ -146,13 +162,28 @@ _MEMCACHED: dict[str, Any] = {
     "max_value": (1 << 20) - 1024,
 }
 
+
+def _http(request: pytest.FixtureRequest) -> Any:
+    from anyseal.cache.backends.http import HttpBackend
+
+    return HttpBackend(request.getfixturevalue("cache_api"), token=CACHE_TOKEN)
+
+
+def _blocking_http(request: pytest.FixtureRequest) -> Any:
+    from anyseal.cache.backends.http import BlockingHttpBackend
+
+    return BlockingHttpBackend(request.getfixturevalue("cache_api"), token=CACHE_TOKEN)
+
+
 CASES: list[Case] = [
     Case(name="memory", make=_memory, ranged=True),
     Case(name="memory-blocking", make=_blocking_memory, ranged=True, blocking=True),
     Case(name="sqlite", make=_sqlite, ranged=True),
     Case(name="sqlite-blocking", make=_blocking_sqlite, ranged=True, blocking=True),
-    Case(name="memcached", make=_memcached, **_MEMCACHED),
+    Case(name="memcached", make=_memcached, loops=TWO_LOOPS, **_MEMCACHED),
     Case(name="memcached-blocking", make=_blocking_memcached, blocking=True, **_MEMCACHED),
+    Case(name="http", make=_http, loops=TWO_LOOPS, scan_names=50),
+    Case(name="http-blocking", make=_blocking_http, blocking=True, scan_names=50),
     Case(name="aiocache-memory", make=_aiocache, loops=ASYNCIO_ONLY, scans=False),
     Case(name="aiocache-redis", make=_aiocache_redis, loops=("asyncio",), scans=False),
     Case(name="cashews-memory", make=_cashews, loops=ASYNCIO_ONLY, scans_expired=True),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from asgi_server import CacheApi
 from servers import MariaDb, Moto, Postgres, ServerUnavailableError
 from storage_servers import Memcached, RedisCluster, RedisServer, SeaweedFS
 
@@ -47,6 +48,21 @@ def memcached_server() -> Iterator[Memcached]:
         pytest.skip(str(exc))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def cache_server() -> Iterator[CacheApi]:
+    """The HTTP cache API, from this package."""
+    server = CacheApi()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def cache_api(cache_server: CacheApi) -> str:
+    """Its address, with no entries behind it."""
+    cache_server.empty()
+    return cache_server.url
 
 
 @pytest.fixture(scope="session")

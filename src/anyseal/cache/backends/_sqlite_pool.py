@@ -83,7 +83,7 @@ class Pool:
         self._closed = 0
 
     def close(self) -> None:
-        """Close what is not in use now, and the rest when its call ends. The next call opens anew."""
+        """Close what is idle, and the rest when its call ends. A later call opens anew."""
         self._leave_to_parent()
         self._closed += 1
         while self._idle:

@@ -162,11 +162,11 @@ class CashewsBackend:
 
     def __init__(self, cache: Any) -> None:
         try:
+            from cashews import Cache
             from cashews.picklers import NonPickler
-            from cashews.wrapper import Wrapper
         except ImportError as exc:  # pragma: no cover - the package is missing
             raise ConfigurationError("CashewsBackend needs cashews") from exc
-        if not isinstance(cache, Wrapper) or not cache.is_setup():
+        if not isinstance(cache, Cache) or not cache.is_setup():
             raise ConfigurationError("CashewsBackend needs a cashews cache that is set up")
         for backend in cache._backends.values():
             serializer = getattr(backend, "_serializer", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import time
@@ -16,7 +17,7 @@ from anyseal.errors import BackendError, ConfigurationError
 __all__ = ["BlockingSQLiteBackend", "SQLiteBackend"]
 
 _BATCH = 500
-"""Names in one statement."""
+"""Names in one list of a scan."""
 
 _SWEEP = 16
 """Expired entries that each write removes beside its own work."""
@@ -26,15 +27,9 @@ _ACCESS_SECONDS = 60
 
 _ACCESSES_MAX = 256
 
-_LIVE = "(expires_ms IS NULL OR expires_ms > ?)"
-
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _marks(names: Sequence[str]) -> str:
-    return ",".join("?" * len(names))
 
 
 class BlockingSQLiteBackend:
@@ -81,22 +76,21 @@ class BlockingSQLiteBackend:
         found: dict[str, bytes | dict[int, bytes]] = {}
         now = _now_ms()
         with self._pool.reading() as connection:
-            for at in range(0, len(names), _BATCH):
-                batch = names[at : at + _BATCH]
-                for name, value, accessed, number, piece in connection.execute(
-                    "SELECT name, e.value, accessed, number, p.value FROM entries e"
-                    " LEFT JOIN pieces p ON p.object = e.object"
-                    f" WHERE name IN ({_marks(batch)}) AND {_LIVE}",
-                    (*batch, now),
-                ):
-                    if number is None:
-                        found[name] = value if value is not None else b""
-                    else:
-                        pieces = found.setdefault(name, {})
-                        assert isinstance(pieces, dict)
-                        pieces[number] = piece
-                    if accessed < now // 1000 - _ACCESS_SECONDS and self._max_bytes is not None:
-                        self._used[name] = None
+            for name, value, accessed, number, piece in connection.execute(
+                "SELECT name, e.value, accessed, number, p.value FROM entries e"
+                " LEFT JOIN pieces p ON p.object = e.object"
+                " WHERE name IN (SELECT value FROM json_each(?))"
+                " AND (expires_ms IS NULL OR expires_ms > ?)",
+                (_listed(names), now),
+            ):
+                if number is None:
+                    found[name] = value if value is not None else b""
+                else:
+                    pieces = found.setdefault(name, {})
+                    assert isinstance(pieces, dict)
+                    pieces[number] = piece
+                if accessed < now // 1000 - _ACCESS_SECONDS and self._max_bytes is not None:
+                    self._used[name] = None
             with contextlib.suppress(sqlite3.OperationalError):  # others write: it can wait
                 self._note_accesses(connection)
         return [_whole(found.get(name)) for name in names]
@@ -105,13 +99,10 @@ class BlockingSQLiteBackend:
         if len(self._used) < at_least:
             return
         used, self._used = self._used, {}
-        names = list(used)
-        for at in range(0, len(names), _BATCH):
-            batch = names[at : at + _BATCH]
-            connection.execute(
-                f"UPDATE entries SET accessed = ? WHERE name IN ({_marks(batch)})",
-                (int(time.time()), *batch),
-            )
+        connection.execute(
+            "UPDATE entries SET accessed = ? WHERE name IN (SELECT value FROM json_each(?))",
+            (int(time.time()), _listed(used)),
+        )
 
     def set(
         self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
@@ -150,7 +141,8 @@ class BlockingSQLiteBackend:
         now = _now_ms()
         with self._pool.writing() as connection:
             row = connection.execute(
-                f"SELECT value, object FROM entries WHERE name = ? AND size = ? AND {_LIVE}",
+                "SELECT value, object FROM entries WHERE name = ? AND size = ?"
+                " AND (expires_ms IS NULL OR expires_ms > ?)",
                 (name, len(expected), now),
             ).fetchone()
             if row is None or not _is(connection, row[0], row[1], memoryview(expected)):
@@ -165,15 +157,12 @@ class BlockingSQLiteBackend:
         """Delete what is there of *names*; how many that were."""
         if not names:
             return 0
-        deleted, now = 0, _now_ms()
         with self._pool.writing() as connection:
-            for at in range(0, len(names), _BATCH):
-                batch = names[at : at + _BATCH]
-                deleted += connection.execute(
-                    f"DELETE FROM entries WHERE name IN ({_marks(batch)}) AND {_LIVE}",
-                    (*batch, now),
-                ).rowcount
-        return deleted
+            return connection.execute(
+                "DELETE FROM entries WHERE name IN (SELECT value FROM json_each(?))"
+                " AND (expires_ms IS NULL OR expires_ms > ?)",
+                (_listed(names), _now_ms()),
+            ).rowcount
 
     def scan(self, prefix: str) -> Iterator[list[str]]:
         """The names that begin with *prefix*, in order, in lists; those of this moment at least."""
@@ -223,7 +212,7 @@ class BlockingSQLiteBackend:
             rows = connection.execute(
                 "SELECT substr(e.value, ?, ?), number, p.value FROM entries e"
                 " LEFT JOIN pieces p ON p.object = e.object AND number BETWEEN ? AND ?"
-                f" WHERE name = ? AND {_LIVE} ORDER BY number",
+                " WHERE name = ? AND (expires_ms IS NULL OR expires_ms > ?) ORDER BY number",
                 (offset + 1, length, first, last, name, _now_ms()),
             ).fetchall()
         if not rows or rows[0][1] is None:
@@ -244,7 +233,8 @@ class BlockingSQLiteBackend:
         now = _now_ms()
         with self._pool.writing() as connection:
             there = connection.execute(
-                f"SELECT 1 FROM entries WHERE name = ? AND {_LIVE}", (temporary, now)
+                "SELECT 1 FROM entries WHERE name = ? AND (expires_ms IS NULL OR expires_ms > ?)",
+                (temporary, now),
             ).fetchone()
             if there is None:
                 return False
@@ -290,6 +280,11 @@ def _expires(now: int, ttl_ms: int | None) -> int | None:
     return None if ttl_ms is None else now + ttl_ms
 
 
+def _listed(names: Sequence[str] | dict[str, None]) -> str:
+    """*names* as the one parameter that json_each takes."""
+    return json.dumps(list(names))
+
+
 def _whole(found: bytes | dict[int, bytes] | None) -> bytes | None:
     if isinstance(found, dict):
         return b"".join(found[number] for number in sorted(found))
@@ -309,7 +304,7 @@ def _is(
 ) -> bool:
     """Whether the value, of the same size, is *expected*; pieces are compared one by one."""
     if object is None:
-        return value == expected
+        return value is not None and expected == value
     at = 0
     for (piece,) in connection.execute(
         "SELECT value FROM pieces WHERE object = ? ORDER BY number", (object,)
@@ -326,7 +321,9 @@ def _in_pieces(connection: sqlite3.Connection, name: str, now: int) -> tuple[int
     In the caller's transaction.
     """
     row = connection.execute(
-        f"SELECT object, size, value FROM entries WHERE name = ? AND {_LIVE}", (name, now)
+        "SELECT object, size, value FROM entries WHERE name = ?"
+        " AND (expires_ms IS NULL OR expires_ms > ?)",
+        (name, now),
     ).fetchone()
     if row is not None and row[0] is not None:
         return row[0], row[1]
