@@ -154,6 +154,32 @@ def _cashews(request: pytest.FixtureRequest) -> Any:
     return CashewsBackend(cache)
 
 
+def _emptied(request: pytest.FixtureRequest, kind: str) -> str:
+    """The URL of Redis or of the cluster, without entries."""
+    import redis
+
+    server = request.getfixturevalue(f"redis_{kind}")
+    for node in getattr(server, "nodes", [server]):
+        with redis.Redis(port=node.port) as client:
+            client.flushall()
+    return server.url if kind == "server" else server.url.replace("redis", "redis+cluster")
+
+
+def _redis(request: pytest.FixtureRequest, kind: str = "server") -> Any:
+    from anyseal.cache.backends.redis import RedisBackend
+
+    return RedisBackend.from_url(_emptied(request, kind))
+
+
+def _blocking_redis(request: pytest.FixtureRequest, kind: str = "server") -> Any:
+    from anyseal.cache.backends.redis_blocking import BlockingRedisBackend
+
+    return BlockingRedisBackend.from_url(_emptied(request, kind))
+
+
+_cluster = partial(_redis, kind="cluster")
+_blocking_cluster = partial(_blocking_redis, kind="cluster")
+
 _numbers = itertools.count()
 _MEMCACHED: dict[str, Any] = {
     "ttl_ms": 1,
@@ -186,6 +212,10 @@ CASES: list[Case] = [
     Case(name="http-blocking", make=_blocking_http, blocking=True, scan_names=50),
     Case(name="aiocache-memory", make=_aiocache, loops=ASYNCIO_ONLY, scans=False),
     Case(name="aiocache-redis", make=_aiocache_redis, loops=("asyncio",), scans=False),
+    Case(name="redis", make=_redis, loops=ASYNCIO_ONLY, ranged=True),
+    Case(name="redis-blocking", make=_blocking_redis, ranged=True, blocking=True),
+    Case(name="redis-cluster", make=_cluster, loops=ASYNCIO_ONLY, ranged=True),
+    Case(name="redis-cluster-blocking", make=_blocking_cluster, ranged=True, blocking=True),
     Case(name="cashews-memory", make=_cashews, loops=ASYNCIO_ONLY, scans_expired=True),
 ]
 
