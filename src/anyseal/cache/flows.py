@@ -192,6 +192,35 @@ class CacheBase:
         self._observer.used(partition, with_key._key_id, "decrypt", "ok")
         return entry
 
+    def _opened(
+        self, names: PartitionNames, partition: str, key: bytes, stored: str, sealed: bytes
+    ) -> Entry | None:
+        """The entry in *sealed*, if nobody must be asked and nothing must be told: the usual case.
+
+        None is no answer: :meth:`_open` looks again, and says what is wrong.
+        """
+        try:
+            with_key = self._named_hit(partition, sealed[KEY_ID])
+            if with_key is None:
+                return None
+            entry = unpack(open_under(sealed, with_key, names.context(key)))
+        except (DecryptionError, FormatError, ExpiredError, WrongKeyError):
+            return None
+        if entry.tags or not self._is_current(partition, with_key):
+            return None
+        entry.sealed = sealed
+        entry.stored = stored
+        self._observer.used(partition, with_key._key_id, "decrypt", "ok")
+        return entry
+
+    def _is_current(self, partition: str, key: Key) -> bool:
+        """Whether *key* seals in *partition* now, as far as is known without asking."""
+        keyring = self._keyring
+        if isinstance(keyring, Key):
+            return True
+        current = keyring.current_hit(partition)
+        return current is None or current is key or current._key_id == key._key_id
+
     def _open(
         self, names: PartitionNames, partition: str, key: bytes, stored: str, sealed: bytes
     ) -> Flow[Entry | None]:
@@ -229,11 +258,9 @@ class CacheBase:
         self, names: PartitionNames, partition: str, key: bytes, entry: Entry, with_key: Key
     ) -> Flow[None]:
         """An entry under a key that is no longer current: tell, and seal anew if asked."""
-        if isinstance(self._keyring, Key):
+        if self._is_current(partition, with_key):
             return
         current = self._keyring.current_hit(partition)
-        if current is None or current._key_id == with_key._key_id:
-            return
         self._observer.count("old_key")
         if self._on_rotation is not None:
             self._on_rotation(partition, with_key._key_id, current._key_id)
@@ -363,7 +390,9 @@ class CacheBase:
         for name, sealed in zip(stored, answers, strict=True):
             if sealed is None:
                 continue
-            entry = yield from self._open(names, partition, key, name, sealed)
+            entry = self._opened(names, partition, key, name, sealed)
+            if entry is None:
+                entry = yield from self._open(names, partition, key, name, sealed)
             if entry is not None:
                 self._keep(partition, key, entry.stored, sealed, version)
                 return entry
@@ -378,7 +407,9 @@ class CacheBase:
         found: dict[bytes, Entry] = {}
         for (key, name), sealed in zip(places, answers, strict=True):
             if sealed is not None and key not in found:
-                entry = yield from self._open(names, partition, key, name, sealed)
+                entry = self._opened(names, partition, key, name, sealed)
+                if entry is None:
+                    entry = yield from self._open(names, partition, key, name, sealed)
                 if entry is not None:
                     self._keep(partition, key, name, sealed, version)
                     found[key] = entry
@@ -400,24 +431,22 @@ class CacheBase:
         if held is None or local is None:
             return None
         names = self._names_hit(partition)
-        with_key = self._named_hit(partition, held[0][KEY_ID])
-        if names is None or with_key is None:
+        if names is None:
             return None
+        entry = self._opened(names, partition, key, held[1], held[0])
+        if entry is not None:
+            return entry
+        flow = self._open(names, partition, key, held[1], held[0])
         try:
-            entry = self._unsealed(names, partition, key, held[0], with_key)
-        except (DecryptionError, FormatError, ExpiredError, WrongKeyError):
+            next(flow)
+        except StopIteration as stop:
+            found: Entry | None = stop.value
+            return found
+        except Exception:  # the backend's entry may be better, or is as bad and says so
             local.drop((partition, key))
             return None
-        entry.stored = held[1]
-        if entry.tags:
-            flow = self._tags_hold(names, partition, entry.tags)
-            try:
-                next(flow)
-            except StopIteration as stop:
-                return entry if stop.value else None
-            flow.close()  # a tag is not at hand: ask the backend for everything
-            return None
-        return entry
+        flow.close()  # something must be asked for: then ask for everything
+        return None
 
     def _store(
         self,
