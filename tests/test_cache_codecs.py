@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 import uuid
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple, TypedDict
 
@@ -195,6 +196,17 @@ def test_message_codec_takes_hooks_for_other_classes(make: Any) -> None:
         codec.decode(codec.encode({"v": Version("2.0")}), dict[str, Version])
     with pytest.raises(TypeError, match=r"cannot encode \$\.v: Version$"):
         make().encode({"v": Version("1.0")})
+
+
+@pytest.mark.parametrize("codec", MESSAGES, ids=named)
+def test_message_codec_takes_wide_annotations(codec: Codec) -> None:
+    """A function may promise less than it returns; its entries must open nevertheless."""
+    data = codec.encode([1, 2])
+    for wide in (object, Iterable, Iterable[int], Collection[int], Sequence[int]):
+        assert [1, 2] == codec.decode(data, wide)
+    for wrong in (Generator[int, None, None], Callable[[], int], type, Version):
+        with pytest.raises(FormatError):
+            codec.decode(data, wrong)
 
 
 def test_message_codec_keeps_a_bounded_number_of_decoders() -> None:

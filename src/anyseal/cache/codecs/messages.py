@@ -5,6 +5,7 @@ The bytes carry plain data; the type to decode into brings back what the value w
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,8 @@ class _MessageCodec:
             return type.model_validate(data, by_alias=False, by_name=True)
         if self._dec_hook is not None:
             return self._dec_hook(type, data)
+        if isinstance(data, typing.get_origin(type) or type):  # object, Iterable[...]
+            return data
         raise NotImplementedError
 
     def __repr__(self) -> str:
