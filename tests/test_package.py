@@ -28,7 +28,10 @@ FLOORS = [
     ["_ffi"],
     ["keys", "suites"],
     ["value", "record"],
-    ["objects.format", "objects.geometry", "objects.chunks"],
+    [
+        "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
+        "objects.rewrap", "objects.upload",
+    ],
     ["ports", "offload", "flight", "retries"],
     ["kms", "metastore"],
     [
