@@ -1,13 +1,14 @@
 """Which parts a multipart upload has, and how large they are. Pure arithmetic.
 
-Part j + 1 is segment j; the first begins with the header, and one more holds the trailer. An object
-of one segment is one part (docs/format.md, section 5).
+Part j + 1 is segment j; the first begins with the header, and one more holds the trailer, which is
+written at completion. An object of one segment is one part with everything, and an empty one is a
+header and a trailer (docs/format.md, section 5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anyseal.errors import ConfigurationError
 from anyseal.objects.geometry import SALT_BYTES, TRAILER_FIXED_BYTES, Geometry
@@ -17,8 +18,8 @@ __all__ = [
     "PARTS_MAX",
     "PART_MAX_BYTES",
     "PART_MIN_BYTES",
+    "PartPlan",
     "PartRange",
-    "Parts",
     "choose_segment_size",
 ]
 
@@ -131,22 +132,22 @@ class PartRange:
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of an object of *size* plaintext bytes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPlan:
+    """The parts of an upload of *size* plaintext bytes, as an iterable of their ranges."""
 
-    geometry: Geometry
+    geometry: Geometry = field(repr=False)
     size: int
 
     @property
     def count(self) -> int:
-        """Parts with plaintext: the segments. An empty object has none."""
+        """Parts to upload: one for each segment. An empty object has none."""
         return self.geometry.segments(self.size)
 
     @property
-    def stored(self) -> int:
-        """Parts in the bucket: one more for the trailer, except of an object of one part."""
-        return 1 if self.count <= 1 else self.count + 1
+    def part_size(self) -> int:
+        """Plaintext bytes of each part but the last."""
+        return self.geometry.segment_bytes
 
     @property
     def sealed_size(self) -> int:
@@ -154,25 +155,22 @@ class Parts:
         return self.geometry.sealed_size(self.size)
 
     def part(self, number: int) -> PartRange:
-        """The part with this number, which has plaintext. Raises ValueError if there is none."""
-        if not 1 <= number <= self.count:
-            raise ValueError(f"part must be 1 to {self.count}, not {number}")
-        start = (number - 1) * self.geometry.segment_bytes
-        stop = min(start + self.geometry.segment_bytes, self.size)
-        sealed = self.geometry.sealed_segment(stop - start)
+        """The part with this number. Raises ValueError if there is none."""
+        count = self.count
+        if not 1 <= number <= count:
+            raise ValueError(f"this upload has parts 1 to {count}" if count else "no parts at all")
+        geometry = self.geometry
+        start = (number - 1) * geometry.segment_bytes
+        stop = min(start + geometry.segment_bytes, self.size)
+        sealed = geometry.sealed_segment(stop - start)
         if number == 1:
-            sealed += self.geometry.header_bytes
-        if self.count == 1:
-            sealed += self.geometry.trailer_bytes(1)
+            sealed += geometry.header_bytes
+        if count == 1:
+            sealed += geometry.trailer_bytes(1)
         return PartRange(number, start, stop, sealed)
 
-    def __iter__(self) -> Iterator[PartRange]:
-        """All parts with plaintext, in order."""
-        return map(self.part, range(1, self.count + 1))
+    def __len__(self) -> int:
+        return self.count
 
-    @property
-    def last_sealed_size(self) -> int:
-        """Bytes of what ``complete`` writes: the trailer, with the header of an empty object."""
-        if self.count == 0:
-            return self.geometry.header_bytes + TRAILER_FIXED_BYTES
-        return 0 if self.count == 1 else self.geometry.trailer_bytes(self.count)
+    def __iter__(self) -> Iterator[PartRange]:
+        return map(self.part, range(1, self.count + 1))
