@@ -6,11 +6,14 @@ Each call names what it does in S3's words. A retry resends the same bytes: bodi
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
+
+import anyio
 
 from anyseal.errors import (
     AnysealError,
@@ -30,7 +33,7 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 
 from anyseal.retries import retried
 
-__all__ = ["Calls", "Found", "Listed", "Part", "Ranged"]
+__all__ = ["Calls", "Found", "Listed", "Part", "Ranged", "uncut"]
 
 T = TypeVar("T")
 
@@ -190,9 +193,19 @@ class Calls:
         return await self.call("put_object", Key=key, Body=body, **parameters)
 
     async def create_upload(self, key: str, **parameters: Any) -> str:
-        """CreateMultipartUpload; returns the upload id."""
-        answer = await self.call("create_multipart_upload", Key=key, **parameters)
-        return str(answer["UploadId"])
+        """CreateMultipartUpload; returns the upload id.
+
+        One that was made for a caller who is cancelled meanwhile is aborted.
+        """
+
+        async def create() -> str:
+            answer = await self._call("create_multipart_upload", Key=key, **parameters)
+            return str(answer["UploadId"])
+
+        async def abort(upload_id: str) -> None:
+            await self.abort_upload(key, upload_id)
+
+        return await self.retry(lambda: uncut(create, abort))
 
     async def upload_part(
         self, key: str, upload_id: str, number: int, body: bytes, **parameters: Any
@@ -280,6 +293,36 @@ class Calls:
     async def delete(self, key: str, **parameters: Any) -> None:
         """DeleteObject; one that is not there is no error."""
         await self.call("delete_object", Key=key, **parameters)
+
+
+async def uncut(
+    call: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[object]] | None = None
+) -> T:
+    """The result of *call*, which no cancellation cuts short; a cancelled caller's is undone.
+
+    In a task of its own: asyncio's own ``Task.cancel()`` pays no heed to a shield.
+    """
+    made: list[T] = []
+    failed: list[Exception] = []
+
+    async def work() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                made.append(await call())
+            except Exception as exc:
+                failed.append(exc)
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+    except BaseException:
+        if undo is not None:
+            for thing in made:
+                await uncut(functools.partial(undo, thing))
+        raise
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 async def _read_body(body: Any, announced: int, limit: int, where: str) -> bytes:
