@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,6 +24,8 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
 __all__ = ["connect"]
+
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 def _config(endpoint_url: str | None, concurrency: int, timeout: float) -> AioConfig:
@@ -46,14 +49,17 @@ def _config(endpoint_url: str | None, concurrency: int, timeout: float) -> AioCo
     )
 
 
-def _ready_session(profile: str | None) -> AioSession:
-    """A session with its configuration files read. Blocks."""
+def _ready_session(profile: str | None, endpoint_url: str | None) -> tuple[AioSession, str | None]:
+    """A session with its configuration files read, and the endpoint if it is not AWS's. Blocks."""
     session = AioSession(profile=profile)
     _ = session.full_config
-    session.get_scoped_config()  # raises ProfileNotFound
+    profiled = session.get_scoped_config().get("endpoint_url")  # raises ProfileNotFound
+    if endpoint_url is None:
+        variables = (os.environ.get(name) or None for name in ENDPOINT_VARIABLES)
+        endpoint_url = next(filter(None, variables), profiled)
     with contextlib.suppress(ImportError):
         importlib.import_module("httpcore2")  # httpx2 would import it in the event loop
-    return session
+    return session, endpoint_url
 
 
 @contextlib.asynccontextmanager
@@ -91,15 +97,16 @@ async def connect(
     if session_token is not None and access_key is None:
         raise ConfigurationError("session_token goes with access_key and secret_key")
     try:
-        session: Any = await offload.run(_ready_session, profile)
+        ready = await offload.run(_ready_session, profile, endpoint_url)
+        session: Any = ready[0]
         context = session.create_client(
             "s3",
             region_name=region,
-            endpoint_url=endpoint_url,
+            endpoint_url=ready[1],
             aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
             aws_session_token=session_token,
-            config=_config(endpoint_url, concurrency, timeout),
+            config=_config(ready[1], concurrency, timeout),
         )
         client = await context.__aenter__()
     except (botocore_exceptions.BotoCoreError, ValueError) as exc:
