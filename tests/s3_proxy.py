@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 from collections.abc import Callable
@@ -32,6 +33,8 @@ class S3Proxy:
         self.behave: Callable[[Request], int | str | None] = lambda request: None
         self.asked: list[Request] = []
         self.sent = 0
+        self.turn = threading.Lock()
+        self.one_at_a_time = False
         self.stopping = threading.Event()
         proxy, address = self, urlsplit(upstream)
 
@@ -42,6 +45,10 @@ class S3Proxy:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 request = Request(self.command, self.path, self.headers.get("range", ""))
                 proxy.asked.append(request)
+                with proxy.turn if proxy.one_at_a_time else contextlib.nullcontext():
+                    self._act(request, body)
+
+            def _act(self, request: Request, body: bytes) -> None:
                 act = proxy.behave(request)
                 if act == "hang":
                     proxy.stopping.wait(30)
