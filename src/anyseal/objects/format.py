@@ -276,6 +276,14 @@ class ObjectKeys:
         if not _equal(self._mac(b"receipt", message), mac):
             raise DecryptionError
 
+    def resume_mac(self, state: bytes) -> bytes:
+        """The MAC of what this machine notes about an unfinished download of the object."""
+        key = self._data_key.derive(b"resume", self._hash)
+        try:
+            return key.mac(state)
+        finally:
+            key.release()
+
     def release(self) -> None:
         """Wipe the data key."""
         self._data_key.release()

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 
@@ -33,7 +33,7 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 
 from anyseal.retries import retried
 
-__all__ = ["Calls", "Found", "Listed", "Part", "Ranged", "uncut"]
+__all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "uncut"]
 
 T = TypeVar("T")
 
@@ -101,6 +101,13 @@ class Ranged:
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     version_id: str | None = None
+    modified: datetime | None = None
+
+
+class RangeNotSatisfiableError(SourceError):
+    """The range begins after the object's end (or the object is empty)."""
+
+    retryable = False
 
 
 class Calls:
@@ -119,6 +126,10 @@ class Calls:
         self.client = client
         self.bucket = bucket
         self.attempts = attempts
+
+    def of_bucket(self, bucket: str) -> Calls:
+        """The same on another bucket."""
+        return Calls(self.client, bucket, attempts=self.attempts)
 
     async def _call(self, operation: str, **parameters: Any) -> Any:
         """One request, without a retry; None parameters are left out."""
@@ -166,14 +177,8 @@ class Calls:
         """
 
         async def get() -> Ranged:
-            answer = await self._call(
-                "get_object",
-                Key=key,
-                Range=f"bytes={wanted}",
-                IfMatch=if_match,
-                VersionId=version_id,
-            )
             where = f"get_object {self.bucket}/{key}"
+            answer = await self._ranged(key, wanted, if_match, version_id)
             with translated(where):
                 data = await _read_body(answer["Body"], answer["ContentLength"], limit, where)
             start, total = _content_range(answer, where)
@@ -184,9 +189,50 @@ class Calls:
                 answer.get("ETag", ""),
                 answer.get("Metadata", {}),
                 answer.get("VersionId"),
+                answer.get("LastModified"),
             )
 
         return await self.retry(get)
+
+    async def get_into(
+        self,
+        key: str,
+        offset: int,
+        buffer: memoryview,
+        *,
+        total: int,
+        if_match: str,
+        version_id: str | None = None,
+    ) -> None:
+        """Fill *buffer* from *offset* of this very version of *total* bytes.
+
+        Raises:
+            PreconditionFailedError: Another version than *if_match*, or of another size.
+            ObjectNotFoundError, SourceError: As for :meth:`get_range`.
+        """
+
+        async def get() -> None:
+            where = f"get_object {self.bucket}/{key}"
+            wanted = f"{offset}-{offset + len(buffer) - 1}"
+            answer = await self._ranged(key, wanted, if_match, version_id)
+            body = answer["Body"]
+            with translated(where):
+                async with body:
+                    start, size = _content_range(answer, where)
+                    if size != total or answer.get("ETag") != if_match:
+                        raise PreconditionFailedError(f"{where}: another version")
+                    if start != offset or answer["ContentLength"] != len(buffer):
+                        raise SourceError(f"{where}: other bytes than were asked for")
+                    await _fill(body, buffer, where)
+
+        await self.retry(get)
+
+    async def _ranged(
+        self, key: str, wanted: str, if_match: str | None, version_id: str | None
+    ) -> Any:
+        return await self._call(
+            "get_object", Key=key, Range=f"bytes={wanted}", IfMatch=if_match, VersionId=version_id
+        )
 
     async def put(self, key: str, body: bytes, **parameters: Any) -> Any:
         """PutObject; IfMatch, IfNoneMatch, Metadata, checksums and so on by S3's names."""
@@ -294,6 +340,16 @@ class Calls:
         """DeleteObject; one that is not there is no error."""
         await self.call("delete_object", Key=key, **parameters)
 
+    async def presigned(
+        self, operation: str, parameters: Mapping[str, Any], expires_in: int
+    ) -> str:
+        """A URL that does *operation* without credentials. No request."""
+        with translated(f"{operation} {self.bucket}/{parameters.get('Key', '')}"):
+            url = await self.client.generate_presigned_url(
+                operation, Params=dict(parameters), ExpiresIn=expires_in
+            )
+        return str(url)
+
 
 async def uncut(
     call: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[object]] | None = None
@@ -327,14 +383,42 @@ async def uncut(
 
 async def _read_body(body: Any, announced: int, limit: int, where: str) -> bytes:
     """All *announced* bytes of an answer, at most *limit*; the connection goes back or closes."""
-    if announced > limit:
-        body.close()
-        raise SourceError(f"{where}: more bytes than were asked for")
     async with body:
+        if announced > limit:
+            raise SourceError(f"{where}: more bytes than were asked for")
         data: bytes = await body.read()
     if len(data) != announced:
         raise SourceError(f"{where}: the answer was cut short")
     return data
+
+
+async def _fill(body: Any, buffer: memoryview, where: str) -> None:
+    """Fill *buffer* from an answer, piece by piece as they come."""
+    at, size = 0, len(buffer)
+    pieces = _pieces(body)
+    try:
+        async for piece in pieces:
+            end = at + len(piece)
+            if end > size:
+                raise SourceError(f"{where}: more bytes than were asked for")
+            buffer[at:end] = piece
+            at = end
+    finally:
+        if hasattr(pieces, "aclose"):
+            await pieces.aclose()
+    if at != size:
+        raise SourceError(f"{where}: the answer was cut short")
+
+
+def _pieces(body: Any) -> AsyncIterator[bytes]:
+    """What arrives, without putting it together: of httpx, aiohttp, or whatever else there is."""
+    raw: Any = body.raw_stream
+    if hasattr(raw, "aiter_raw"):
+        return cast(AsyncIterator[bytes], raw.aiter_raw())
+    content: Any = getattr(raw, "content", None)
+    if hasattr(content, "iter_any"):
+        return cast(AsyncIterator[bytes], content.iter_any())
+    return cast(AsyncIterator[bytes], body.iter_chunks(1 << 16))
 
 
 def _content_range(answer: Mapping[str, Any], where: str) -> tuple[int, int]:
@@ -384,6 +468,8 @@ def _client_error(where: str, exc: Any) -> AnysealError:
         return ObjectNotFoundError(text)
     if code == "PreconditionFailed" or status == 412:
         return PreconditionFailedError(text)
+    if code == "InvalidRange" or status == 416:
+        return RangeNotSatisfiableError(text)
     if code in _UPLOAD:
         return UploadError(text)
     error = SourceError(text)
