@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from anyseal import Key, MemorySource, StaticKeyring, sync
-from anyseal.errors import PreconditionFailedError, SourceChangedError, SourceError
-from anyseal.s3 import multipart, sealing
+from anyseal import Key, MemorySource, StaticKeyring, Suite, sync
+from anyseal.errors import ConfigurationError, PreconditionFailedError, SourceChangedError
+from anyseal.s3 import sealing
 from anyseal.s3.body import SLICE_BYTES, Body
 from anyseal.s3.put import PutCalls
 from storage_servers import SeaweedFS, s3_client
@@ -25,14 +24,14 @@ pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
 
 CHUNK = 64 << 10
-PART = 5 << 20
+PART = 5 << 20  # what S3 allows; SeaweedFS insists on it
+LONG = pattern(1 << 20) * 16
 
 
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Parts of two chunks; SeaweedFS takes any size of the parts before the last, but not all do."""
-    monkeypatch.setattr(sealing, "PART_MIN_BYTES", 2 * CHUNK)
-    return 2 * CHUNK
+def text(size: int, label: str = "") -> bytes:
+    """*size* bytes, quickly."""
+    head = label.encode()[:size]
+    return head + LONG[: size - len(head)]
 
 
 class Bucket:
@@ -62,10 +61,18 @@ class Bucket:
         return [one["Key"] for one in found]
 
 
-@pytest.fixture
-def bucket(weed_server: SeaweedFS) -> Bucket:
-    """An empty bucket."""
+@pytest.fixture(scope="module")
+def one_bucket(weed_server: SeaweedFS) -> Bucket:
+    """One for all tests: SeaweedFS reserves room for each."""
     return Bucket(weed_server)
+
+
+@pytest.fixture
+def bucket(one_bucket: Bucket) -> Bucket:
+    """An empty bucket."""
+    for name in one_bucket.names():
+        one_bucket.client.delete_object(Bucket=one_bucket.name, Key=name)
+    return one_bucket
 
 
 async def off_loop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -78,13 +85,10 @@ async def opened(bucket: Bucket, key: Any, **settings: Any) -> AsyncIterator[Put
         yield PutCalls(client, bucket.name, key, **settings)
 
 
-@pytest.mark.parametrize(
-    "size",
-    [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + CHUNK + 7],
-)
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, PART, PART + 1, 2 * PART + 7])
 async def test_put_sizes(bucket: Bucket, key: Key, size: int) -> None:
     """Around every boundary the object opens, and the result tells what is in the bucket."""
-    data = pattern(size)
+    data = text(size)
     async with opened(bucket, key) as sealed:
         result = await sealed.put("a/ä", data, part_size=PART, context=b"c")
     head = await off_loop(bucket.client.head_object, Bucket=bucket.name, Key="a/ä")
@@ -97,11 +101,13 @@ async def test_put_sizes(bucket: Bucket, key: Key, size: int) -> None:
     assert max(1, -(-size // PART)) == result.parts
 
 
-@pytest.mark.parametrize("size", [0, 5, PART, PART + 1, 2 * PART, 2 * PART + 3 * CHUNK + 1])
-@pytest.mark.parametrize("piece", [1 << 14, 3 << 20, 64 << 20])
+@pytest.mark.parametrize(
+    ("size", "piece"),
+    [(0, 1), (5, 1), (PART, 3 << 20), (PART + 1, 1 << 14), (2 * PART, 64 << 20)],
+)
 async def test_put_unknown_length(bucket: Bucket, key: Key, size: int, piece: int) -> None:
     """A stream becomes the same object as bytes do, however it is cut; one part needs no upload."""
-    data = pattern(size)
+    data = text(size)
     async with opened(bucket, key) as sealed:
         result = await sealed.put("k", Stream(data, piece), part_size=PART)
     assert data == await off_loop(bucket.read, "k", key)
@@ -132,29 +138,35 @@ INPUTS: dict[str, Callable[[bytes, Path], Any]] = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("size", [1000, 2 * PART + 40])
-async def test_put_inputs(
-    bucket: Bucket, key: Key, tmp_path: Path, kind: str, size: int, suite: Any
-) -> None:
-    """Every kind of input gives the same object, under every suite."""
-    if size > PART and suite.name != "AEGIS256" and kind not in ("path", "stream"):
-        pytest.skip("large ones with one suite are enough")
-    data, path = pattern(size), tmp_path / "data"
-    await anyio.Path(path).write_bytes(data)
-    seen: list[tuple[int, int | None]] = []
-    given = INPUTS[kind](data, path)
+async def test_put_inputs(bucket: Bucket, key: Key, tmp_path: Path, kind: str) -> None:
+    """Every kind of input gives the same object, and says how far it is."""
+    path = tmp_path / "data"
     async with opened(bucket, key, part_size=PART) as sealed:
-        result = await sealed.put("k", given, suite=suite, progress=lambda *said: seen.append(said))
-    total = None if kind in ("file", "async file", "stream") else size
-    assert data == await off_loop(bucket.read, "k", key)
-    assert [(0, total), (size, total)] == [seen[0], seen[-1]]
-    assert sorted(seen) == seen
-    assert 1 + result.parts == len(seen)
+        for size in (1000, PART + 40):
+            data = text(size)
+            await anyio.Path(path).write_bytes(data)
+            seen: list[tuple[int, int | None]] = []
+            given = INPUTS[kind](data, path)
+            result = await sealed.put("k", given, progress=lambda *said: seen.append(said))  # noqa: B023
+            total = None if kind in ("file", "async file", "stream") else size
+            assert data == await off_loop(bucket.read, "k", key)
+            assert [(0, total), (size, total)] == [seen[0], seen[-1]]
+            assert sorted(seen) == seen
+            assert 1 + result.parts == len(seen)
+
+
+async def test_put_suites(bucket: Bucket, key: Key, suite: Suite) -> None:
+    """Under every suite, from memory and from a stream."""
+    data = text(PART + CHUNK + 1)
+    async with opened(bucket, key, part_size=PART) as sealed:
+        for given in (data, Stream(data, 700_000)):
+            await sealed.put("k", given, suite=suite)
+            assert data == await off_loop(bucket.read, "k", key)
 
 
 async def test_put_real_file_objects(bucket: Bucket, key: Key, tmp_path: Path) -> None:
     """What open() and anyio.open_file() return are files, though they iterate over lines."""
-    data, path = pattern(PART + 9) + b"\n\n", tmp_path / "data"
+    data, path = text(PART + 9) + b"\n\n", tmp_path / "data"
     await anyio.Path(path).write_bytes(data)
     async with opened(bucket, key, part_size=PART) as sealed:
         async with await anyio.open_file(path, "rb") as file:
@@ -165,53 +177,46 @@ async def test_put_real_file_objects(bucket: Bucket, key: Key, tmp_path: Path) -
         assert data == await off_loop(bucket.read, name, key)
 
 
-async def _texts() -> AsyncIterator[str]:
-    yield "text"
-
-
-@pytest.mark.parametrize(
-    "data",
-    ["a str", 7, None, [b"a"], io.StringIO("text"), memoryview(bytes(8))[::2]],
-    ids=lambda data: type(data).__name__,
-)
-async def test_put_mistyped(bucket: Bucket, key: Key, data: Any) -> None:
+async def test_put_mistyped(bucket: Bucket, key: Key) -> None:
     """What gives no bytes is refused, and nothing becomes visible."""
+    wrong: list[Any] = ["a str", 7, None, [b"a"], io.StringIO("text"), memoryview(bytes(8))[::2]]
     async with opened(bucket, key) as sealed:
-        with pytest.raises((TypeError, BufferError)):
-            await sealed.put("k", data)
+        for data in wrong:
+            with pytest.raises((TypeError, BufferError)):
+                await sealed.put("k", data)
+        with pytest.raises(TypeError):
+            await sealed.put("k", Stream(["text"], 1))  # type: ignore[arg-type]
     assert [] == await off_loop(bucket.names)
 
 
-@pytest.mark.parametrize(
-    ("settings", "error"),
-    [
-        ({"key": ""}, ValueError),
-        ({"key": b"k"}, TypeError),
-        ({"key": "k" * 1025}, ValueError),
-        ({"context": "text"}, TypeError),
-        ({"context": bytes(65537)}, ValueError),
-        ({"metadata": {"a": "x" * 2048}}, ValueError),
-        ({"metadata": {"a": 1}}, TypeError),
-        ({"metadata": {"a": "ä"}}, ValueError),
-        ({"metadata": {"Anyseal-Key": "a"}}, ValueError),
-        ({"if_none_match": True, "if_match": "x"}, ValueError),
-        ({"checksum": "MD5"}, ValueError),
-        ({"concurrency": 0}, ValueError),
-        ({"part_size": 0}, ValueError),
-        ({"suite": "ROT13"}, ValueError),
-        ({"partition": "p"}, TypeError),
-    ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
-)
-async def test_put_bad_settings(
-    bucket: Bucket, key: Key, settings: dict[str, Any], error: type[Exception]
-) -> None:
+BAD: list[tuple[dict[str, Any], type[Exception]]] = [
+    ({"key": ""}, ValueError),
+    ({"key": b"k"}, TypeError),
+    ({"key": "k" * 1025}, ValueError),
+    ({"context": "text"}, TypeError),
+    ({"context": bytes(65537)}, ValueError),
+    ({"metadata": {"a": "x" * 2048}}, ValueError),
+    ({"metadata": {"a": 1}}, TypeError),
+    ({"metadata": {"a": "ä"}}, ValueError),
+    ({"metadata": {"Anyseal-Key": "a"}}, ValueError),
+    ({"if_none_match": True, "if_match": "x"}, ValueError),
+    ({"checksum": "MD5"}, ValueError),
+    ({"concurrency": 0}, ValueError),
+    ({"part_size": 0}, ValueError),
+    ({"suite": "ROT13"}, ConfigurationError),
+    ({"partition": "p"}, TypeError),
+]
+
+
+async def test_put_bad_settings(bucket: Bucket, key: Key) -> None:
     """A mistake is told before anything is sent."""
-    async with opened(bucket, key) as sealed:
-        with pytest.raises((error, Exception)) as caught:
-            await sealed.put(**{"key": "k", "data": b"data", **settings})
-    assert isinstance(caught.value, error) or type(caught.value).__name__ == "ConfigurationError"
-    assert [] == await off_loop(bucket.names)
+    async with s3_client(bucket.url) as client:
+        wrapped = Interposed(client, lambda number, name: None)
+        sealed = PutCalls(wrapped, bucket.name, key)
+        for settings, error in BAD:
+            with pytest.raises(error):
+                await sealed.put(**{"key": "k", "data": b"data", **settings})
+    assert [] == wrapped.calls
 
 
 async def test_put_metadata(bucket: Bucket) -> None:
@@ -222,7 +227,7 @@ async def test_put_metadata(bucket: Bucket) -> None:
         for name, size in (("small", 10), ("large", PART + 1)):
             await sealed.put(
                 name,
-                pattern(size),
+                text(size),
                 partition="ada",
                 metadata={"colour": "red"},
                 content_type="image/png",
@@ -237,7 +242,7 @@ async def test_put_metadata(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("server", ["weed_server", "moto_server"])
-@pytest.mark.parametrize("checksum", [None, "CRC32", "SHA1", "SHA256"])
+@pytest.mark.parametrize("checksum", [None, "SHA256"])
 async def test_put_checksums(
     request: pytest.FixtureRequest, key: Key, server: str, checksum: str | None
 ) -> None:
@@ -248,13 +253,13 @@ async def test_put_checksums(
         await client.create_bucket(Bucket=name)
         sealed = PutCalls(client, name, key, part_size=PART)
         for size in (100, 2 * PART + 1):
-            await sealed.put("k", pattern(size), checksum=checksum)
+            await sealed.put("k", text(size), checksum=checksum)
             answer = await client.get_object(Bucket=name, Key="k", ChecksumMode="ENABLED")
             async with answer["Body"] as body:
                 there = await body.read()
             with sync.ObjectReader.open(MemorySource(there), key) as reader:
                 assert size == reader.size
-            if server == "moto_server" or size == 100:
+            if server == "weed_server" and size == 100:
                 assert f"Checksum{checksum or 'CRC32'}" in answer
 
 
@@ -275,7 +280,7 @@ async def test_put_body_never_hashed_by_botocore(
 
         sealed = PutCalls(client, bucket.name, key, part_size=PART)
         client.meta.events.register_last("before-send.s3", note)
-        await sealed.put("k", pattern(PART + 1))
+        await sealed.put("k", text(PART + 1))
         await client.put_object(Bucket=bucket.name, Key="plain", Body=io.BytesIO(b"plain"))
     assert [2, 3] == [
         sum(one == b"UNSIGNED-PAYLOAD" or one == "UNSIGNED-PAYLOAD" for one in signed),
@@ -327,7 +332,7 @@ async def test_put_iterable_raises(bucket: Bucket, key: Key, size: int) -> None:
     """The iterable's own error comes out as it is, and leaves nothing behind."""
     async with opened(bucket, key, part_size=PART) as sealed:
         with pytest.raises(LookupError, match="broken"):
-            await sealed.put("k", Failing(pattern(size)))
+            await sealed.put("k", Failing(text(size)))
     assert ([], []) == (await off_loop(bucket.names), await off_loop(bucket.uploads))
 
 
@@ -335,7 +340,7 @@ async def test_put_iterable_raises(bucket: Bucket, key: Key, size: int) -> None:
 async def test_put_file_changes(bucket: Bucket, key: Key, tmp_path: Path, change: str) -> None:
     """A file that is written to meanwhile is no object: nothing becomes visible."""
     path = tmp_path / "data"
-    await anyio.Path(path).write_bytes(pattern(3 * PART))
+    await anyio.Path(path).write_bytes(text(3 * PART))
 
     def spoil(done: int, total: int | None) -> None:
         if done == 0:
@@ -392,12 +397,12 @@ class Interposed:
 @pytest.mark.parametrize("native", [False, True], ids=["scope", "Task.cancel"])
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_put_cancelled_at_every_call(
-    bucket: Bucket, key: Key, small_parts: int, native: bool, when: str, anyio_backend: Any
+    bucket: Bucket, key: Key, native: bool, when: str, anyio_backend: Any
 ) -> None:
     """However it is cancelled: nothing is visible but a whole object, and no upload is left."""
     if native and anyio_backend[0] != "asyncio":
         pytest.skip("asyncio's own")
-    data = pattern(3 * small_parts + 5)
+    data = text(2 * PART + 5)
     visible = 0
     async with s3_client(bucket.url) as client:
         for at in range(1, 8):
@@ -416,7 +421,7 @@ async def test_put_cancelled_at_every_call(
                 return late
 
             wrapped = Interposed(client, act)
-            sealed = PutCalls(wrapped, bucket.name, key, part_size=small_parts)
+            sealed = PutCalls(wrapped, bucket.name, key, part_size=PART)
             if native:
                 task = asyncio.ensure_future(sealed.put("k", data))
                 cancel.append(task.cancel)
@@ -453,37 +458,37 @@ def asyncio_or_trio_later(call: Callable[[], Any]) -> None:
         trio.lowlevel.spawn_system_task(soon)
 
 
-async def test_put_one_of_several_writers_wins(bucket: Bucket, key: Key, small_parts: int) -> None:
+async def test_put_one_of_several_writers_wins(bucket: Bucket, key: Key) -> None:
     """With if_none_match exactly one of them writes; the others are told, and leave nothing."""
-    for size in (100, 3 * small_parts):
+    for size in (100, PART + 1):
         wins: list[int] = []
         losses: list[int] = []
 
         async def write(sealed: PutCalls, index: int, size: int, won: Any, lost: Any) -> None:
             try:
-                await sealed.put(f"k{size}", pattern(size, str(index)), if_none_match=True)
+                await sealed.put(f"k{size}", text(size, str(index)), if_none_match=True)
                 won.append(index)
             except PreconditionFailedError:
                 lost.append(index)
 
-        async with opened(bucket, key, part_size=small_parts) as sealed:
+        async with opened(bucket, key, part_size=PART) as sealed:
             async with anyio.create_task_group() as group:
                 for index in range(5):
                     group.start_soon(write, sealed, index, size, wins, losses)
         assert (1, 4) == (len(wins), len(losses))
         there = await off_loop(bucket.read, f"k{size}", key)
-        assert pattern(size, str(wins[0])) == there
+        assert text(size, str(wins[0])) == there
     assert [] == await off_loop(bucket.uploads)
 
 
-@pytest.mark.parametrize("size", [100, 5 * CHUNK])
-async def test_put_if_match(bucket: Bucket, key: Key, small_parts: int, size: int) -> None:
+@pytest.mark.parametrize("size", [100, PART + CHUNK])
+async def test_put_if_match(bucket: Bucket, key: Key, size: int) -> None:
     """An object is replaced only if it is the one that the caller saw."""
-    async with opened(bucket, key, part_size=small_parts) as sealed:
+    async with opened(bucket, key, part_size=PART) as sealed:
         first = await sealed.put("k", b"first")
-        second = await sealed.put("k", pattern(size), if_match=first.etag)
+        second = await sealed.put("k", text(size), if_match=first.etag)
         with pytest.raises(PreconditionFailedError):
-            await sealed.put("k", b"third" * size, if_match=first.etag)
-    assert pattern(size) == await off_loop(bucket.read, "k", key)
+            await sealed.put("k", text(size + 1), if_match=first.etag)
+    assert text(size) == await off_loop(bucket.read, "k", key)
     assert second.etag != first.etag
     assert [] == await off_loop(bucket.uploads)
