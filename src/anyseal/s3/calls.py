@@ -32,6 +32,7 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
 from anyseal.retries import retried
+from anyseal.s3.body import Body, leave_unhashed
 
 __all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "uncut"]
 
@@ -126,6 +127,7 @@ class Calls:
         self.client = client
         self.bucket = bucket
         self.attempts = attempts
+        leave_unhashed(client)
 
     def of_bucket(self, bucket: str) -> Calls:
         """The same on another bucket."""
@@ -234,8 +236,9 @@ class Calls:
             "get_object", Key=key, Range=f"bytes={wanted}", IfMatch=if_match, VersionId=version_id
         )
 
-    async def put(self, key: str, body: bytes, **parameters: Any) -> Any:
+    async def put(self, key: str, body: bytes | Body, **parameters: Any) -> Any:
         """PutObject; IfMatch, IfNoneMatch, Metadata, checksums and so on by S3's names."""
+        body = body if isinstance(body, Body) else Body((body,))
         return await self.call("put_object", Key=key, Body=body, **parameters)
 
     async def create_upload(self, key: str, **parameters: Any) -> str:
@@ -254,9 +257,10 @@ class Calls:
         return await self.retry(lambda: uncut(create, abort))
 
     async def upload_part(
-        self, key: str, upload_id: str, number: int, body: bytes, **parameters: Any
+        self, key: str, upload_id: str, number: int, body: bytes | Body, **parameters: Any
     ) -> str:
         """UploadPart *number* (from 1); returns its entity tag, as S3 quotes it."""
+        body = body if isinstance(body, Body) else Body((body,))
         answer = await self.call(
             "upload_part", Key=key, UploadId=upload_id, PartNumber=number, Body=body, **parameters
         )
@@ -278,14 +282,22 @@ class Calls:
         return str(answer["CopyPartResult"]["ETag"])
 
     async def complete_upload(
-        self, key: str, upload_id: str, etags: Sequence[str], **parameters: Any
+        self,
+        key: str,
+        upload_id: str,
+        etags: Sequence[str],
+        checksums: Sequence[Mapping[str, str]] | None = None,
+        **parameters: Any,
     ) -> Any:
-        """CompleteMultipartUpload of parts 1, 2, ... with these entity tags.
+        """CompleteMultipartUpload of parts 1, 2, ... with these entity tags and checksums.
 
         Not tried again here: whether it went through after an unclear answer is for the caller
         to find out. An error in the body of a 200 is an error.
         """
-        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        parts = [
+            {"PartNumber": number, "ETag": etag, **(checksums[number - 1] if checksums else {})}
+            for number, etag in enumerate(etags, 1)
+        ]
         answer = await self._call(
             "complete_multipart_upload",
             Key=key,
