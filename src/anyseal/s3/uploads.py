@@ -122,7 +122,7 @@ class UploadCalls(BucketBase):
 
         Cost: no request.
         """
-        return (await self._open(token, partition)).plan
+        return (await self._opened_token(token, partition)).plan
 
     async def upload_part(
         self,
@@ -248,7 +248,7 @@ class UploadCalls(BucketBase):
 
         Cost: two requests.
         """
-        upload = await self._open(token, partition, expired=True)
+        upload = await self._opened_token(token, partition, expired=True)
         for _ in range(self._calls.attempts):
             await self._calls.abort_upload(upload.key, upload.upload_id)
             try:  # a part that was on its way may have arrived after the abort
@@ -257,7 +257,9 @@ class UploadCalls(BucketBase):
                 return
         raise UploadError("parts of the upload keep arriving: abort it again later")
 
-    async def _open(self, token: str, partition: str | None, *, expired: bool = False) -> Token:
+    async def _opened_token(
+        self, token: str, partition: str | None, *, expired: bool = False
+    ) -> Token:
         """What an authentic token of this bucket and partition says."""
         name = self._partition(partition)
         key = await named_key(self._keyring, name, Token.key_id(token))
@@ -271,7 +273,7 @@ class UploadCalls(BucketBase):
         self, token: str, partition: str | None
     ) -> AsyncIterator[tuple[Token, ObjectKeys]]:
         """The same, and the object's keys for as long as the block takes."""
-        upload = await self._open(token, partition)
+        upload = await self._opened_token(token, partition)
         name = self._partition(partition)
         key = await named_key(self._keyring, name, upload.header.key_id)
         keys = ObjectKeys.resume(upload.header, key, upload.parse_hash)
