@@ -13,7 +13,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 
 from anyseal.errors import ConfigurationError
 
-__all__ = ["check_client", "is_cluster", "make_client", "parse_url"]
+__all__ = ["check_client", "is_cluster", "make_client", "with_sentinels"]
 
 SCHEMES: Final = (
     "redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel",
@@ -34,8 +34,10 @@ def parse_url(url: str) -> tuple[str, str]:
 
 
 def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) -> Any:
-    """A client of the server at *url*."""
+    """A client of the server at *url*. Only a blocking one of a cluster connects at once."""
     kind, plain = parse_url(url)
+    if blocking and kind == "cluster":
+        make_client(url, blocking=False, timeout=timeout, **settings)
     api: Any = redis if blocking else redis.asyncio
     # The asyncio backend has one timeout around all: redis-py's would cost a task per command.
     own_timeout = blocking or kind == "cluster"
@@ -44,6 +46,7 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
         "socket_timeout": timeout if own_timeout else None,
         "socket_connect_timeout": timeout,
         "socket_keepalive": True,
+        "socket_read_size": 1 << 16 if blocking else 1 << 18,
         **_nameless(api),
         **settings,
     }
@@ -60,6 +63,8 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
     except ConfigurationError:
         raise
     except (ValueError, TypeError, redis.RedisError, redis.RedisClusterException) as exc:
+        if blocking and kind == "cluster":
+            raise
         raise ConfigurationError(f"the Redis URL or its settings: {type(exc).__name__}") from None
 
 
@@ -112,6 +117,12 @@ def _sentinel(api: Any, url: str, settings: dict[str, Any]) -> Any:
     own["socket_timeout"] = own["socket_connect_timeout"] = settings["socket_connect_timeout"]
     sentinel = api.Sentinel(sentinels, sentinel_kwargs=own)
     return sentinel.master_for(service, db=int(db or 0), **settings)
+
+
+def with_sentinels(client: Any) -> list[Any]:
+    """*client* and those that it asks for the master's address: all to be closed."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    return [client, *getattr(manager, "sentinels", ())]
 
 
 def is_cluster(client: Any) -> bool:
