@@ -9,12 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
+from redis import exceptions as redis_errors
 from redis.backoff import ExponentialBackoff, NoBackoff
 
 from anyseal.errors import ConfigurationError
 
 __all__ = ["check_client", "is_cluster", "make_client", "with_sentinels"]
 
+CLIENT_ERRORS: Final = (redis_errors.RedisError, redis_errors.RedisClusterException)
 SCHEMES: Final = (
     "redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel",
     "rediss+sentinel",
@@ -46,7 +48,6 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
         "socket_timeout": timeout if own_timeout else None,
         "socket_connect_timeout": timeout,
         "socket_keepalive": True,
-        "socket_read_size": 1 << 16 if blocking else 1 << 18,
         **_nameless(api),
         **settings,
     }
@@ -55,6 +56,7 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
         if kind == "cluster":
             common.setdefault("require_full_coverage", False)
             return api.RedisCluster.from_url(plain, **{"retry": retry, **common})
+        common.setdefault("socket_read_size", 1 << 16 if blocking else 1 << 18)
         if kind == "sentinel":
             return _sentinel(api, plain, {"retry": retry, **common})
         if plain.startswith("unix://"):
@@ -62,7 +64,7 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
         return api.Redis.from_url(plain, **{"retry": retry, **common})
     except ConfigurationError:
         raise
-    except (ValueError, TypeError, redis.RedisError, redis.RedisClusterException) as exc:
+    except (ValueError, TypeError, *CLIENT_ERRORS) as exc:
         if blocking and kind == "cluster":
             raise
         raise ConfigurationError(f"the Redis URL or its settings: {type(exc).__name__}") from None
