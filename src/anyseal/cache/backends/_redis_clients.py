@@ -114,8 +114,9 @@ def _sentinel(api: Any, url: str, settings: dict[str, Any]) -> Any:
         settings["password"] = unquote(password) or None
     if parts.scheme == "rediss":
         settings["ssl"] = True
-    shared = ("protocol", "ssl", "ssl_ca_certs", "retry", "driver_info")
+    shared = ("ssl", "ssl_ca_certs", "retry", "driver_info")
     own: dict[str, Any] = {name: settings[name] for name in shared if name in settings}
+    own["protocol"] = 2  # not every redis-py understands what Sentinel says in RESP3
     own["socket_timeout"] = own["socket_connect_timeout"] = settings["socket_connect_timeout"]
     sentinel = api.Sentinel(sentinels, sentinel_kwargs=own)
     return sentinel.master_for(service, db=int(db or 0), **settings)
