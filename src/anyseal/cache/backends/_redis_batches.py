@@ -69,7 +69,11 @@ class Batches:
         """The answer to *request*. Raises BackendError."""
         self._waiting.append(request)
         if self._leading or not self._free:
-            return await self._answer(request)
+            request.future = self._loop.create_future()
+            outcome = await request.future
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
         self._leading = True
         try:
             await asyncio.sleep(0)
@@ -83,22 +87,14 @@ class Batches:
             # The future is there before the task that may set it.
             request.future = self._loop.create_future()
             self._start()
-            return await self._answer(request)
-        self._waiting = []
-        self._free -= 1
-        try:
-            (outcome,) = await self._exchange((request,))
-        finally:
-            self._done()
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    async def _answer(self, request: Request) -> Outcome:
-        """Wait for what another task does."""
-        if request.future is None:
-            request.future = self._loop.create_future()
-        outcome = await request.future
+            outcome = await request.future
+        else:
+            self._waiting = []
+            self._free -= 1
+            try:
+                (outcome,) = await self._exchange((request,))
+            finally:
+                self._done()
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

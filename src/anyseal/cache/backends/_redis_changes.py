@@ -24,14 +24,8 @@ PING_SECONDS: Final = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 HELD_CHANGES: Final = 1000
 
-_BASE: Any = redis_connection.DefaultParser
-if not hasattr(_BASE, "set_invalidation_push_handler"):  # pragma: no cover - redis-py before 6.1
-    from redis._parsers import _AsyncRESP3Parser
 
-    _BASE = _AsyncRESP3Parser
-
-
-class _Parser(_BASE):  # type: ignore[misc]
+class _Parser(redis_connection.DefaultParser):  # type: ignore[misc,valid-type]
     """Hands out what redis-py would only pass to its own client-side cache."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

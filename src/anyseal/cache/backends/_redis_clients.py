@@ -9,12 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
+from redis import exceptions as redis_errors
 from redis.backoff import ExponentialBackoff, NoBackoff
 
 from anyseal.errors import ConfigurationError
 
-__all__ = ["check_client", "is_cluster", "make_client", "parse_url"]
+__all__ = ["check_client", "is_cluster", "make_client", "with_sentinels"]
 
+CLIENT_ERRORS: Final = (redis_errors.RedisError, redis_errors.RedisClusterException)
 SCHEMES: Final = (
     "redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel",
     "rediss+sentinel",
@@ -34,8 +36,10 @@ def parse_url(url: str) -> tuple[str, str]:
 
 
 def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) -> Any:
-    """A client of the server at *url*."""
+    """A client of the server at *url*. Only a blocking one of a cluster connects at once."""
     kind, plain = parse_url(url)
+    if blocking and kind == "cluster":
+        make_client(url, blocking=False, timeout=timeout, **settings)
     api: Any = redis if blocking else redis.asyncio
     # The asyncio backend has one timeout around all: redis-py's would cost a task per command.
     own_timeout = blocking or kind == "cluster"
@@ -52,6 +56,7 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
         if kind == "cluster":
             common.setdefault("require_full_coverage", False)
             return api.RedisCluster.from_url(plain, **{"retry": retry, **common})
+        common.setdefault("socket_read_size", 1 << 16 if blocking else 1 << 18)
         if kind == "sentinel":
             return _sentinel(api, plain, {"retry": retry, **common})
         if plain.startswith("unix://"):
@@ -59,7 +64,9 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
         return api.Redis.from_url(plain, **{"retry": retry, **common})
     except ConfigurationError:
         raise
-    except (ValueError, TypeError, redis.RedisError, redis.RedisClusterException) as exc:
+    except (ValueError, TypeError, *CLIENT_ERRORS) as exc:
+        if blocking and kind == "cluster":
+            raise
         raise ConfigurationError(f"the Redis URL or its settings: {type(exc).__name__}") from None
 
 
@@ -107,11 +114,18 @@ def _sentinel(api: Any, url: str, settings: dict[str, Any]) -> Any:
         settings["password"] = unquote(password) or None
     if parts.scheme == "rediss":
         settings["ssl"] = True
-    shared = ("protocol", "ssl", "ssl_ca_certs", "retry", "driver_info")
+    shared = ("ssl", "ssl_ca_certs", "retry", "driver_info")
     own: dict[str, Any] = {name: settings[name] for name in shared if name in settings}
+    own["protocol"] = 2  # not every redis-py understands what Sentinel says in RESP3
     own["socket_timeout"] = own["socket_connect_timeout"] = settings["socket_connect_timeout"]
     sentinel = api.Sentinel(sentinels, sentinel_kwargs=own)
     return sentinel.master_for(service, db=int(db or 0), **settings)
+
+
+def with_sentinels(client: Any) -> list[Any]:
+    """*client* and those that it asks for the master's address: all to be closed."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    return [client, *getattr(manager, "sentinels", ())]
 
 
 def is_cluster(client: Any) -> bool:

@@ -14,10 +14,11 @@ from anyseal.cache.backends._redis_clients import (
     check_client,
     is_cluster,
     make_client,
-    parse_url,
+    with_sentinels,
 )
 from anyseal.cache.backends._redis_cluster import Cluster
 from anyseal.cache.backends._redis_server import Server
+from anyseal.errors import ConfigurationError
 
 __all__ = ["RedisBackend"]
 
@@ -63,7 +64,6 @@ class RedisBackend:
         Raises:
             ConfigurationError: The URL or a setting cannot be used. Nothing connects yet.
         """
-        parse_url(url)
 
         def make() -> Any:
             client = make_client(
@@ -72,6 +72,7 @@ class RedisBackend:
             check_client(client, blocking=False)
             return client
 
+        make()  # finds a wrong setting now
         backend = cls.__new__(cls)
         backend._setup(make, timeout, owned=True)
         return backend
@@ -87,9 +88,12 @@ class RedisBackend:
 
     def _here(self) -> Server | Cluster:
         """The running loop's exchanges."""
-        loop = asyncio.get_running_loop()
-        if self._loop is loop and self._server is not None and self._pid == os.getpid():
-            return self._server
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError("redis-py runs on asyncio only") from None
+        if self._loop is loop and self._server is not None:
+            return self._server  # no loop runs on in a forked child
         if self._pid != os.getpid():
             _inherited.append((self._servers, self._server))
             self._servers, self._server, self._pid = {}, None, os.getpid()
@@ -198,5 +202,5 @@ class RedisBackend:
         if server is None:
             return
         await server.aclose()
-        if self._owned:
-            await server.client.aclose()
+        for client in with_sentinels(server.client) if self._owned else ():
+            await client.aclose()

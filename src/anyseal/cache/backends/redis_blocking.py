@@ -8,7 +8,12 @@ from typing import Any, NoReturn
 from redis import exceptions as redis_errors
 
 from anyseal.cache.backends import _redis_commands as commands
-from anyseal.cache.backends._redis_clients import check_client, is_cluster, make_client
+from anyseal.cache.backends._redis_clients import (
+    check_client,
+    is_cluster,
+    make_client,
+    with_sentinels,
+)
 
 __all__ = ["BlockingRedisBackend"]
 
@@ -150,8 +155,8 @@ class BlockingRedisBackend:
 
     def close(self) -> None:
         """Let go of connections, unless the client was given. Idempotent."""
-        if self._owned:
-            self._client.close()
+        for client in with_sentinels(self._client) if self._owned else ():
+            client.close()
 
 
 def _value(answer: Any) -> bytes | None:
