@@ -60,7 +60,11 @@ def _sqlite(url: str, parts: SplitResult) -> tuple[tuple[Any, ...], dict[str, An
     path = unquote(parts.path)
     if parts.netloc or len(path) < 2:
         raise _wrong("write sqlite:///relative/path or sqlite:////absolute/path")
-    known = {"max_bytes": int, "durable": _flag, "timeout": float}
+    known: dict[str, Callable[[str], Any]] = {
+        "durable": _flag,
+        "max_bytes": int,
+        "timeout": float,
+    }
     return (path[1:],), _settings(parts, known)
 
 

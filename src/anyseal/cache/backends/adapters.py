@@ -69,7 +69,6 @@ class AiocacheBackend:
     def __init__(self, cache: Any) -> None:
         try:
             from aiocache.base import BaseCache
-            from aiocache.lock import OptimisticLock, OptimisticLockError
             from aiocache.serializers import NullSerializer
         except ImportError as exc:  # pragma: no cover - the package is missing
             raise ConfigurationError("AiocacheBackend needs aiocache") from exc
@@ -81,9 +80,7 @@ class AiocacheBackend:
             raise ConfigurationError(
                 "AiocacheBackend needs a cache with serializer=NullSerializer(encoding=None)"
             )
-        self._cache = cache
-        self._lock: Any = OptimisticLock
-        self._conflict: type[Exception] = OptimisticLockError
+        self._cache: Any = cache
 
     def __repr__(self) -> str:
         return f"AiocacheBackend({type(self._cache).__name__})"
@@ -118,14 +115,14 @@ class AiocacheBackend:
             return await self._replace(name, expected, _GONE if value is None else value, ttl)
 
     async def _replace(self, name: str, expected: bytes, value: bytes, ttl: float | None) -> bool:
-        async with self._lock(self._cache, name) as lock:
-            if await self._cache.get(name) != expected:
+        cache = self._cache
+        token: Any = expected
+        if cache.NAME not in ("memory", "redis"):  # whose token is the value itself
+            token = await cache._gets(cache.build_key(name), encoding=None)
+            if token is None or await cache.get(name) != expected:
                 return False
-            try:
-                await lock.cas(value, ttl=ttl)
-            except self._conflict:
-                return False
-            return True
+        # aiocache's own OptimisticLock would decode the value as text.
+        return bool(await cache.set(name, value, ttl=ttl, _cas_token=token))
 
     async def delete_many(self, names: Sequence[str]) -> int:
         """Delete what is there of *names*; how many that were. One round trip each."""

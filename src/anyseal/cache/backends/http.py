@@ -341,7 +341,7 @@ class BlockingHttpBackend:
         self._api = _Api(url, token, headers)
         self._timeout = timeout
         self._given = client
-        self._own: tuple[int, httpx.Client] | None = None
+        self._own: dict[int, httpx.Client] = {}  # by process: a forked child has one of its own
 
     def __repr__(self) -> str:
         return f"BlockingHttpBackend({self._api.shown!r})"
@@ -349,12 +349,12 @@ class BlockingHttpBackend:
     def _client(self) -> httpx.Client:
         if self._given is not None:
             return self._given
-        own = self._own
-        if own is None or own[0] != os.getpid():  # a forked child needs connections of its own
+        own = self._own.get(os.getpid())
+        if own is None:
             verify = httpx.create_ssl_context() if self._api.tls else _no_tls()
-            own = os.getpid(), httpx.Client(verify=verify, timeout=self._timeout)
-            self._own = own
-        return own[1]
+            fresh = httpx.Client(verify=verify, timeout=self._timeout)
+            own = self._own.setdefault(os.getpid(), fresh)  # of several threads, one wins
+        return own
 
     def _ask(
         self, operation: str, message: Mapping[str, Any], take: Callable[[dict[str, Any]], T]
@@ -431,6 +431,6 @@ class BlockingHttpBackend:
 
     def close(self) -> None:
         """Close the client, if it is our own. Idempotent; a later call opens a new one."""
-        own, self._own = self._own, None
-        if own is not None and own[0] == os.getpid():
-            own[1].close()
+        own = self._own.pop(os.getpid(), None)
+        if own is not None:
+            own.close()

@@ -77,25 +77,25 @@ class BlockingMemcachedBackend:
             raise ConfigurationError("memcached needs a host, a port and a positive timeout")
         self._server = (host, port)
         self._timeout = timeout
-        self._pid = -1
-        self._pool: Any = None
+        self._pools: dict[int, Any] = {}  # by process: a forked child has connections of its own
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._server[0]!r}, {self._server[1]})"
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Any]:
-        if self._pid != os.getpid():  # a forked child must not talk on its parent's connections
-            self._pool = PooledClient(
+        pool = self._pools.get(os.getpid())
+        if pool is None:
+            fresh = PooledClient(
                 self._server,
                 connect_timeout=self._timeout,
                 timeout=self._timeout,
                 no_delay=True,
                 default_noreply=False,
             )
-            self._pid = os.getpid()
+            pool = self._pools.setdefault(os.getpid(), fresh)  # of several threads, one wins
         try:
-            yield self._pool
+            yield pool
         except MemcacheServerError as exc:
             raise BackendError(f"memcached: {type(exc).__name__}") from None
         except MemcacheError as exc:
@@ -142,8 +142,9 @@ class BlockingMemcachedBackend:
 
     def close(self) -> None:
         """Close the connections. Idempotent; a later call opens new ones."""
-        if self._pid == os.getpid():
-            self._pool.close()
+        pool = self._pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.close()
 
 
 class MemcachedBackend(ThreadedBackend[BlockingMemcachedBackend]):
