@@ -28,7 +28,7 @@ from anyseal.errors import BackendError, DecryptionError, FormatError, SourceErr
 from anyseal.keys import Key
 from anyseal.objects.reader import ObjectReader
 from anyseal.objects.writer import ObjectWriter
-from anyseal.ports import RangedBackend, WatchedBackend
+from anyseal.ports import LeasingBackend, RangedBackend, WatchedBackend
 
 __all__ = ["Cache"]
 
@@ -72,6 +72,7 @@ class Cache(CacheBase):
         self._background = Background()
         own = getattr(backend, "enforces_timeout", False)
         self._timeout = None if own else self.policy.timeout
+        self._leasing = isinstance(backend, LeasingBackend)
 
     # ---- driving the flows
 

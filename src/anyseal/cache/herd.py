@@ -21,7 +21,7 @@ import anyio.lowlevel
 import sniffio
 
 from anyseal.cache.entry import ERROR, LOCK, Entry
-from anyseal.cache.flows import UNSET, CacheBase
+from anyseal.cache.flows import UNSET, CacheBase, Need, redirected
 from anyseal.errors import BackendError
 from anyseal.flight import SingleFlight
 
@@ -229,11 +229,11 @@ class Herd:
             lease = await self._lease(cache, job)
             if lease is not None:
                 async with lease:
-                    if lease.held and not job.force:
+                    if lease.held and not job.force and lease.found is not None:
                         found = await self._arrived(cache, job)
                         if found is not None:  # while the lease changed hands
                             return found
-                    return await self._run(cache, job)
+                    return await self._run(cache, job, lease)
             await anyio.sleep(delay)
             delay = next_poll(delay)
             found = None if job.force else await self._arrived(cache, job)
@@ -259,21 +259,29 @@ class Herd:
             else Computed(value)
         )
 
-    async def _run(self, cache: Cache, job: Job) -> Computed:
-        """Call the factory and store what it returns."""
+    async def _tags(self, cache: Cache, job: Job) -> Any:
+        """The job's tags as its entry will carry them; None if the backend is down.
+
+        Before the factory is called: a tag that is deleted meanwhile must end the result, too.
+        """
+        if not job.tags and not cache._everywhere:
+            return ()
         names = await cache._drive(cache._names(job.partition))
         try:
-            # Before the factory: a tag that is deleted meanwhile must end the result, too.
-            tags = await cache._drive(cache._generations(names, job.partition, job.tags))
+            return await cache._drive(cache._generations(names, job.partition, job.tags))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
-            tags = None
+            return None
+
+    async def _run(self, cache: Cache, job: Job, lease: _Lease | None = None) -> Computed:
+        """Call the factory and store what it returns."""
+        tags = await self._tags(cache, job)
         started = perf_counter()
         try:
             value = await job.factory()
         except job.exceptions as exc:
-            await self._keep(cache, job, tags, *cache._frozen(exc), started=started, value=exc)
+            await self._keep(cache, job, tags, *cache._frozen(exc), started, exc, lease)
             raise
         try:
             kind, payload = cache._prepared(value)
@@ -282,23 +290,24 @@ class Herd:
                 raise
             cache._observer.warn("a value cannot be cached", job.partition, exc)
             return Computed(value)
-        await self._keep(cache, job, tags, kind, payload, started=started, value=value)
+        await self._keep(cache, job, tags, kind, payload, started, value, lease)
         return Computed(value, kind, payload)
 
     async def _keep(
-        self, cache: Cache, job: Job, tags: Any, kind: int, payload: Any, *, started: float,
-        value: Any,
+        self, cache: Cache, job: Job, tags: Any, kind: int, payload: Any, started: float,
+        value: Any, lease: _Lease | None,
     ) -> None:  # fmt: skip
         """Store a computed payload, if it is wanted and can be."""
         if tags is None or (job.condition is not None and not job.condition(value)):
             return
-        ttl = job.ttl(value) if callable(job.ttl) else job.ttl
-        cost_ms = round((perf_counter() - started) * 1000)
+        ttl = cache._lives(job.ttl(value) if callable(job.ttl) else job.ttl)
+        options = {"ttl": ttl, "tags": tags, "cost_ms": round((perf_counter() - started) * 1000)}
         try:
-            await cache._put(
-                job.partition, job.key, kind, payload,
-                ttl=cache._lives(ttl), tags=tags, cost_ms=cost_ms,
-            )  # fmt: skip
+            if lease is None or not lease.settles or len(payload) > cache.policy.large_bytes:
+                await cache._put(job.partition, job.key, kind, payload, **options)
+            else:
+                flow = cache._store(job.partition, job.key, kind, bytes(payload), **options)
+                await cache._drive(redirected(flow, "set", lease.settling))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -338,15 +347,19 @@ class _Renewals:
 class _Lease:
     """The right to compute one key's value, renewed while it is held."""
 
-    __slots__ = ("_cache", "_name", "_owner", "_renewals", "held", "seconds")
+    __slots__ = ("_cache", "_entry", "_name", "_owner", "_renewals", "found", "held", "seconds")
 
     def __init__(self, cache: Cache, names: Any, key: bytes, renewals: _Renewals) -> None:
+        stored = names.names(key)
         self._cache = cache
-        self._name = names.names(key)[0] + LOCK
+        self._entry = stored[0] if len(stored) == 1 else None
+        self._name = stored[0] + LOCK
         self._owner = os.urandom(16)
         self._renewals = renewals
         self.seconds: float = cache.policy.lease or 0.0
         self.held = False
+        self.found: Any = UNSET
+        """What stood under the entry's name when the lease was taken, if that was asked."""
 
     @property
     def _ttl_ms(self) -> int:
@@ -356,11 +369,30 @@ class _Lease:
         """Whether nobody else has it."""
         if not self.seconds:
             return True
-        call = self._cache._backend.set
-        self.held = await self._cache._guarded(
-            call, self._name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
-        )
+        cache = self._cache
+        if cache._leasing and self._entry is not None:
+            self.held, self.found = await cache._guarded(
+                cache._backend.take_lease, self._name, self._owner, self._entry,
+                ttl_ms=self._ttl_ms,
+            )  # fmt: skip
+        else:
+            self.held = await cache._guarded(
+                cache._backend.set, self._name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
+            )
         return self.held
+
+    @property
+    def settles(self) -> bool:
+        """Whether storing the entry can end the lease, too."""
+        return self.held and self._cache._leasing
+
+    def settling(self, need: Need) -> Need:
+        """The ``set`` of the entry, which also ends the lease."""
+        name, sealed = need.args
+        self.held = False
+        self._renewals.drop(self)
+        ttl_ms = need.options["ttl_ms"]
+        return Need("settle", (name, sealed, self._name, self._owner), {"ttl_ms": ttl_ms})
 
     async def renew(self) -> None:
         """Hold it for its time from now on."""
