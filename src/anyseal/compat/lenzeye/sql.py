@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     ) from _exc
 
 __all__ = ["SqlUserKeyTable"]
+
+_CREATE_ATTEMPTS = 10
 
 _live: weakref.WeakSet[SqlUserKeyTable] = weakref.WeakSet()
 
@@ -140,12 +143,16 @@ class SqlUserKeyTable:
             raise MetastoreError(f"key table: {type(exc).__name__}") from exc
 
     def _create(self) -> None:
-        """Create what is not there; another worker may do the same at the same time."""
-        try:
-            self.metadata.create_all(self._engine)
-        except sqlalchemy.exc.DBAPIError:
-            self.metadata.create_all(self._engine)  # it was there first; now all of it is
-        self._ready = True
+        """Create what is not there; other workers may do the same at the same time."""
+        for left in reversed(range(_CREATE_ATTEMPTS)):
+            try:
+                self.metadata.create_all(self._engine)
+                self._ready = True
+                return
+            except sqlalchemy.exc.DBAPIError:  # another worker was first with one of them
+                if not left:
+                    raise
+                time.sleep(0.02)
 
     def _make_lock(self, user_id: str) -> None:
         """The user's row in the table of locks, in a transaction of its own."""
