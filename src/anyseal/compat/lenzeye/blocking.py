@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -137,7 +137,7 @@ class BlockingLenzeyeBucket:
         return _stepped(self._open.scan(prefix, start_after=start_after))
 
 
-def _stepped(source: AsyncIterator[T]) -> Iterator[T]:
+def _stepped(source: AsyncGenerator[T, None]) -> Iterator[T]:
     """What an async generator yields."""
 
     async def step() -> list[T]:
@@ -149,4 +149,4 @@ def _stepped(source: AsyncIterator[T]) -> Iterator[T]:
         while found := offload.wait(step):
             yield found[0]
     finally:
-        offload.wait(source.aclose)  # type: ignore[attr-defined]
+        offload.wait(source.aclose)

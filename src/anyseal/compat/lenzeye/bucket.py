@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,7 @@ from anyseal.compat.lenzeye.master import (
 from anyseal.compat.lenzeye.reader import LenzeyeReader, open_reader
 from anyseal.compat.lenzeye.receipts import Receipt, issue, part_mac
 from anyseal.compat.lenzeye.tables import UserKeyTable
+from anyseal.compat.lenzeye.verifiers import PARTS_MAX
 from anyseal.errors import FormatError, ObjectNotFoundError
 from anyseal.s3.calls import ATTEMPTS, Calls, Listed
 
@@ -31,7 +33,6 @@ __all__ = ["LenzeyeBucket", "LenzeyeObject", "LenzeyeUpload"]
 
 PART_SIZE = 8 << 20
 PART_SIZE_MIN = 5 << 20
-PARTS_MAX = 10_000
 _HEADS = 16
 
 
@@ -225,26 +226,29 @@ class LenzeyeBucket:
         user_key = await get_user_key_async(user, found.key_version, table=self._table)
         return await open_reader(self._calls, key, head, found, user_key, self._layout)
 
-    async def download(self, key: str, user: Any) -> AsyncIterator[bytes]:
+    async def download(self, key: str, user: Any) -> AsyncGenerator[bytes, None]:
         """The verified plaintext of an object, piece by piece: :meth:`open`, then ``stream``."""
         reader = await self.open(key, user)
-        async for piece in reader.stream():
-            yield piece
+        async with aclosing(reader.stream()) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def scan(
         self, prefix: str = "", *, start_after: str | None = None
-    ) -> AsyncIterator[LenzeyeObject]:
+    ) -> AsyncGenerator[LenzeyeObject, None]:
         """The objects of Lenzeye's layout below *prefix*, by key; others are passed over.
 
         Cost: a HeadObject for every object below *prefix*, 16 at a time.
         """
         batch: list[Listed] = []
-        async for listed in self._calls.list(prefix, start_after=start_after):
-            batch.append(listed)
-            if len(batch) == _HEADS:
-                for found in await self._heads(batch):
-                    yield found
-                batch.clear()
+        pages: Any = self._calls.list(prefix, start_after=start_after)
+        async with aclosing(pages):
+            async for listed in pages:
+                batch.append(listed)
+                if len(batch) == _HEADS:
+                    for found in await self._heads(batch):
+                        yield found
+                    batch.clear()
         for found in await self._heads(batch):
             yield found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from anyseal.compat.lenzeye.bucket import LenzeyeBucket
@@ -12,7 +13,9 @@ __all__ = ["migrate_object", "open_lenzeye_object"]
 T = TypeVar("T")
 
 
-async def open_lenzeye_object(bucket: LenzeyeBucket, key: str, user: Any) -> AsyncIterator[bytes]:
+async def open_lenzeye_object(
+    bucket: LenzeyeBucket, key: str, user: Any
+) -> AsyncGenerator[bytes, None]:
     """The plaintext of an object, of any of the layout's forms; never a byte unverified.
 
     Args:
@@ -26,8 +29,9 @@ async def open_lenzeye_object(bucket: LenzeyeBucket, key: str, user: Any) -> Asy
 
     Cost: parts of up to 64 MiB in memory; objects without listed part MACs are read twice.
     """
-    async for piece in bucket.download(key, user):
-        yield piece
+    async with aclosing(bucket.download(key, user)) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
 async def migrate_object(
@@ -52,8 +56,5 @@ async def migrate_object(
         As :func:`open_lenzeye_object`, and what *put* raises.
     """
     reader = await bucket.open(key, user)
-    plaintext = reader.stream()
-    try:
+    async with aclosing(reader.stream()) as plaintext:
         return await put(key, plaintext, reader.metadata)
-    finally:
-        await plaintext.aclose()  # type: ignore[attr-defined]

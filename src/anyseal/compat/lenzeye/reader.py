@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from anyseal import offload
 from anyseal.compat.lenzeye.ctr import decrypt_multipart_chunk_async
@@ -87,7 +87,7 @@ class LenzeyeReader:
         """Bytes of plaintext. Not verified before something was read."""
         return self._source.size
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         """The plaintext, verified, in pieces of at most 64 MiB.
 
         Raises:

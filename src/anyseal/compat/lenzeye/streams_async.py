@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from anyseal import offload
@@ -23,7 +24,7 @@ from anyseal.compat.lenzeye.streams import (
 __all__ = ["decrypt_file_stream_async", "encrypt_file_stream_async"]
 
 
-async def stepped(generator: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def stepped(generator: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
     """What a blocking generator yields, each step of it in a worker thread."""
     try:
         while (piece := await offload.run(next, generator, None)) is not None:
@@ -41,15 +42,16 @@ async def worked(function: Callable[[memoryview], bytes], piece: memoryview) -> 
 
 async def encrypt_file_stream_async(
     plaintext_stream: Any, key: bytes, *, hmac_to: Callable[[bytes], object] | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """:func:`encrypt_file_stream`, also of an async iterable of bytes.
 
     Files and sync iterables are read in worker threads.
     """
     if not hasattr(plaintext_stream, "__aiter__"):
         generator = encrypt_file_stream(plaintext_stream, key, hmac_to=hmac_to)
-        async for piece in stepped(generator):
-            yield piece
+        async with aclosing(stepped(generator)) as steps:
+            async for piece in steps:
+                yield piece
         return
     encryptor = Encryptor(check_bytes("key", key, KEY_BYTES), os.urandom(IV_BYTES))
     if hmac_to is not None:
@@ -68,8 +70,9 @@ async def encrypt_file_stream_async(
         async for data in plaintext_stream:
             for view in cut(data):
                 await offload.run(keep, view)
-        async for piece in stepped(spooled(file, encryptor)):
-            yield piece
+        async with aclosing(stepped(spooled(file, encryptor))) as steps:
+            async for piece in steps:
+                yield piece
     finally:
         await offload.settle(file.close)
 
@@ -81,21 +84,23 @@ async def decrypt_file_stream_async(
     *,
     iv: bytes | None = None,
     verify: bool = False,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """:func:`decrypt_file_stream`, also of an async iterable of bytes.
 
     Like it, it **yields plaintext before it has verified it**, unless *verify* is set.
     """
     if not hasattr(ciphertext_stream, "__aiter__"):
         generator = decrypt_file_stream(ciphertext_stream, key, expected_hmac, iv=iv, verify=verify)
-        async for piece in stepped(generator):
-            yield piece
+        async with aclosing(stepped(generator)) as steps:
+            async for piece in steps:
+                yield piece
         return
     decryptor = Decryptor(key, expected_hmac, iv)
     if verify:
         again = Decryptor(key, expected_hmac, iv)
-        async for piece in _verified(ciphertext_stream, decryptor, again):
-            yield piece
+        async with aclosing(_verified(ciphertext_stream, decryptor, again)) as pieces:
+            async for piece in pieces:
+                yield piece
         return
     async for data in ciphertext_stream:
         for view in cut(data):
@@ -105,14 +110,17 @@ async def decrypt_file_stream_async(
         yield plaintext
 
 
-async def _verified(stream: Any, first: Decryptor, second: Decryptor) -> AsyncIterator[bytes]:
+async def _verified(
+    stream: Any, first: Decryptor, second: Decryptor
+) -> AsyncGenerator[bytes, None]:
     """Keep the ciphertext of *stream*, verify it, then decrypt it."""
     file = spool()
     try:
         async for data in stream:
             await offload.run(file.write, view_of(data))
         await offload.run(file.seek, 0)
-        async for piece in stepped(verified(file, 0, first, second)):
-            yield piece
+        async with aclosing(stepped(verified(file, 0, first, second))) as steps:
+            async for piece in steps:
+                yield piece
     finally:
         await offload.settle(file.close)
