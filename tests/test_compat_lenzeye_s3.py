@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 MASTER = "5a" * 32
 PART = 5 << 20
-TEXT = pattern(2 * PART + 100_003, "lenzeye object")
+TEXT = pattern(PART + 100_003, "lenzeye object")
 SMALL = 1000
 SHORT = TEXT[: 2 * SMALL + 103]
 
@@ -261,6 +261,7 @@ async def test_object_whose_metadata_was_altered_does_not_open(
     """Everything in the metadata steers the reader; none of it is believed."""
     async with place(weed_server, name) as here:
         body, metadata = crafted(SHORT, SMALL)
+        del metadata["hmac"]
         flipped = {
             each: f"{int(metadata[each][0], 16) ^ 1:x}" + metadata[each][1:]
             for each in ("iv", "object-mac", "key-version")
@@ -359,7 +360,7 @@ async def test_receipts_are_authentic_and_complete(weed_server: SeaweedFS, name:
     async with place(weed_server, name) as here:
         begun = await here.bucket.create_upload("forged", "ann", part_size=PART)
         other = await here.bucket.create_upload("other", "ann", part_size=PART)
-        last, second, first = await here.parts(begun)
+        last, first = await here.parts(begun)
         (foreign,) = await here.parts(other, TEXT[:5])
 
         async def complete(*receipts: str, with_: Any = begun) -> Any:
@@ -375,22 +376,24 @@ async def test_receipts_are_authentic_and_complete(weed_server: SeaweedFS, name:
             raw[at] ^= 1
         for wrong in (*altered, foreign, "", "A", first + "=", first[:-4], begun.token):
             with pytest.raises(lenzeye.InvalidSignatureError):
-                await complete(wrong, second, last)
+                await complete(wrong, last)
         with pytest.raises(lenzeye.InvalidSignatureError):
-            await complete(first, second, last, with_=other)
-        for receipts, missing in (((), [1]), ((last,), [1, 2]), ((first, last), [2])):
+            await complete(first, last, with_=other)
+        opened = lenzeye.decrypt_upload_token(begun.token)
+        fourth = Receipt(number=4, length=5, etag="x", mac=bytes(32))
+        later = issue(*opened, begun.upload_id, fourth)
+        for receipts, missing in (((), [1]), ((last,), [1]), ((first, later), [2, 3])):
             with pytest.raises(errors.UploadIncompleteError) as caught:
                 await complete(*receipts)
             assert missing == caught.value.missing
-        opened = lenzeye.decrypt_upload_token(begun.token)
         twin = Receipt(number=1, length=PART, etag="x", mac=bytes(32))
         with pytest.raises(errors.UploadError):
-            await complete(first, issue(*opened, begun.upload_id, twin), second, last)
+            await complete(first, issue(*opened, begun.upload_id, twin), last)
         short = issue(*opened, begun.upload_id, replace(twin, length=PART - 1))
         with pytest.raises(errors.UploadIncompleteError):
-            await complete(short, second, last)
+            await complete(short, last)
         assert [begun.upload_id] == await here.uploads("forged")
-        await complete(last, first, second, first)
+        await complete(last, first, first)
         assert TEXT == await here.download("forged")
         await here.bucket.abort_upload("other", other.upload_id)
 
@@ -401,14 +404,14 @@ async def test_part_that_was_replaced_is_named(weed_server: SeaweedFS, name: str
         begun = await here.bucket.create_upload("replaced", "ann", part_size=PART)
         receipts = await here.parts(begun)
         opened = lenzeye.decrypt_upload_token(begun.token)
-        gone = Receipt(number=2, length=PART, etag='"' + "0" * 32 + '"', mac=bytes(32))
-        wrong = [receipts[0], issue(*opened, begun.upload_id, gone), receipts[2]]
+        gone = Receipt(number=1, length=PART, etag='"' + "0" * 32 + '"', mac=bytes(32))
+        wrong = [receipts[0], issue(*opened, begun.upload_id, gone)]
         arguments = ("replaced", begun.upload_id, begun.token)
         with pytest.raises(errors.PartReplacedError) as caught:
             await here.bucket.complete_upload(*arguments, wrong)
-        assert 2 == caught.value.part
-        again = await here.bucket.encrypt_and_upload_part(*arguments, 2, TEXT[PART : 2 * PART])
-        await here.bucket.complete_upload(*arguments, [receipts[0], again, receipts[2]])
+        assert 1 == caught.value.part
+        again = await here.bucket.encrypt_and_upload_part(*arguments, 1, TEXT[:PART])
+        await here.bucket.complete_upload(*arguments, [receipts[0], again])
         assert TEXT == await here.download("replaced")
 
 
@@ -458,7 +461,7 @@ async def test_complete_that_was_interrupted_is_repeated(
         monkeypatch.setattr("anyseal.s3.calls.Calls.complete_upload", gone)
         opened = lenzeye.decrypt_upload_token(begun.token)
         lying = Receipt(number=1, length=PART, etag="x", mac=bytes(32))
-        forged = [*receipts[:2], issue(*opened, begun.upload_id, lying)]
+        forged = [receipts[0], issue(*opened, begun.upload_id, lying)]
         with pytest.raises(InvalidSignature):
             await here.bucket.complete_upload(*arguments[:3], forged)
         await here.bucket.complete_upload(*arguments)
