@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,7 +26,10 @@ import anyseal
 from anyseal import DecryptionError, errors
 from anyseal.compat import lenzeye
 from anyseal.compat.lenzeye import keys as key_functions
+from servers import PASSWORD
 from support import Stream, cuts, flips, pattern, pieces, run_python, said
+
+pytest_plugins = ["server_fixtures"]
 
 MASTER = "5a" * 32
 KEY, IV = pattern(32, "lenzeye key"), pattern(16, "lenzeye iv")
@@ -147,8 +151,6 @@ def test_user_key_of_two_workers_at_once_is_one(table: lenzeye.UserKeyTable) -> 
 
 def test_user_key_of_processes_at_once_is_one(tmp_path: Path) -> None:
     """The same with processes that rotate beside: one active row at any time."""
-    import sqlalchemy as sa
-
     url = f"sqlite:///{tmp_path}/keys.db"
     code = """
         import sys
@@ -177,6 +179,46 @@ def test_user_key_of_processes_at_once_is_one(tmp_path: Path) -> None:
         rows = sorted(tuple(row) for row in connection.execute(sa.text(count)))
     engine.dispose()
     assert [("first", 1), ("other", 1), ("other", 29)] == rows
+
+
+@pytest.mark.parametrize("server", ["postgres", "mariadb"])
+def test_user_key_of_workers_at_once_is_one_on_a_server(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    """Creating and rotating at a time, from the first use on: the tables are made once, too."""
+    database = request.getfixturevalue(f"{server}_server")
+    driver, name = {
+        "postgres": ("postgresql+psycopg", "postgres"),
+        "mariadb": ("mysql+pymysql", "keys"),
+    }[server]
+    url = sa.URL.create(driver, "anyseal", PASSWORD, "127.0.0.1", database.port, name)
+    tables = [lenzeye.SqlUserKeyTable(url, table="lenzeye_keys") for _ in range(2)]
+    start, found = threading.Barrier(6), []
+
+    def work(number: int) -> None:
+        table = tables[number % 2]
+        start.wait()
+        found.append(lenzeye.get_or_create_user_key("first", table=table))
+        for _ in range(5):
+            lenzeye.rotate_user_key("other", table=table)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (6, 1) == (len(found), len(set(found)))
+    count = "SELECT count(*) FROM lenzeye_keys WHERE user_id = 'other' AND is_active"
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(count)
+        assert (1,) == cursor.fetchone()
+        cursor.execute(count.replace("AND is_active", ""))
+        assert (30,) == cursor.fetchone()
+    for table in tables:
+        row = table.active("first")
+        assert row is not None
+        assert row.created.tzinfo is not None
+        table.close()
 
 
 def test_user_key_row_that_was_altered_does_not_open(table: lenzeye.UserKeyTable) -> None:
