@@ -128,8 +128,9 @@ def seal_under(
     suite: Suite | str | None = None,
     expires_at: float | datetime | None = None,
     kind: int = 0,
+    expires_ms: int = 0,
 ) -> bytes:
-    """Seal *data* under *key*: see :func:`anyseal.sync.seal`."""
+    """Seal *data* under *key*: see :func:`anyseal.sync.seal`; *expires_ms* is in bounds."""
     number = _DEFAULT if suite is None else suite_named(suite)._value_
     source = data if type(data) is bytes else view(data)
     if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
@@ -146,7 +147,7 @@ def seal_under(
         size,
         context,
         len(context),
-        0 if expires_at is None else expiry_ms(expires_at),
+        expires_ms if expires_at is None else expiry_ms(expires_at),
         key._key_id,
         kind,
         number,
