@@ -11,8 +11,8 @@ from anyseal.compat.lenzeye.ctr import decrypt_multipart_chunk_async
 from anyseal.compat.lenzeye.errors import InvalidSignatureError
 from anyseal.compat.lenzeye.layout import Form, Layout, LenzeyeMetadata
 from anyseal.compat.lenzeye.master import IV_BYTES
+from anyseal.compat.lenzeye.pieces import update_mac
 from anyseal.compat.lenzeye.receipts import MAC_BYTES, object_mac, part_mac
-from anyseal.compat.lenzeye.streams import update_mac
 from anyseal.compat.lenzeye.verifiers import (
     PartsVerifier,
     SingleVerifier,

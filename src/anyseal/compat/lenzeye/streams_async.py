@@ -10,13 +10,12 @@ from typing import Any
 from anyseal import offload
 from anyseal.compat.lenzeye.ctr import INLINE_BYTES, view_of
 from anyseal.compat.lenzeye.master import IV_BYTES, KEY_BYTES, check_bytes
+from anyseal.compat.lenzeye.pieces import cut, spool
 from anyseal.compat.lenzeye.streams import (
     Decryptor,
     Encryptor,
-    cut,
     decrypt_file_stream,
     encrypt_file_stream,
-    spool,
     spooled,
     verified,
 )

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from anyseal.compat.lenzeye.errors import InvalidSignatureError
+from anyseal.compat.lenzeye.pieces import update_mac
 from anyseal.compat.lenzeye.receipts import object_mac, part_mac
-from anyseal.compat.lenzeye.streams import update_mac
 
 __all__ = ["PartsVerifier", "SingleVerifier", "Verifier", "part_count", "part_span"]
 
