@@ -27,6 +27,7 @@ __all__ = [
     "expiry_ms",
     "inspect_value",
     "key_id_of",
+    "open_token",
     "open_under",
     "open_under_into",
     "overhead",
@@ -296,6 +297,33 @@ def open_under_into(buffer: Any, sealed: Any, key: Key, context: Any = b"") -> i
     if code:
         raise_for(code)
     return size
+
+
+def open_token(sealed: bytes, key: Key, *, expired: bool = False) -> bytes:
+    """Open a value of kind 2; with *expired* also one whose time is over.
+
+    Raises:
+        FormatError: Not a token.
+        WrongKeyError: Sealed under another key.
+        DecryptionError: It does not verify.
+        ExpiredError: Authentic, but expired.
+    """
+    source, number, size, now = _opening(sealed, key, Kind.TOKEN)
+    out = bytearray(size or 1)
+    code = lib.anyseal_value_open(
+        view_writable(out),
+        source,
+        len(source),
+        b"",
+        0,
+        0 if expired else now,
+        Kind.TOKEN,
+        number,
+        key._subkey(_PURPOSES[Kind.TOKEN], number).handle,
+    )
+    if code:
+        raise_for(code)
+    return bytes(out[:size])
 
 
 def inspect_value(sealed: bytes | bytearray | memoryview) -> ValueInfo:

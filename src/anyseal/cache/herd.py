@@ -133,6 +133,7 @@ class Herd:
     def __init__(self) -> None:
         self._flights: SingleFlight[Computed] = SingleFlight()
         self._refreshing: set[tuple[str, bytes]] = set()
+        self._renewals: anyio.lowlevel.RunVar[Any] = anyio.lowlevel.RunVar("_anyseal_leases")
 
     async def value(self, cache: Cache, job: Job) -> Any:
         """The value of the job's key, found or computed."""
@@ -206,7 +207,12 @@ class Herd:
 
     async def _lease(self, cache: Cache, job: Job) -> _Lease | None:
         """The lease on the job's key; None if another has it."""
-        lease = _Lease(cache, await cache._drive(cache._names(job.partition)), job.key)
+        renewals = self._renewals.get(None)
+        if renewals is None:
+            renewals = _Renewals()
+            self._renewals.set(renewals)
+        names = cache._names_hit(job.partition) or await cache._drive(cache._names(job.partition))
+        lease = _Lease(cache, names, job.key, renewals)
         try:
             return lease if await lease.take() else None
         except BackendError:
@@ -298,24 +304,57 @@ class Herd:
                 raise
 
 
+class _Renewals:
+    """Renews the leases of one event loop, in one task for all."""
+
+    def __init__(self) -> None:
+        self._due: dict[_Lease, float] = {}
+        self._running = False
+
+    def add(self, lease: _Lease, background: Background) -> None:
+        """Renew *lease* from now on."""
+        self._due[lease] = anyio.current_time() + lease.seconds / 3
+        if not self._running:
+            self._running = True
+            background.start(self._run)
+
+    def drop(self, lease: _Lease) -> None:
+        """Renew it no more."""
+        self._due.pop(lease, None)
+
+    async def _run(self) -> None:
+        try:
+            while self._due:
+                await anyio.sleep(max(0.005, min(self._due.values()) - anyio.current_time()))
+                now = anyio.current_time()
+                for lease in [each for each, due in self._due.items() if due <= now]:
+                    self._due[lease] = now + lease.seconds / 3
+                    with contextlib.suppress(BackendError):
+                        await lease.renew()
+        finally:
+            self._running = False
+
+
 class _Lease:
     """The right to compute one key's value, renewed while it is held."""
 
-    def __init__(self, cache: Cache, names: Any, key: bytes) -> None:
+    __slots__ = ("_cache", "_name", "_owner", "_renewals", "held", "seconds")
+
+    def __init__(self, cache: Cache, names: Any, key: bytes, renewals: _Renewals) -> None:
         self._cache = cache
         self._name = names.names(key)[0] + LOCK
         self._owner = os.urandom(16)
-        self._seconds: float = cache.policy.lease or 0.0
-        self._group: anyio.abc.TaskGroup | None = None
+        self._renewals = renewals
+        self.seconds: float = cache.policy.lease or 0.0
         self.held = False
 
     @property
     def _ttl_ms(self) -> int:
-        return max(1, round(self._seconds * 1000))
+        return max(1, round(self.seconds * 1000))
 
     async def take(self) -> bool:
         """Whether nobody else has it."""
-        if not self._seconds:
+        if not self.seconds:
             return True
         call = self._cache._backend.set
         self.held = await self._cache._guarded(
@@ -323,33 +362,21 @@ class _Lease:
         )
         return self.held
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Hold it for its time from now on."""
         call = self._cache._backend.compare_and_set
-        while True:
-            await anyio.sleep(self._seconds / 3)
-            with contextlib.suppress(BackendError):
-                await self._cache._guarded(
-                    call, self._name, self._owner, self._owner, ttl_ms=self._ttl_ms
-                )
+        await self._cache._guarded(call, self._name, self._owner, self._owner, ttl_ms=self._ttl_ms)
 
     async def __aenter__(self) -> _Lease:
         if self.held:
-            self._cache._background.start(self._renewing)
+            self._renewals.add(self, self._cache._background)
         return self
-
-    async def _renewing(self) -> None:
-        with anyio.CancelScope() as self._scope:
-            if self.held:
-                await self._renew()
-
-    _scope: anyio.CancelScope | None = None
 
     async def __aexit__(self, *exc_info: object) -> None:
         if not self.held:
             return
         self.held = False
-        if self._scope is not None:
-            self._scope.cancel()
+        self._renewals.drop(self)
         with anyio.CancelScope(shield=True), contextlib.suppress(BackendError):
             call = self._cache._backend.compare_and_set
             await self._cache._guarded(call, self._name, self._owner, None)

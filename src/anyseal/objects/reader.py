@@ -3,189 +3,53 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Generator, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
 
 from anyseal import offload
-from anyseal._ffi import ffi, lib, view_writable
-from anyseal.config import STEP_BYTES
-from anyseal.errors import DecryptionError, FormatError
+from anyseal._ffi import lib, view_writable
 from anyseal.keys import Key
-from anyseal.objects.chunks import SegmentKey, open_run
-from anyseal.objects.format import HEADER_MAX_BYTES, Header, ObjectInfo, ObjectKeys, Trailer
-from anyseal.objects.geometry import SALT_BYTES, TRAILER_FIXED_BYTES, Run
-from anyseal.objects.sealer import unit_bytes
+from anyseal.objects.format import ObjectInfo
+from anyseal.objects.opened import (
+    Need,
+    NeedBytes,
+    NeedEnds,
+    NeedKey,
+    OpenedObject,
+    Part,
+    Request,
+    fresh_bytes,
+    opening,
+)
 from anyseal.objects.writer import check_context
-from anyseal.ports import BlockingSource, Ends, Keyring, Source, named_key, resolve_partition
+from anyseal.ports import BlockingSource, Keyring, Source, named_key, resolve_partition
 from anyseal.suites import INLINE_BYTES
+from anyseal.tasks import Ahead, each_awaited
 
-__all__ = ["ObjectFile", "ObjectReader", "OpenedObject", "ReaderBase", "fresh_bytes", "opening"]
+__all__ = [
+    "NeedKey",
+    "ObjectFile",
+    "ObjectReader",
+    "OpenedObject",
+    "Part",
+    "ReaderBase",
+    "fresh_bytes",
+    "opening",
+]
 
-TAIL_BYTES = 4096
-"""Read at the end at once: the trailer of up to 253 segments (16 GiB in segments of 64 MiB)."""
+REQUESTS = 4
+"""Reads of an awaited source at the same time, unless the source has a ``concurrency``."""
 
-SEGMENT_KEYS_MAX = 64
+AHEAD = 2
+"""Reads that a stream has under way while its consumer works; they grow to AHEAD_BYTES each."""
 
-
-def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
-    """A new bytes object and a writable view to fill it through, before anybody else sees it.
-
-    CPython shares bytes objects of length 0 and 1: *size* must be at least 2.
-    """
-    result = bytes(size)
-    return result, memoryview(ffi.buffer(ffi.from_buffer("uint8_t[]", result)))
-
-
-@dataclass(frozen=True, slots=True)
-class NeedEnds:
-    """Read the first and last bytes; answered with Ends."""
-
-    head: int
-    tail: int
-
-
-@dataclass(frozen=True, slots=True)
-class NeedKey:
-    """Find the key that the object names; answered with a Key."""
-
-    key_id: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class NeedBytes:
-    """Read a range of the source; answered with bytes."""
-
-    offset: int
-    length: int
-
-
-Need: TypeAlias = NeedEnds | NeedKey | NeedBytes
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one job reads: the plaintext bytes of *run* from *start* to *stop*."""
-
-    run: Run
-    start: int
-    stop: int
-
-
-class OpenedObject:
-    """A verified header and trailer, and the keys of its segments."""
-
-    def __init__(self, keys: ObjectKeys, trailer: Trailer) -> None:
-        self.keys = keys
-        self.geometry = keys.geometry
-        self.suite = keys.header.suite
-        self.size = trailer.size
-        self._salts = trailer.salts
-        self._segments: OrderedDict[int, SegmentKey] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def _salt(self, segment: int) -> bytes:
-        return self._salts[segment * SALT_BYTES : (segment + 1) * SALT_BYTES]
-
-    def _segment(self, segment: int) -> SegmentKey:
-        with self._lock:
-            key = self._segments.get(segment)
-            if key is None:
-                slot = self.keys.segment_key(segment, self._salt(segment))
-                key = SegmentKey(slot, self.suite, self.geometry.chunk_bytes)
-                self._segments[segment] = key
-                if len(self._segments) > SEGMENT_KEYS_MAX:
-                    self._segments.popitem(last=False)
-            else:
-                self._segments.move_to_end(segment)
-            return key
-
-    def release(self) -> None:
-        """Wipe all keys; what is being read meanwhile fails with KeyUseError."""
-        with self._lock:
-            while self._segments:
-                self._segments.popitem()[1].release()
-        self.keys.release()
-
-    def parts(self, start: int, stop: int, limit: int | None = None) -> Iterator[Part]:
-        """The jobs that read plaintext *start* to *stop*."""
-        limit = unit_bytes(stop - start, self.geometry.chunk_bytes) if limit is None else limit
-        for run in self.geometry.runs(start, stop, self.size, limit):
-            yield Part(run, max(start, run.start), min(stop, run.stop))
-
-    def open_part(self, part: Part, sealed: Any, out: memoryview) -> None:
-        """Open *sealed*, the ciphertext of the part's run, and put its bytes into *out*.
-
-        Raises:
-            DecryptionError: Something does not verify; *out* is wiped.
-        """
-        run, sealed = part.run, memoryview(sealed)
-        if run.first == 0:
-            inline, sealed = bytes(sealed[:SALT_BYTES]), sealed[SALT_BYTES:]
-            if not lib.anyseal_equal(inline, self._salt(run.segment), SALT_BYTES):
-                raise DecryptionError
-        key = self._segment(run.segment)
-        if part.start == run.start and part.stop == run.stop:
-            open_run(key, run.first, sealed, out)
-            return
-        with offload.buffers().lease(run.size) as scratch:
-            try:
-                open_run(key, run.first, sealed, scratch)
-                out[:] = scratch[part.start - run.start : part.stop - run.start]
-            finally:
-                lib.anyseal_wipe(view_writable(scratch), len(scratch))
-
-    def read_part(self, source: BlockingSource, part: Part, out: memoryview) -> int:
-        """Read and open one part from a local source, a step at a time. Any thread."""
-        if source.window(part.run.offset, part.run.length) is not None:
-            steps = iter((part,))
-        else:
-            steps = self.parts(part.start, part.stop, STEP_BYTES)
-        for step in steps:
-            run = step.run
-            piece = out[step.start - part.start : step.stop - part.start]
-            sealed = source.window(run.offset, run.length)
-            if sealed is not None:
-                self.open_part(step, sealed, piece)
-                continue
-            with offload.buffers().lease(run.length) as buffer:
-                source.pread_into(run.offset, buffer)
-                self.open_part(step, buffer, piece)
-        return part.stop - part.start
-
-    def verify_part(self, source: BlockingSource, part: Part) -> int:
-        """Read and open one part, and keep nothing of it."""
-        for step in self.parts(part.start, part.stop, STEP_BYTES):
-            with offload.buffers().lease(step.run.size) as scratch:
-                try:
-                    self.read_part(source, step, scratch)
-                finally:
-                    lib.anyseal_wipe(view_writable(scratch), len(scratch))
-        return part.stop - part.start
-
-
-def opening(context: bytes) -> Generator[Need, Any, OpenedObject]:
-    """Open an object: yields what it needs to know next, returns the verified object."""
-    ends: Ends = yield NeedEnds(HEADER_MAX_BYTES, TAIL_BYTES)
-    header = Header.parse(ends.head)
-    geometry = header.geometry
-    if ends.size < geometry.header_bytes + TRAILER_FIXED_BYTES:
-        raise FormatError("cut short in the trailer")
-    key: Key = yield NeedKey(header.key_id)
-    keys = ObjectKeys.unlock(header, key, context)
-    length = Trailer.length(ends.tail, geometry, ends.size)
-    tail = ends.tail[-length:]
-    if length > len(ends.tail):
-        tail = bytes((yield NeedBytes(ends.size - length, length)))
-    trailer = Trailer.parse(tail)
-    keys.check_trailer(trailer)
-    return OpenedObject(keys, trailer)
+AHEAD_BYTES = 4 << 20
 
 
 class ReaderBase:
@@ -213,6 +77,11 @@ class ReaderBase:
             segment_bytes=geometry.segment_bytes,
             header_bytes=geometry.header_bytes,
         )
+
+    @property
+    def source(self) -> Any:
+        """Where the sealed bytes come from."""
+        return self._source
 
     @property
     def opened(self) -> OpenedObject:
@@ -249,6 +118,26 @@ async def _close(source: Source | BlockingSource) -> None:
 
 def _wiped(out: memoryview) -> None:
     lib.anyseal_wipe(view_writable(out), len(out))
+
+
+def _pieces(start: int, stop: int, piece_size: int) -> Iterator[tuple[int, int]]:
+    """*start* to *stop*, cut at the multiples of *piece_size*."""
+    while start < stop:
+        end = min(stop, (start // piece_size + 1) * piece_size)
+        yield start, end
+        start = end
+
+
+def _windows(start: int, stop: int, piece_size: int) -> Iterator[tuple[int, int]]:
+    """The same, cut at multiples of *piece_size* only where a request ends: small ones first, so
+    that the first piece comes soon."""
+    size = piece_size * max(1, (1 << 20) // piece_size)
+    while start < stop:
+        end = min(stop, start // piece_size * piece_size + size)
+        yield start, end
+        start = end
+        if 2 * size <= AHEAD_BYTES:
+            size *= 2
 
 
 class ObjectReader(ReaderBase):
@@ -310,20 +199,30 @@ class ObjectReader(ReaderBase):
             return await source.ends(need.head, need.tail)
         return await source.read(need.offset, need.length)
 
-    async def _read(self, part: Part, out: memoryview) -> None:
-        """One part from a source that awaits."""
-        sealed = await self._source.read(part.run.offset, part.run.length)
-        if part.run.size <= INLINE_BYTES[self._object.suite]:
-            self._object.open_part(part, sealed, out)
+    @property
+    def _requests(self) -> int:
+        """Reads of the source at the same time."""
+        return int(getattr(self._source, "concurrency", REQUESTS))
+
+    async def _fetch(self, request: Request, out: memoryview) -> None:
+        """Fetch and open what one request asks for."""
+        sealed = await self._source.read(request.offset, request.length)
+        if len(out) <= INLINE_BYTES[self._object.suite]:
+            self._object.open_request(request, sealed, out)
         else:
-            await offload.run(self._object.open_part, part, sealed, out)
+            await offload.run(self._object.open_request, request, sealed, out)
+
+    async def _check(self, request: Request) -> None:
+        """Fetch and verify what one request asks for."""
+        sealed = await self._source.read(request.offset, request.length)
+        await offload.run(self._object.verify_request, request, sealed)
 
     async def _fill(self, start: int, out: memoryview) -> None:
         """Fill *out* from plaintext *start*; wiped if anything fails."""
-        parts = self._object.parts(start, start + len(out))
+        stop = start + len(out)
         try:
             if isinstance(self._source, BlockingSource):
-                source = self._source
+                source, parts = self._source, self._object.parts(start, stop)
                 jobs = ((part, out[part.start - start : part.stop - start]) for part in parts)
                 if len(out) <= INLINE_BYTES[self._object.suite] and not getattr(
                     source, "blocks", True
@@ -333,8 +232,9 @@ class ObjectReader(ReaderBase):
                     return
                 await offload.each(lambda *job: self._object.read_part(source, *job), jobs)
             else:
-                for part in parts:
-                    await self._read(part, out[part.start - start : part.stop - start])
+                requests = self._object.requests(start, stop)
+                wanted = ((it, out[it.start - start : it.stop - start]) for it in requests)
+                await each_awaited(self._fetch, wanted, self._requests)
         except BaseException:
             _wiped(out)
             raise
@@ -351,7 +251,8 @@ class ObjectReader(ReaderBase):
             SourceError: The source did not give the bytes, or changed.
             ValueError: A negative position, or the reader is closed.
 
-        Cost: reads the chunks that the range touches, at most two more than it fills.
+        Cost: reads the chunks that the range touches, at most two more than it fills. From a
+        source that awaits: requests of 8 MiB, several at a time.
         """
         start, stop = self._bounds(start, stop)
         if stop - start < 2:
@@ -385,30 +286,66 @@ class ObjectReader(ReaderBase):
             start: First byte.
             stop: After the last byte. Default: the end.
             piece_size: Bytes per piece, about; all but the first and last end at a multiple of it.
+
+        Cost: from a source that awaits, the next requests are under way while the consumer works:
+        two of at most 4 MiB (or *piece_size*). Close the iterator (``contextlib.aclosing``) when
+        leaving early, so that they end at once.
         """
         if piece_size < 1:
             raise ValueError("piece_size must be positive")
-        at, stop = self._bounds(start, stop)
-        while at < stop:
-            end = min(stop, (at // piece_size + 1) * piece_size)
-            yield await self.read_range(at, end)
-            at = end
+        start, stop = self._bounds(start, stop)
+        if isinstance(self._source, BlockingSource):
+            for at, end in _pieces(start, stop, piece_size):
+                yield await self.read_range(at, end)
+            return
+        running: deque[Ahead[deque[bytes]]] = deque()
+        windows = _windows(start, stop, piece_size)
+        try:
+            while True:
+                while len(running) < AHEAD and (window := next(windows, None)) is not None:
+                    running.append(Ahead(partial(self._window, *window, piece_size)))
+                if not running:
+                    return
+                ready = await running[0].result()
+                running.popleft()
+                if (window := next(windows, None)) is not None:
+                    running.append(Ahead(partial(self._window, *window, piece_size)))
+                while ready:
+                    yield ready.popleft()
+        finally:
+            for call in running:
+                await call.drop()
+
+    async def _window(self, start: int, stop: int, piece_size: int) -> deque[bytes]:
+        """The pieces of a range that is fetched at once."""
+        if piece_size % self._object.geometry.chunk_bytes:
+            data = await self.read_range(start, stop)
+            spans = _pieces(start, stop, piece_size)
+            return deque(data[at - start : end - start] for at, end in spans)
+        request = self._object.request(start, stop)
+        sealed = memoryview(await self._source.read(request.offset, request.length))
+        return await offload.run(self._open_pieces, request, sealed, piece_size)
+
+    def _open_pieces(self, request: Request, sealed: memoryview, piece_size: int) -> deque[bytes]:
+        """Each piece of an answer as bytes of its own."""
+        ready: deque[bytes] = deque()
+        for at, end in _pieces(request.start, request.stop, piece_size):
+            mine = self._object.request(at, end)
+            begin = mine.offset - request.offset
+            result, out = fresh_bytes(max(2, end - at))
+            self._object.open_request(mine, sealed[begin : begin + mine.length], out[: end - at])
+            ready.append(result[: end - at])
+        return ready
 
     async def verify(self) -> None:
         """Read and verify the whole object. Raises DecryptionError where it does not verify."""
         start, stop = self._bounds(0, None)
-        parts = self._object.parts(start, stop)
         if isinstance(self._source, BlockingSource):
-            source = self._source
-            jobs = ((source, part) for part in parts)
-            await offload.each(self._object.verify_part, jobs)
+            source, parts = self._source, self._object.parts(start, stop)
+            await offload.each(self._object.verify_part, ((source, part) for part in parts))
             return
-        for part in parts:
-            with offload.buffers().lease(part.run.size) as scratch:
-                try:
-                    await self._read(part, scratch)
-                finally:
-                    _wiped(scratch)
+        requests = self._object.requests(start, stop)
+        await each_awaited(self._check, ((request,) for request in requests), self._requests)
 
     def file(self) -> ObjectFile:
         """A seekable file-like view with ``await read(n)``."""

@@ -208,13 +208,17 @@ class FileSink:
             os.fsync(self._fd)
         self._close()
         try:
-            if self._overwrite:
-                self._temporary.replace(self.path)
-            else:
-                self._rename_exclusively()
+            self._rename()
         except BaseException:
             self.abort()
             raise
+
+    def _rename(self) -> None:
+        """Give the file its final name."""
+        if self._overwrite:
+            self._temporary.replace(self.path)
+        else:
+            self._rename_exclusively()
         if self._durable:
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:

@@ -19,7 +19,7 @@ from anyseal.keys import Key
 from anyseal.objects.chunks import SegmentKey, open_run
 from anyseal.objects.format import HEADER_MAX_BYTES, Header, ObjectKeys, Trailer
 from anyseal.objects.geometry import SALT_BYTES, SEGMENTS_MAX
-from anyseal.objects.reader import NeedKey, fresh_bytes
+from anyseal.objects.opened import NeedKey, fresh_bytes
 from anyseal.objects.sealer import bytes_view
 from anyseal.objects.writer import check_context
 from anyseal.ports import Keyring, named_key, resolve_partition

@@ -6,11 +6,14 @@ Each call names what it does in S3's words. A retry resends the same bytes: bodi
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+import anyio
 
 from anyseal.errors import (
     AnysealError,
@@ -29,8 +32,9 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
 from anyseal.retries import retried
+from anyseal.s3.body import Body, leave_unhashed
 
-__all__ = ["Calls", "Found", "Listed", "Part", "Ranged"]
+__all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "uncut"]
 
 T = TypeVar("T")
 
@@ -98,6 +102,13 @@ class Ranged:
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     version_id: str | None = None
+    modified: datetime | None = None
+
+
+class RangeNotSatisfiableError(SourceError):
+    """The range begins after the object's end (or the object is empty)."""
+
+    retryable = False
 
 
 class Calls:
@@ -116,6 +127,11 @@ class Calls:
         self.client = client
         self.bucket = bucket
         self.attempts = attempts
+        leave_unhashed(client)
+
+    def of_bucket(self, bucket: str) -> Calls:
+        """The same on another bucket."""
+        return Calls(self.client, bucket, attempts=self.attempts)
 
     async def _call(self, operation: str, **parameters: Any) -> Any:
         """One request, without a retry; None parameters are left out."""
@@ -163,14 +179,8 @@ class Calls:
         """
 
         async def get() -> Ranged:
-            answer = await self._call(
-                "get_object",
-                Key=key,
-                Range=f"bytes={wanted}",
-                IfMatch=if_match,
-                VersionId=version_id,
-            )
             where = f"get_object {self.bucket}/{key}"
+            answer = await self._ranged(key, wanted, if_match, version_id)
             with translated(where):
                 data = await _read_body(answer["Body"], answer["ContentLength"], limit, where)
             start, total = _content_range(answer, where)
@@ -181,23 +191,76 @@ class Calls:
                 answer.get("ETag", ""),
                 answer.get("Metadata", {}),
                 answer.get("VersionId"),
+                answer.get("LastModified"),
             )
 
         return await self.retry(get)
 
-    async def put(self, key: str, body: bytes, **parameters: Any) -> Any:
+    async def get_into(
+        self,
+        key: str,
+        offset: int,
+        buffer: memoryview,
+        *,
+        total: int,
+        if_match: str,
+        version_id: str | None = None,
+    ) -> None:
+        """Fill *buffer* from *offset* of this very version of *total* bytes.
+
+        Raises:
+            PreconditionFailedError: Another version than *if_match*, or of another size.
+            ObjectNotFoundError, SourceError: As for :meth:`get_range`.
+        """
+
+        async def get() -> None:
+            where = f"get_object {self.bucket}/{key}"
+            wanted = f"{offset}-{offset + len(buffer) - 1}"
+            answer = await self._ranged(key, wanted, if_match, version_id)
+            body = answer["Body"]
+            with translated(where):
+                async with body:
+                    start, size = _content_range(answer, where)
+                    if size != total or answer.get("ETag") != if_match:
+                        raise PreconditionFailedError(f"{where}: another version")
+                    if start != offset or answer["ContentLength"] != len(buffer):
+                        raise SourceError(f"{where}: other bytes than were asked for")
+                    await _fill(body, buffer, where)
+
+        await self.retry(get)
+
+    async def _ranged(
+        self, key: str, wanted: str, if_match: str | None, version_id: str | None
+    ) -> Any:
+        return await self._call(
+            "get_object", Key=key, Range=f"bytes={wanted}", IfMatch=if_match, VersionId=version_id
+        )
+
+    async def put(self, key: str, body: bytes | Body, **parameters: Any) -> Any:
         """PutObject; IfMatch, IfNoneMatch, Metadata, checksums and so on by S3's names."""
+        body = body if isinstance(body, Body) else Body((body,))
         return await self.call("put_object", Key=key, Body=body, **parameters)
 
     async def create_upload(self, key: str, **parameters: Any) -> str:
-        """CreateMultipartUpload; returns the upload id."""
-        answer = await self.call("create_multipart_upload", Key=key, **parameters)
-        return str(answer["UploadId"])
+        """CreateMultipartUpload; returns the upload id.
+
+        One that was made for a caller who is cancelled meanwhile is aborted.
+        """
+
+        async def create() -> str:
+            answer = await self._call("create_multipart_upload", Key=key, **parameters)
+            return str(answer["UploadId"])
+
+        async def abort(upload_id: str) -> None:
+            await self.abort_upload(key, upload_id)
+
+        return await self.retry(lambda: uncut(create, abort))
 
     async def upload_part(
-        self, key: str, upload_id: str, number: int, body: bytes, **parameters: Any
+        self, key: str, upload_id: str, number: int, body: bytes | Body, **parameters: Any
     ) -> str:
         """UploadPart *number* (from 1); returns its entity tag, as S3 quotes it."""
+        body = body if isinstance(body, Body) else Body((body,))
         answer = await self.call(
             "upload_part", Key=key, UploadId=upload_id, PartNumber=number, Body=body, **parameters
         )
@@ -219,14 +282,22 @@ class Calls:
         return str(answer["CopyPartResult"]["ETag"])
 
     async def complete_upload(
-        self, key: str, upload_id: str, etags: Sequence[str], **parameters: Any
+        self,
+        key: str,
+        upload_id: str,
+        etags: Sequence[str],
+        checksums: Sequence[Mapping[str, str]] | None = None,
+        **parameters: Any,
     ) -> Any:
-        """CompleteMultipartUpload of parts 1, 2, ... with these entity tags.
+        """CompleteMultipartUpload of parts 1, 2, ... with these entity tags and checksums.
 
         Not tried again here: whether it went through after an unclear answer is for the caller
         to find out. An error in the body of a 200 is an error.
         """
-        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        parts = [
+            {"PartNumber": number, "ETag": etag, **(checksums[number - 1] if checksums else {})}
+            for number, etag in enumerate(etags, 1)
+        ]
         answer = await self._call(
             "complete_multipart_upload",
             Key=key,
@@ -281,17 +352,85 @@ class Calls:
         """DeleteObject; one that is not there is no error."""
         await self.call("delete_object", Key=key, **parameters)
 
+    async def presigned(
+        self, operation: str, parameters: Mapping[str, Any], expires_in: int
+    ) -> str:
+        """A URL that does *operation* without credentials. No request."""
+        with translated(f"{operation} {self.bucket}/{parameters.get('Key', '')}"):
+            url = await self.client.generate_presigned_url(
+                operation, Params=dict(parameters), ExpiresIn=expires_in
+            )
+        return str(url)
+
+
+async def uncut(
+    call: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[object]] | None = None
+) -> T:
+    """The result of *call*, which no cancellation cuts short; a cancelled caller's is undone.
+
+    In a task of its own: asyncio's own ``Task.cancel()`` pays no heed to a shield.
+    """
+    made: list[T] = []
+    failed: list[Exception] = []
+
+    async def work() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                made.append(await call())
+            except Exception as exc:
+                failed.append(exc)
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+    except BaseException:
+        if undo is not None:
+            for thing in made:
+                await uncut(functools.partial(undo, thing))
+        raise
+    if failed:
+        raise failed[0]
+    return made[0]
+
 
 async def _read_body(body: Any, announced: int, limit: int, where: str) -> bytes:
     """All *announced* bytes of an answer, at most *limit*; the connection goes back or closes."""
-    if announced > limit:
-        body.close()
-        raise SourceError(f"{where}: more bytes than were asked for")
     async with body:
+        if announced > limit:
+            raise SourceError(f"{where}: more bytes than were asked for")
         data: bytes = await body.read()
     if len(data) != announced:
         raise SourceError(f"{where}: the answer was cut short")
     return data
+
+
+async def _fill(body: Any, buffer: memoryview, where: str) -> None:
+    """Fill *buffer* from an answer, piece by piece as they come."""
+    at, size = 0, len(buffer)
+    pieces = _pieces(body)
+    try:
+        async for piece in pieces:
+            end = at + len(piece)
+            if end > size:
+                raise SourceError(f"{where}: more bytes than were asked for")
+            buffer[at:end] = piece
+            at = end
+    finally:
+        if hasattr(pieces, "aclose"):
+            await pieces.aclose()
+    if at != size:
+        raise SourceError(f"{where}: the answer was cut short")
+
+
+def _pieces(body: Any) -> AsyncIterator[bytes]:
+    """What arrives, without putting it together: of httpx, aiohttp, or whatever else there is."""
+    raw: Any = body.raw_stream
+    if hasattr(raw, "aiter_raw"):
+        return cast(AsyncIterator[bytes], raw.aiter_raw())
+    content: Any = getattr(raw, "content", None)
+    if hasattr(content, "iter_any"):
+        return cast(AsyncIterator[bytes], content.iter_any())
+    return cast(AsyncIterator[bytes], body.iter_chunks(1 << 16))
 
 
 def _content_range(answer: Mapping[str, Any], where: str) -> tuple[int, int]:
@@ -341,6 +480,8 @@ def _client_error(where: str, exc: Any) -> AnysealError:
         return ObjectNotFoundError(text)
     if code == "PreconditionFailed" or status == 412:
         return PreconditionFailedError(text)
+    if code == "InvalidRange" or status == 416:
+        return RangeNotSatisfiableError(text)
     if code in _UPLOAD:
         return UploadError(text)
     error = SourceError(text)

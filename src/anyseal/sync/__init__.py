@@ -15,7 +15,7 @@ from anyseal.keyring import KeyHierarchy, PassphraseKeyring, StaticKeyring
 from anyseal.keys import Key
 from anyseal.objects.sources import BlockingStreamSink as StreamSink
 from anyseal.objects.sources import FileSink, FileSource, MemorySink, MemorySource
-from anyseal.sync.files import open_file, seal_file
+from anyseal.sync.files import open_file, rewrap_file, seal_file
 from anyseal.sync.objects import ObjectFile, ObjectReader, ObjectWriter, StreamOpener
 from anyseal.sync.sessions import Session, SessionFactory
 from anyseal.sync.values import open, open_into, seal, seal_into
@@ -46,6 +46,7 @@ __all__ = [
     "open",
     "open_file",
     "open_into",
+    "rewrap_file",
     "seal",
     "seal_file",
     "seal_into",

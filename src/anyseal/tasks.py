@@ -1,0 +1,102 @@
+"""Several awaited things at the same time: bounded, on any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Generic, TypeVar, TypeVarTuple
+
+import anyio
+
+__all__ = ["Ahead", "each_awaited"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+async def each_awaited(
+    function: Callable[[*Ts], Awaitable[object]], jobs: Iterator[tuple[*Ts]], limit: int
+) -> None:
+    """Await *function* for each of *jobs*, at most *limit* at the same time.
+
+    The first error ends it: the others are cancelled and waited for, the error is raised as it is.
+    """
+    first = next(jobs, None)
+    second = next(jobs, None)
+    if first is None:
+        return
+    if second is None:
+        await function(*first)
+        return
+    feed = itertools.chain((first, second), jobs)
+    errors: list[Exception] = []
+
+    async def work() -> None:
+        try:
+            for job in feed:
+                await function(*job)
+        except Exception as exc:
+            errors.append(exc)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(limit):
+            group.start_soon(work)
+    if errors:
+        raise errors[0]
+
+
+class Ahead(Generic[T]):
+    """A call that runs while its owner does something else; started when made.
+
+    For owners that cannot hold a task group open, such as an async generator between two of its
+    values. The owner takes the result or drops the call; until then it does not outlive its own
+    one piece of work.
+    """
+
+    def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
+        self._call = call
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+        self._results: list[T] = []
+        self._error: Exception | None = None
+        self._task: Any = None
+        if issubclass(anyio.get_cancelled_exc_class(), asyncio.CancelledError):
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        else:
+            import trio
+
+            trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                self._results.append(await self._call())
+        except Exception as exc:
+            self._error = exc
+        finally:
+            self._ended.set()
+
+    async def result(self) -> T:
+        """What the call returned; raises what it raised. Once."""
+        await self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        if not self._results:
+            raise RuntimeError("the event loop ended the call")
+        return self._results.pop()
+
+    async def drop(self) -> None:
+        """Cancel the call; returns when it has ended, also in a cancelled task."""
+        self._scope.cancel()
+        late: BaseException | None = None
+        while not self._ended.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._ended.wait()
+            except anyio.get_cancelled_exc_class() as cancelled:  # asyncio's own Task.cancel()
+                late = cancelled
+        if late is not None:
+            raise late

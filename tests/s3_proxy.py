@@ -1,0 +1,125 @@
+"""A proxy before an S3 server that misbehaves when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that reached the proxy."""
+
+    method: str
+    path: str
+    range: str
+
+
+class S3Proxy:
+    """Passes requests on, signatures and all.
+
+    ``behave`` is called with each request and says what happens to it: None passes it on, a number
+    is the status of an error, ``cut`` passes on half of the answer's body, ``hang`` keeps the
+    client waiting until the proxy stops, ``lie`` flips a bit of the body.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.behave: Callable[[Request], int | str | None] = lambda request: None
+        self.asked: list[Request] = []
+        self.sent = 0
+        self.turn = threading.Lock()
+        self.one_at_a_time = False
+        self.stopping = threading.Event()
+        proxy, address = self, urlsplit(upstream)
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                request = Request(self.command, self.path, self.headers.get("range", ""))
+                proxy.asked.append(request)
+                with proxy.turn if proxy.one_at_a_time else contextlib.nullcontext():
+                    self._act(request, body)
+
+            def _act(self, request: Request, body: bytes) -> None:
+                act = proxy.behave(request)
+                if act == "hang":
+                    proxy.stopping.wait(30)
+                    self.close_connection = True
+                    return
+                if isinstance(act, int):
+                    answer = b"<Error><Code>InternalError</Code></Error>" if act >= 500 else b""
+                    self._answer(act, [("Content-Length", str(len(answer)))], answer)
+                    return
+                connection = http.client.HTTPConnection(address.hostname or "", address.port)
+                connection.putrequest(
+                    self.command, self.path, skip_host=True, skip_accept_encoding=True
+                )
+                for name, value in self.headers.items():
+                    connection.putheader(name, value)
+                connection.endheaders(body)
+                response = connection.getresponse()
+                data = response.read()
+                connection.close()
+                headers = [
+                    (name, value)
+                    for name, value in response.getheaders()
+                    if name.lower() not in ("connection", "transfer-encoding", "content-length")
+                ]
+                length = response.getheader("Content-Length") if self.command == "HEAD" else None
+                headers.append(("Content-Length", length or str(len(data))))
+                if act == "lie" and data:
+                    data = bytes((data[0] ^ 1,)) + data[1:]
+                if act == "cut":
+                    data = data[: len(data) // 2]
+                    self.close_connection = True
+                self._answer(response.status, headers, data)
+
+            def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+                try:
+                    self.send_response_only(status)
+                    for name, value in headers:
+                        self.send_header(name, value)
+                    self.end_headers()
+                    if self.command != "HEAD":
+                        self.wfile.write(body)
+                        proxy.sent += len(body)
+                except OSError:  # the client did not wait
+                    self.close_connection = True
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    @property
+    def ranges(self) -> list[str]:
+        """The ranges that were asked for."""
+        return [request.range for request in self.asked if request.method == "GET"]
+
+    def __enter__(self) -> S3Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
