@@ -17,6 +17,7 @@ from anyseal.compat import cachekit
 from anyseal.compat.cachekit import EncryptionWrapper, OrjsonSerializer, cache, frame
 from anyseal.compat.cachekit.stores import MemoryStore, RedisStore
 from storage_servers import RedisServer
+from support import run_python, said
 
 pytest_plugins = ["server_fixtures"]
 
@@ -227,7 +228,7 @@ def test_cachekit_master_key_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         {"unknown": 1}, {"ttl": 0}, {"ttl": -1}, {"ttl": float("nan")}, {"ttl": True},
         {"ttl": "5"}, {"serializer": "auto"}, {"serializer": 7}, {"encryption": False},
         {"integrity_checking": False}, {"config": None}, {"namespace": ""}, {"backend": 7},
-        {"backend": "no-url"}, {"master_key": "short"}, {"single_tenant_mode": True,
+        {"backend": "no-url"}, {"deployment_uuid": "x"}, {"master_key": "short"}, {"single_tenant_mode": True,
         "tenant_extractor": str}, {"interop": "op"}, {"interop": "OP", "namespace": "users"},
         {"interop": "op", "namespace": "users", "tenant_extractor": str},
         {"interop": "op", "namespace": "users", "key": str},
@@ -576,6 +577,45 @@ async def test_cachekit_async_damage_and_failure(counted: Counted) -> None:
         await closed(1)
 
 
+def test_cachekit_documented_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the documentation of cachekit shows: keys from the environment, tables, no arguments."""
+    import pandas as pd
+
+    monkeypatch.setenv("CACHEKIT_MASTER_KEY", HEX)
+    tables = EncryptionWrapper(serializer=cachekit.ArrowSerializer())
+    calls = []
+
+    @cache(serializer=tables, backend=None)
+    def records(hospital_id: int) -> Any:
+        calls.append(hospital_id)
+        return pd.DataFrame({"id": [hospital_id, 2], "score": [1.5, 2.5]})
+
+    assert records(1).equals(records(1))
+    assert [1] == calls
+
+    @cache.secure(ttl=300, backend=None)
+    def nothing() -> Any:
+        calls.append(2)
+        return [1]
+
+    assert [1] == nothing() == nothing()
+    assert cachekit.InvalidationOutcome.NO_L2 == nothing.invalidate_cache()
+    nothing()
+    assert [1, 2, 2] == calls
+
+    @cache(backend="https://cache.example.com/api", serializer=EncryptionWrapper())
+    def secrets(tenant_id: str) -> Any: ...
+
+    @cache(ttl=300, backend=None)
+    def prices(item_id: int) -> int:
+        calls.append(item_id)
+        return item_id
+
+    assert prices(3) == prices(3)
+    assert [1, 2, 2, 3] == calls
+    assert EncryptionWrapper is cachekit.serializers.EncryptionWrapper
+
+
 def test_cachekit_interop_mode(plain: Plain) -> None:
     """The published key and a bare sealed value; spellings of one call are one entry."""
     calls = []
@@ -605,6 +645,64 @@ def test_cachekit_interop_mode(plain: Plain) -> None:
         cache(backend=plain, interop="op", namespace="users")(lambda x: x)
     with pytest.raises(cachekit.ConfigurationError):
         cache(backend=None, interop="op", namespace="users")(lambda *x: x)
+
+
+class Odd:
+    """A serializer whose errors are its own."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def serialize(self, obj: Any) -> tuple[bytes, frame.Metadata]:
+        if obj is None:
+            raise LookupError
+        return repr(obj).encode(), frame.Metadata(format="odd")
+
+    def deserialize(self, data: bytes, metadata: Any = None) -> Any:
+        if self.broken:
+            raise LookupError
+        return "from the cache"
+
+
+def test_cachekit_serializer_of_ones_own(plain: Plain) -> None:
+    """Whatever it raises, the caller gets the result."""
+    odd, results = Odd(), [1, None, 3]
+    load = cache.secure(serializer=odd, master_key=HEX, backend=plain)(lambda i: results[i])
+    assert [1, None, 3] == [load(i) for i in range(3)]
+    assert ["from the cache", None] == [load(i) for i in range(2)]
+    odd.broken = True
+    assert 3 == load(2)
+    assert {"Odd"} == {frame.read(stored)[1] for stored in plain.entries.values()}
+    surrogate = cache(key=lambda: "\ud800", backend=plain)(lambda: 1)
+    assert 1 == surrogate()
+
+
+def test_cachekit_without_its_extra_says_what_to_install() -> None:
+    """Importing costs nothing; decorating names what is missing."""
+    code = """
+        import sys
+        for name in ("blake3", "msgspec", "orjson", "pyarrow", "redis", "xxhash"):
+            sys.modules[name] = None
+        import anyseal.compat.duck
+        from anyseal.compat import cachekit
+        def attempt(**settings):
+            try:
+                cachekit.cache(**settings)(lambda: None)
+            except cachekit.ConfigurationError as error:
+                print(error)
+        attempt(backend=None)
+        for name in ("blake3", "msgspec", "xxhash"):
+            del sys.modules[name]
+        attempt(serializer="orjson", backend=None)
+        attempt(serializer="arrow", backend=None)
+        attempt(backend="redis://127.0.0.1")
+    """
+    assert [
+        "this needs blake3: pip install 'anyseal[cachekit]'",
+        "this needs orjson: pip install 'anyseal[cachekit]'",
+        "this needs pyarrow: pip install 'anyseal[arrow]'",
+        "this needs redis: pip install 'anyseal[redis]'",
+    ] == said(run_python(code))
 
 
 def test_cachekit_memory_store_is_bounded() -> None:

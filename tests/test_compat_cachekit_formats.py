@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import json
 import tracemalloc
@@ -294,6 +295,16 @@ def test_cachekit_lz4_decides_as_the_reference(block: bytes, size: int) -> None:
     except cachekit.EnvelopeShapeError:
         return
     assert size == len(found)
+
+
+@given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"CK\x03\0\0\0", b"\x94", b"{"]))
+def test_cachekit_any_bytes_are_read_or_refused(data: bytes, start: bytes) -> None:
+    """Parsers raise their own errors and no others."""
+    standard = cachekit.StandardSerializer()
+    readers: list[Any] = [frame.read, frame.read_file, envelope.unpack, messagepack.decode]
+    for read in (*readers, standard.deserialize):
+        with contextlib.suppress(cachekit.SerializationError):
+            read(start + data)
 
 
 INTEROP_KEYS: list[tuple[list[Any], str]] = [

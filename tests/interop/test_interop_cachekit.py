@@ -125,6 +125,7 @@ SETTINGS: list[dict[str, Any]] = [
     a_call(keyed=True, namespace="keyed"),
     a_call(keyed=True, explicit=True),
     a_call(explicit=True),
+    a_call(namespace="d", deployment_uuid="11111111-1111-4111-8111-111111111111"),
     {**a_call(namespace="async"), "async": True},
     {**a_call(namespace="async-large", value="large"), "async": True},
     *({**a_call(namespace="args"), "args": args, "kwargs": kwargs}

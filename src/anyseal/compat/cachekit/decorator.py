@@ -148,7 +148,7 @@ class CachedFunction:
         """The serialised value, or None if it cannot be stored."""
         try:
             found = self.entries.encode(value)
-        except (TypeError, ValueError, SerializationError) as exc:
+        except Exception as exc:  # a serializer of the caller's may raise anything
             self._warn("a result cannot be stored", exc)
             return None
         if len(found[0]) > self._max_bytes:

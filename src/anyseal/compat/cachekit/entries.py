@@ -19,7 +19,7 @@ from anyseal.compat.cachekit.frame import Metadata
 from anyseal.compat.cachekit.sealing import Keys, associated_data, tenant_bytes
 from anyseal.compat.cachekit.serializers import Serializer, open_sealed, seal
 
-__all__ = ["Encryption", "Entries"]
+__all__ = ["DEFAULT_TENANT", "Encryption", "Entries"]
 
 DEFAULT_TENANT = "default"
 
@@ -126,6 +126,7 @@ class Entries:
             found = self._key(*args, **kwargs)
             if not isinstance(found, str) or not found:
                 raise TypeError("key= must return a str that is not empty")
+            found.encode()  # a lone surrogate has no form that could be stored
             return self.place + found
         hashed = names.argument_hash(args, kwargs)
         return names.auto_key(self.place, hashed, integrity=self._integrity, code=self._code)
@@ -181,7 +182,13 @@ class Entries:
                 encryption.keys, payload, metadata, self._prefix + key, tenant,
                 strict=encryption.fail_closed,
             )  # fmt: skip
-        return self._serializer.deserialize(payload, metadata)
+        try:
+            return self._serializer.deserialize(payload, metadata)
+        except SerializationError:
+            raise
+        except Exception as exc:  # a serializer of the caller's
+            kind = type(exc).__name__
+            raise SerializationError(f"the serializer cannot read the entry: {kind}") from None
 
     def _interop_value(self, data: bytes) -> Any:
         try:

@@ -6,14 +6,16 @@ import datetime
 import difflib
 import math
 import os
+import uuid
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from anyseal.compat.cachekit import names
 from anyseal.compat.cachekit.decorator import CachedFunction, decorate
-from anyseal.compat.cachekit.entries import Encryption, Entries
+from anyseal.compat.cachekit.entries import DEFAULT_TENANT, Encryption, Entries
 from anyseal.compat.cachekit.errors import CompatWarning, ConfigurationError
+from anyseal.compat.cachekit.extras import extra
 from anyseal.compat.cachekit.sealing import Keys
 from anyseal.compat.cachekit.serializers import (
     EncryptionWrapper,
@@ -29,6 +31,7 @@ __all__ = ["UNSET", "Cache", "cache"]
 
 UNSET: Any = object()
 MAX_VALUE_VARIABLE = "CACHEKIT_MAX_VALUE_SIZE"
+DEPLOYMENT_VARIABLE = "CACHEKIT_DEPLOYMENT_UUID"
 FAIL_CLOSED_VARIABLE = "CACHEKIT_ENCRYPTION_FAIL_CLOSED"
 
 DEFAULTS: dict[str, Any] = {
@@ -39,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "key": None,
     "interop": None,
     "backend": UNSET,
+    "deployment_uuid": None,
     "encryption": None,
     "master_key": None,
     "tenant_extractor": None,
@@ -118,8 +122,21 @@ def _encryption(settings: dict[str, Any], form: str, *, required: bool) -> Encry
     return Encryption(
         keys=Keys(*found),
         fail_closed=_fail_closed(settings["fail_closed"], False),
+        tenant_id=_deployment(settings["deployment_uuid"]),
         tenant_extractor=settings["tenant_extractor"],
     )
+
+
+def _deployment(given: Any) -> str:
+    """The tenant of all entries: that of the deployment, if it has a name."""
+    found = given if given is not None else os.environ.get(DEPLOYMENT_VARIABLE) or None
+    if found is None:
+        return DEFAULT_TENANT
+    try:
+        uuid.UUID(str(found))
+    except ValueError:
+        raise ConfigurationError("deployment_uuid must be a UUID") from None
+    return str(found)
 
 
 def _fail_closed(given: Any, otherwise: bool) -> bool:
@@ -161,6 +178,8 @@ def _check_plaintext_intent(settings: dict[str, Any], store: Store, form: str) -
 def _build(function: Any, settings: dict[str, Any], form: str, *, secure: bool) -> Any:
     if not callable(function):
         raise TypeError("only functions can be decorated")
+    for name in ("blake3", "msgspec", "xxhash"):
+        extra(name)  # now, not as a warning at every call
     encryption = _encryption(settings, form, required=secure)
     integrity = bool(settings["integrity_checking"])
     if encryption is not None and not integrity:
@@ -218,6 +237,8 @@ class Cache:
             ``CACHEKIT_MASTER_KEY``.
         tenant_extractor: Called with the function's arguments; returns the tenant.
         single_tenant_mode: States that there is one tenant.
+        deployment_uuid: The name of that tenant; default: the environment variable
+            ``CACHEKIT_DEPLOYMENT_UUID``, else ``default``.
         fail_closed: Raise if an entry does not open, instead of calling the function.
         key_rotation_enabled: Take further keys from ``CACHEKIT_MASTER_KEY_ROTATION``.
 

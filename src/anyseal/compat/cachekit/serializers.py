@@ -105,6 +105,7 @@ class OrjsonSerializer:
     format = "orjson"
 
     def __init__(self, enable_integrity_checking: bool = True) -> None:
+        extra("orjson")
         self._checked = enable_integrity_checking
 
     def serialize(self, obj: Any) -> tuple[bytes, Metadata]:
@@ -141,6 +142,7 @@ class ArrowSerializer:
         compression: str | None = None,
         enable_integrity_checking: bool = True,
     ) -> None:
+        extra("pyarrow", "anyseal[arrow]")
         compression = compression or os.environ.get(ARROW_COMPRESSION) or "zstd"
         if compression not in ("zstd", "lz4", "none"):
             raise ConfigurationError("the compression must be zstd, lz4 or none")

@@ -294,11 +294,10 @@ class BackendStore(Store):
 class LazyStore(Store):
     """A store that is made when it is first used: decorating opens nothing."""
 
-    def __init__(self, make: Callable[[], Store], prefix: str = "") -> None:
+    def __init__(self, make: Callable[[], Store]) -> None:
         self._make = make
         self._made: Store | None = None
         self._lock = threading.Lock()
-        self.prefix = prefix
 
     def _store(self) -> Store:
         with self._lock:
@@ -339,15 +338,15 @@ def _from_url(url: str) -> Store:
     return BackendStore(backends.backend_from_url(url))
 
 
-_redis_stores: dict[tuple[str, bool], LazyStore] = {}
+_redis_stores: dict[tuple[str, bool], RedisStore] = {}
 
 
 def _redis(url: str, *, scoped: bool) -> Store:
-    """One store, and so one pool of connections, for each URL."""
-    prefix = "t:default:" if scoped else ""
-    return _redis_stores.setdefault(
-        (url, scoped), LazyStore(lambda: RedisStore(url, scoped=scoped), prefix)
-    )
+    """One store, and so one pool of connections, for each URL. Nothing is connected yet."""
+    found = _redis_stores.get((url, scoped))
+    if found is None:
+        found = _redis_stores.setdefault((url, scoped), RedisStore(url, scoped=scoped))
+    return found
 
 
 def _memory() -> MemoryStore:
