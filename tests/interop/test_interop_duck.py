@@ -1,7 +1,7 @@
 """duckframework 2.3.2 and ours: what one sealed opens with the other.
 
 The peer is real: its encrypted cache over its file cache, in a process and an environment of its
-own. It takes a key of 32 ASCII characters.
+own. The key is a text of 32 ASCII characters.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ interop entries, in Redis or any other backend. Where the behaviour differs on p
 * ``master_key`` may be raw bytes, and an EncryptionWrapper may be a decorator's serializer.
 * Call arguments that have no key call the function with a warning, as do failing backends.
 * Settings for herds, breakers and stale entries have no effect and warn: :mod:`anyseal.cache` has
-  them, and binds the tenant and the expiry into each entry as well. Tenants share the names of
-  entries here, as they do in cachekit.
+  them, and makes the tenant part of an entry's name, which it is not in these formats.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +19,15 @@ from anyseal import offload
 from anyseal.compat.cachekit.errors import ConfigurationError
 from anyseal.compat.cachekit.extras import extra
 
-__all__ = ["BackendStore", "MemoryStore", "ObjectStore", "RedisStore", "Store", "store_for"]
+__all__ = [
+    "BackendStore",
+    "MemoryStore",
+    "ObjectStore",
+    "RedisStore",
+    "Store",
+    "UrlStore",
+    "store_for",
+]
 
 REGISTRY_SECONDS = 604_800
 MEMORY_BYTES = 100 << 20
@@ -291,51 +299,57 @@ class BackendStore(Store):
         return None
 
 
-class LazyStore(Store):
-    """A store that is made when it is first used: decorating opens nothing."""
+class UrlStore(Store):
+    """A backend of :mod:`anyseal.cache.backends` by its URL, made when it is first used: the
+    blocking one for ``def``, the other for ``async def``."""
 
-    def __init__(self, make: Callable[[], Store]) -> None:
-        self._make = make
-        self._made: Store | None = None
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._made: dict[str, BackendStore] = {}
         self._lock = threading.Lock()
 
-    def _store(self) -> Store:
+    def _store(self, factory: str) -> BackendStore:
         with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+            found = self._made.get(factory)
+            if found is None:
+                try:
+                    backends = importlib.import_module("anyseal.cache.backends")
+                except ImportError:
+                    raise ConfigurationError("no backend for such URLs is installed") from None
+                found = self._made[factory] = BackendStore(getattr(backends, factory)(self._url))
+            return found
+
+    @property
+    def _blocking(self) -> BackendStore:
+        return self._store("blocking_backend_from_url")
+
+    @property
+    def _async(self) -> BackendStore:
+        return self._store("backend_from_url")
 
     def get(self, key: str) -> bytes | None:
-        return self._store().get(key)
+        return self._blocking.get(key)
 
     def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
-        self._store().set(key, value, ttl_ms, registry)
+        self._blocking.set(key, value, ttl_ms, registry)
 
     def delete(self, key: str) -> None:
-        self._store().delete(key)
+        self._blocking.delete(key)
 
     def clear(self, place: str, registry: str) -> None:
-        self._store().clear(place, registry)
+        self._blocking.clear(place, registry)
 
     async def aget(self, key: str) -> bytes | None:
-        return await self._store().aget(key)
+        return await self._async.aget(key)
 
     async def aset(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
-        await self._store().aset(key, value, ttl_ms, registry)
+        await self._async.aset(key, value, ttl_ms, registry)
 
     async def adelete(self, key: str) -> None:
-        await self._store().adelete(key)
+        await self._async.adelete(key)
 
     async def aclear(self, place: str, registry: str) -> None:
-        await self._store().aclear(place, registry)
-
-
-def _from_url(url: str) -> Store:
-    try:
-        backends = importlib.import_module("anyseal.cache.backends")
-    except ImportError:
-        raise ConfigurationError("no backend for URLs of this kind is installed") from None
-    return BackendStore(backends.backend_from_url(url))
+        await self._async.aclear(place, registry)
 
 
 _redis_stores: dict[tuple[str, bool], RedisStore] = {}
@@ -397,7 +411,7 @@ def store_for(backend: Any, *, unset: Any, encrypted: bool) -> Store:
             return _redis(backend, scoped=False)
         if not urlsplit(backend).scheme:
             raise ConfigurationError("backend must be None, a URL or an object")
-        return LazyStore(lambda: _from_url(backend))
+        return UrlStore(backend)
     if hasattr(backend, "get_many") and hasattr(backend, "delete_many"):
         return BackendStore(backend)
     if all(hasattr(backend, name) for name in ("get", "set", "delete")):
