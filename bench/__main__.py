@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench.harness import Row, Settings
 
-TOPICS = ("values", "bulk", "files", "loop", "memory", "ranges", "sessions")
+TOPICS = ("values", "bulk", "files", "loop", "memory", "ranges", "sessions", "cache")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -36,6 +36,7 @@ enum anyseal_function {
     ANYSEAL_FN_MEMCMP,
     ANYSEAL_FN_MLOCK,
     ANYSEAL_FN_PWHASH,
+    ANYSEAL_FN_BLAKE2B,
     ANYSEAL_FN_AES_AVAILABLE,
     ANYSEAL_FN_AEGIS256_SEAL,
     ANYSEAL_FN_AEGIS256_OPEN,
@@ -141,6 +142,10 @@ int anyseal_derive_public(uint8_t *out, const uint8_t *label, size_t label_len, 
 
 /* HMAC-SHA256(key, m) into `out` (32 bytes). */
 int anyseal_mac(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key);
+
+/* The name of something, for a place that must not learn what it names: BLAKE2b-192(m) under the
+ * key (personal: "anyseal name v1" and a zero byte), as 32 characters of base64url into `out`. */
+int anyseal_name(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key);
 
 /* Plain SHA-256, HMAC-SHA256 over any key length, and HKDF-Expand with an arbitrary info, 32 bytes
  * each, for the known-answer tests. */

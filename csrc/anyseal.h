@@ -68,6 +68,11 @@ int anyseal_key_copy(uint8_t *out, uint64_t handle) ANYSEAL_CHECKED;
 /* Spend chunk indexes `first` .. `first + count` of a segment slot. Returns 0 if they were next. */
 int anyseal_key_spend(uint64_t handle, uint64_t first, uint64_t count) ANYSEAL_CHECKED;
 
+/* BLAKE2b of `m` under the 32 bytes at `key` and 16 of `personal`; `out_len` is 16 to 64. Returns
+ * 0 if hashed. */
+int anyseal_blake2b(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen, const uint8_t *key,
+                    const char *personal) ANYSEAL_CHECKED;
+
 /* Derive with the key's bytes at hand; `out` takes 32 bytes. Returns 0 if derived. */
 int anyseal_expand(uint8_t *out, const char *label, size_t label_len, const uint8_t *data,
                    size_t data_len, const uint8_t *key) ANYSEAL_CHECKED;

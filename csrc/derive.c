@@ -137,3 +137,26 @@ int anyseal_mac(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key)
     }
     return code;
 }
+
+#define NAME_HASH_BYTES 24U
+
+int anyseal_name(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key)
+{
+    static const char alphabet[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    uint8_t bytes[ANYSEAL_KEY_BYTES], hash[NAME_HASH_BYTES];
+    int code = anyseal_key_copy(bytes, key);
+    if (code != ANYSEAL_OK) {
+        return code;
+    }
+    code = anyseal_blake2b(hash, sizeof hash, m, mlen, bytes, "anyseal name v1");
+    anyseal_wipe(bytes, sizeof bytes);
+    for (size_t i = 0; code == ANYSEAL_OK && i < NAME_HASH_BYTES; i += 3) {
+        const uint32_t group = (uint32_t) hash[i] << 16 | (uint32_t) hash[i + 1] << 8 | hash[i + 2];
+        for (unsigned shift = 24; shift != 0;) {
+            shift -= 6;
+            *out++ = (uint8_t) alphabet[(group >> shift) & 63];
+        }
+    }
+    return code;
+}

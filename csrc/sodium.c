@@ -13,6 +13,9 @@ typedef void (*memzero_fn)(void *, size_t);
 typedef int (*memcmp_fn)(const void *, const void *, size_t);
 typedef int (*pwhash_fn)(unsigned char *, unsigned long long, const char *, unsigned long long,
                          const unsigned char *, unsigned long long, size_t, int);
+typedef int (*blake2b_fn)(unsigned char *, size_t, const unsigned char *, unsigned long long,
+                          const unsigned char *, size_t, const unsigned char *,
+                          const unsigned char *);
 
 /* ISO C has no conversion between object and function pointers; POSIX has, through a union. */
 typedef union {
@@ -24,6 +27,7 @@ typedef union {
     memzero_fn memzero;
     memcmp_fn memcmp;
     pwhash_fn pwhash;
+    blake2b_fn blake2b;
 } function;
 
 static function table[ANYSEAL_FN_COUNT];
@@ -75,7 +79,7 @@ int anyseal_bind(int fn, void *address)
 int anyseal_init(void)
 {
     static const int needed[] = { ANYSEAL_FN_INIT, ANYSEAL_FN_SHA256, ANYSEAL_FN_MEMZERO,
-                                  ANYSEAL_FN_MEMCMP };
+                                  ANYSEAL_FN_MEMCMP, ANYSEAL_FN_BLAKE2B };
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
         if (table[needed[i]].address == NULL) {
             return ANYSEAL_ERROR_SUITE;
@@ -135,6 +139,15 @@ int anyseal_aead_open(uint8_t *out, const uint8_t *c, size_t clen, const uint8_t
 int anyseal_sha256(uint8_t *out, const uint8_t *m, size_t mlen)
 {
     return table[ANYSEAL_FN_SHA256].sha256(out, m, mlen) == 0 ? ANYSEAL_OK : ANYSEAL_ERROR_SUITE;
+}
+
+int anyseal_blake2b(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen, const uint8_t *key,
+                    const char *personal)
+{
+    const blake2b_fn hash = table[ANYSEAL_FN_BLAKE2B].blake2b;
+    const int code =
+        hash(out, out_len, m, mlen, key, ANYSEAL_KEY_BYTES, NULL, (const unsigned char *) personal);
+    return code == 0 ? ANYSEAL_OK : ANYSEAL_ERROR_SUITE;
 }
 
 void anyseal_wipe(uint8_t *out, size_t len)

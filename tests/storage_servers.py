@@ -286,3 +286,33 @@ async def s3_client(url: str, **settings: Any) -> AsyncIterator[Any]:
         config=AioConfig(**config),
     ) as client:
         yield client
+
+
+class Memcached(Process):
+    """memcached from the system."""
+
+    def __init__(self) -> None:
+        binary = shutil.which("memcached")
+        if binary is None:
+            raise ServerUnavailableError("memcached is not installed on this system")
+        self._binary = binary
+        self.port = free_port()
+        super().__init__()
+
+    def command(self) -> Sequence[str]:
+        as_user = ("-u", "nobody") if os.geteuid() == 0 else ()
+        return [self._binary, *as_user, "-l", "127.0.0.1", "-p", str(self.port), "-U", "0"]
+
+    def ask(self, question: bytes, answer: bytes) -> None:
+        """Send a line; ConnectionError if the answer is another."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(question + b"\r\n")
+            if not connection.recv(100).startswith(answer):
+                raise ConnectionError
+
+    def ping(self) -> None:
+        self.ask(b"version", b"VERSION")
+
+    def empty(self) -> None:
+        """Forget everything."""
+        self.ask(b"flush_all", b"OK")

@@ -28,7 +28,10 @@ FLOORS = [
     ["_ffi"],
     ["keys", "suites"],
     ["value", "record"],
-    ["objects.format", "objects.geometry", "objects.chunks"],
+    [
+        "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
+        "objects.rewrap", "objects.upload",
+    ],
     ["ports", "offload", "flight", "retries", "tasks"],
     ["kms", "metastore"],
     [
@@ -165,7 +168,17 @@ def test_sync_has_the_names_of_the_async_side() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["seal", "seal_into", "open", "open_into", "seal_file", "open_file", "inspect"]
+    "name",
+    [
+        "seal",
+        "seal_into",
+        "open",
+        "open_into",
+        "seal_file",
+        "open_file",
+        "rewrap_file",
+        "inspect",
+    ],
 )
 def test_sync_functions_take_the_same_arguments(name: str) -> None:
     """The same order, names and defaults."""

@@ -38,7 +38,7 @@ from anyseal.errors import (
     WrongKeyError,
     WrongPartitionError,
 )
-from anyseal.fs import open_file, seal_file
+from anyseal.fs import open_file, rewrap_file, seal_file
 from anyseal.keyring import KeyAdmin, KeyHierarchy, PassphraseKeyring, StaticKeyring
 from anyseal.keys import Key
 from anyseal.objects import (
@@ -116,6 +116,7 @@ __all__ = [
     "open_file",
     "open_into",
     "overhead",
+    "rewrap_file",
     "seal",
     "seal_file",
     "seal_into",

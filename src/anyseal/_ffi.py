@@ -31,6 +31,7 @@ _NEEDED = {
     "crypto_hash_sha256": lib.ANYSEAL_FN_SHA256,
     "sodium_memzero": lib.ANYSEAL_FN_MEMZERO,
     "sodium_memcmp": lib.ANYSEAL_FN_MEMCMP,
+    "crypto_generichash_blake2b_salt_personal": lib.ANYSEAL_FN_BLAKE2B,
 }
 _OFFERED = {
     "crypto_pwhash": lib.ANYSEAL_FN_PWHASH,

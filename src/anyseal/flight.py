@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["SingleFlight"]
+__all__ = ["SingleFlight", "ThreadFlight"]
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ PATIENCE = 5.0
 """Seconds to wait for another event loop's call before making one's own. That loop may be gone,
 or blocked: by the very thread that waits here."""
 
-_live: weakref.WeakSet[SingleFlight[Any]] = weakref.WeakSet()
+_live: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _renew_all() -> None:
@@ -135,3 +135,63 @@ def _set_elsewhere(token: Any, events: list[anyio.Event]) -> None:
     soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon  # asyncio, trio
     with contextlib.suppress(Exception):  # that loop may have ended, and its waiters with it
         soon(set_all)
+
+
+class _Landing:
+    """One call of a ThreadFlight, and what came of it."""
+
+    __slots__ = ("error", "over", "result")
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class ThreadFlight(Generic[T]):
+    """SingleFlight for threads: the first caller runs the function, the others wait for it.
+
+    If what the first one raised is no Exception (its thread was told to end), one of the others
+    takes over.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[Hashable, _Landing] = {}
+        _live.add(self)
+
+    def _renew(self) -> None:
+        """In a forked child: the parent's calls, and its threads that hold the lock, are gone."""
+        self._lock = threading.Lock()
+        self._flights = {}
+
+    def run(self, key: Hashable, function: Callable[[], T]) -> T:
+        """The result of *function*, called here or by another thread for the same *key*."""
+        while True:
+            with self._lock:
+                flight = self._flights.get(key)
+                leads = flight is None
+                if flight is None:
+                    flight = self._flights[key] = _Landing()
+            if leads:
+                return self._lead(key, flight, function)
+            flight.over.wait()
+            if isinstance(flight.error, Exception):
+                raise _twin(flight.error)
+            if flight.error is None:
+                result: T = flight.result
+                return result
+
+    def _lead(self, key: Hashable, flight: _Landing, function: Callable[[], T]) -> T:
+        try:
+            flight.result = function()
+            result: T = flight.result
+            return result
+        except BaseException as exc:
+            flight.error = exc
+            raise
+        finally:
+            with self._lock:
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+            flight.over.set()

@@ -8,16 +8,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from anyseal import offload
-from anyseal.config import STEP_BYTES
+from anyseal.config import STEP_BYTES, UNIT_BYTES
 from anyseal.keys import Key
+from anyseal.objects.format import HEADER_MAX_BYTES, Header
 from anyseal.objects.reader import ObjectReader, OpenedObject, Part
+from anyseal.objects.rewrap import rewrap_header
 from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE, Piece, Sealer, unit_bytes
 from anyseal.objects.sources import FileSink, FileSource
 from anyseal.objects.writer import check_context
-from anyseal.ports import Keyring, Progress, current_key, resolve_partition
+from anyseal.ports import Keyring, Progress, current_key, named_key, resolve_partition
 from anyseal.suites import Suite
 
-__all__ = ["FileOpening", "FileSealing", "Meter", "open_file", "seal_file"]
+__all__ = [
+    "FileOpening",
+    "FileRewrapping",
+    "FileSealing",
+    "Meter",
+    "open_file",
+    "rewrap_file",
+    "seal_file",
+]
 
 
 class Meter:
@@ -124,6 +134,71 @@ class FileOpening:
                 opened.read_part(self.source, step, plain)
                 self.sink.pwrite(step.run.start, plain)
         return part.stop - part.start
+
+
+class FileRewrapping:
+    """The blocking steps of giving one sealed file another header."""
+
+    def __init__(self, path: Any, durable: bool) -> None:
+        self._durable = durable
+        # The file that a symbolic link names is replaced, not the link.
+        self.source = FileSource(os.path.realpath(path))
+        self.sink: FileSink | None = None
+        try:
+            self.header = Header.parse(self.source.pread_ends(HEADER_MAX_BYTES, 0).head)
+        except BaseException:
+            self.source.close()
+            raise
+
+    def begin(self, old: Key, new: Key) -> None:
+        """Make the new file, with the new header."""
+        header = rewrap_header(self.header, old, new).to_bytes()
+        mode = stat.S_IMODE(self.source.stat.st_mode) & 0o777
+        self.sink = FileSink(self.source.path, overwrite=True, mode=mode, durable=self._durable)
+        self.sink.pwrite(0, memoryview(header))
+
+    def jobs(self) -> Iterator[tuple[int, int]]:
+        """The ranges to copy, from and to; in any order."""
+        size = self.source.size
+        for start in range(self.header.geometry.header_bytes, size, UNIT_BYTES):
+            yield start, min(start + UNIT_BYTES, size)
+
+    def copy(self, start: int, stop: int) -> int:
+        """Copy one range; returns its length. Any thread."""
+        if self.sink is None:
+            raise RuntimeError("not begun")
+        for at in range(start, stop, STEP_BYTES):
+            with offload.buffers().lease(min(STEP_BYTES, stop - at)) as buffer:
+                self.source.pread_into(at, buffer)
+                self.sink.pwrite(at, buffer)
+        return stop - start
+
+    def finish(self) -> None:
+        """Put the new file in the place of the old one."""
+        if self.sink is None:
+            raise RuntimeError("not begun")
+        self.source.check_unchanged()
+        self.sink.commit(self.source.size)
+
+    def close(self, failed: bool) -> None:
+        """Let go of everything; remove the temporary file if it failed."""
+        if failed and self.sink is not None:
+            self.sink.abort()
+        self.source.close()
+
+
+def rewrap_target(
+    keyring: Key | Keyring,
+    partition: str | None,
+    to_keyring: Key | Keyring | None,
+    to_partition: str | None,
+) -> tuple[Key | Keyring, str | None]:
+    """The keyring and partition to wrap under; what is not given is as before."""
+    if to_keyring is None:
+        to_keyring = keyring
+    if to_partition is None and not isinstance(to_keyring, Key):
+        to_partition = partition
+    return to_keyring, to_partition
 
 
 def _close(source: FileSource, failed: FileOpening | None) -> None:
@@ -253,3 +328,66 @@ async def open_file(
         return opened.size
     finally:
         await offload.settle(_close, source, opening if failed else None)
+
+
+async def rewrap_file(
+    path: str | os.PathLike[str],
+    keyring: Key | Keyring,
+    *,
+    partition: str | None = None,
+    to_keyring: Key | Keyring | None = None,
+    to_partition: str | None = None,
+    durable: bool = False,
+    progress: Progress | None = None,
+) -> bool:
+    """Wrap the data key of the sealed file *path* under another key.
+
+    After a rotation, or to give a file to another partition. The plaintext is not decrypted, the
+    context not needed, and nothing but the header changes. The file is replaced when its copy is
+    complete; an error or a cancellation leaves it as it was. Who kept a copy of the old file can
+    still open it with the old key.
+
+    Args:
+        path: A sealed file. Of a symbolic link, the file that it names.
+        keyring: The Key it is sealed under, or a Keyring together with *partition*.
+        partition: As when sealing.
+        to_keyring: Whose current key to wrap under. Default: *keyring*.
+        to_partition: In *to_keyring*. Default: *partition*.
+        durable: fsync before the final name counts.
+        progress: Called with (bytes copied, total) in the caller's task.
+
+    Returns:
+        Whether anything was to be done: False if that key was the one already.
+
+    Raises:
+        FormatError: Not a sealed object.
+        WrongKeyError: Sealed under an unknown key.
+        DecryptionError: Its data key does not verify.
+        SourceChangedError: The file was written to meanwhile.
+        OSError: Reading or writing failed.
+
+    Cost: that of a plain copy; 1 MiB of buffers per worker thread, whatever the size.
+    Source: docs/format.md, sections 4.1 and 5.6.
+    """
+    name = resolve_partition(keyring, partition)
+    to_keyring, to_partition = rewrap_target(keyring, partition, to_keyring, to_partition)
+    to_name = resolve_partition(to_keyring, to_partition)
+    work = await offload.acquire(
+        lambda: FileRewrapping(path, durable), lambda made: made.close(failed=True)
+    )
+    failed = True
+    try:
+        old = await named_key(keyring, name, work.header.key_id)
+        new = await current_key(to_keyring, to_name)
+        if old == new:
+            rewrap_header(work.header, old, new)  # whether it verifies
+            return False
+        await offload.run(work.begin, old, new)
+        meter = Meter(progress, work.source.size - work.header.geometry.header_bytes)
+        meter.start()
+        await offload.each(work.copy, work.jobs(), meter.add)
+        await offload.run(work.finish)
+        failed = False
+        return True
+    finally:
+        await offload.settle(work.close, failed)

@@ -241,6 +241,10 @@ class MetastoreAdmin(Metastore, Protocol):
         """All records whose id begins with *key_id_prefix*, by id and time."""
         ...
 
+    def versions(self, key_id: str) -> AsyncIterator[KeyRecord]:
+        """All records with exactly this id, oldest first."""
+        ...
+
     async def revoke(self, key_id: str, created: int) -> bool:
         """Mark a record as revoked; whether it was there."""
         ...
@@ -399,11 +403,16 @@ class TimingEvent:
 
 @dataclass(frozen=True, slots=True)
 class CacheEvent:
-    """What a cache had: the thing, nothing, or something too old to use unchecked."""
+    """What a cache had or did: the thing, nothing, something too old to use unchecked, ..."""
 
-    outcome: Literal["hit", "miss", "stale"]
+    outcome: Literal[
+        "hit", "miss", "stale",
+        "local-hit", "set", "delete", "tampered", "wrong-key", "old-key", "resealed", "expired",
+        "backend-error",
+    ]  # fmt: skip
     cache: str
-    """``session``, ``intermediate-key`` or ``system-key``."""
+    """``session``, ``intermediate-key`` or ``system-key``; for ``anyseal.cache`` the namespace.
+    Only the latter has more outcomes than the first three."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ __all__ = [
     "expiry_ms",
     "inspect_value",
     "key_id_of",
+    "open_token",
     "open_under",
     "open_under_into",
     "overhead",
@@ -128,8 +129,9 @@ def seal_under(
     suite: Suite | str | None = None,
     expires_at: float | datetime | None = None,
     kind: int = 0,
+    expires_ms: int = 0,
 ) -> bytes:
-    """Seal *data* under *key*: see :func:`anyseal.sync.seal`."""
+    """Seal *data* under *key*: see :func:`anyseal.sync.seal`; *expires_ms* is in bounds."""
     number = _DEFAULT if suite is None else suite_named(suite)._value_
     source = data if type(data) is bytes else view(data)
     if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
@@ -146,7 +148,7 @@ def seal_under(
         size,
         context,
         len(context),
-        0 if expires_at is None else expiry_ms(expires_at),
+        expires_ms if expires_at is None else expiry_ms(expires_at),
         key._key_id,
         kind,
         number,
@@ -295,6 +297,33 @@ def open_under_into(buffer: Any, sealed: Any, key: Key, context: Any = b"") -> i
     if code:
         raise_for(code)
     return size
+
+
+def open_token(sealed: bytes, key: Key, *, expired: bool = False) -> bytes:
+    """Open a value of kind 2; with *expired* also one whose time is over.
+
+    Raises:
+        FormatError: Not a token.
+        WrongKeyError: Sealed under another key.
+        DecryptionError: It does not verify.
+        ExpiredError: Authentic, but expired.
+    """
+    source, number, size, now = _opening(sealed, key, Kind.TOKEN)
+    out = bytearray(size or 1)
+    code = lib.anyseal_value_open(
+        view_writable(out),
+        source,
+        len(source),
+        b"",
+        0,
+        0 if expired else now,
+        Kind.TOKEN,
+        number,
+        key._subkey(_PURPOSES[Kind.TOKEN], number).handle,
+    )
+    if code:
+        raise_for(code)
+    return bytes(out[:size])
 
 
 def inspect_value(sealed: bytes | bytearray | memoryview) -> ValueInfo:

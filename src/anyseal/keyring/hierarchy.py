@@ -41,6 +41,7 @@ from anyseal.keyring.cached import (
     SystemKey,
     trim,
 )
+from anyseal.keyring.naming import NameKeys
 from anyseal.keyring.static import partition_bytes
 from anyseal.keys import Key, Slot
 from anyseal.ports import CacheEvent, KeyRecord, Kms, Metastore, MetricsHook, TimingEvent
@@ -146,6 +147,7 @@ class KeyHierarchy:
         # Beyond the cache, but held by sessions: so that a partition has one set of keys.
         self._held: weakref.WeakValueDictionary[str, Partition] = weakref.WeakValueDictionary()
         self._unknown: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        self._names = NameKeys(self.policy.key_cache_size)
         self._flight: SingleFlight[Any] = SingleFlight()
         self._closed = False
 
@@ -304,6 +306,21 @@ class KeyHierarchy:
         self._unknown[partition, key_id] = time.monotonic() + 60.0
         trim(self._unknown, _UNKNOWN_KEYS_MAX)
         raise WrongKeyError("the key id is unknown under this partition")
+
+    def name_keys_hit(self, partition: str) -> list[Key] | None:
+        """The key that names are made under, if it is at hand."""
+        return self._names.hit(partition)
+
+    async def name_keys(self, partition: str) -> list[Key]:
+        """The key that names are made under: the partition's first, also after rotations.
+
+        Raises:
+            ConfigurationError: The metastore cannot list a key's versions.
+        """
+        found: list[Key] = await self._flight.run(
+            ("name", partition), lambda: self._names.load(self, partition)
+        )
+        return found
 
     # ---- validity ----
 
@@ -620,6 +637,7 @@ class KeyHierarchy:
 
         Sessions notice it too.
         """
+        self._names.forget(partition)
         if partition is not None:
             found = self._partitions.pop(partition, None) or self._held.get(partition)
             if found is not None:

@@ -127,6 +127,14 @@ class StaticKeyring:
     current_local = current_hit
     get_local = get_hit
 
+    def name_keys_hit(self, partition: str) -> list[Key]:
+        """The keys that names are made under, the current one first."""
+        return self._keys(partition)
+
+    async def name_keys(self, partition: str) -> list[Key]:
+        """The keys that names are made under, the current one first."""
+        return self._keys(partition)
+
     async def current(self, partition: str) -> Key:
         """The key to seal with."""
         return self.current_hit(partition)

@@ -225,31 +225,55 @@ class ObjectKeys:
                 one it was sealed with.
         """
         suite_named(header.suite)
-        parse_hash = cls._parse_hash(header.fixed_bytes, context)
+        return cls.resume(header, key, cls._parse_hash(header.fixed_bytes, context))
+
+    @classmethod
+    def resume(cls, header: Header, key: Key, parse_hash: bytes) -> Self:
+        """The keys of an existing object whose H is known from an authentic token.
+
+        Raises:
+            DecryptionError: The data key does not unwrap, or the header is not the one it was
+                sealed with.
+        """
+        suite_named(header.suite)
         data_key = unwrap(header.wrapped_key, key, header.suite, header.object_salt)
         if not _equal(data_key.derive_public(b"commit", parse_hash), header.commitment):
             raise DecryptionError
         return cls(header, data_key, parse_hash)
 
+    @property
+    def parse_hash(self) -> bytes:
+        """H of docs/format.md: the hash of what steers parsing, and of the context."""
+        return self._hash
+
     def segment_key(self, segment: int, salt: bytes) -> Slot:
         """The key of one segment with this salt."""
         return Slot(lib.anyseal_segment_key(self._hash, segment, salt, self._data_key.handle))
 
-    def _trailer_mac(self, signed: bytes) -> bytes:
-        key = self._data_key.derive(b"trailer", self._hash)
+    def _mac(self, purpose: bytes, message: bytes) -> bytes:
+        key = self._data_key.derive(purpose, self._hash)
         try:
-            return key.mac(signed)
+            return key.mac(message)
         finally:
             key.release()
 
     def trailer(self, salts: bytes, size: int) -> bytes:
         """The trailer of an object of *size* plaintext bytes with these salts."""
         signed = Trailer(salts=salts, size=size, mac=b"").signed_bytes
-        return signed + self._trailer_mac(signed)
+        return signed + self._mac(b"trailer", signed)
 
     def check_trailer(self, trailer: Trailer) -> None:
         """Verify the trailer's MAC. Raises DecryptionError."""
-        if not _equal(self._trailer_mac(trailer.signed_bytes), trailer.mac):
+        if not _equal(self._mac(b"trailer", trailer.signed_bytes), trailer.mac):
+            raise DecryptionError
+
+    def receipt_mac(self, message: bytes) -> bytes:
+        """The MAC of a receipt of a part of this object."""
+        return self._mac(b"receipt", message)
+
+    def check_receipt(self, message: bytes, mac: bytes) -> None:
+        """Verify a receipt's MAC. Raises DecryptionError."""
+        if not _equal(self._mac(b"receipt", message), mac):
             raise DecryptionError
 
     def resume_mac(self, state: bytes) -> bytes:

@@ -82,6 +82,7 @@ class Sealer:
             segment_bytes=segment_bytes,
             object_salt=os.urandom(32),
         )
+        self.suite = self._keys.header.suite
         self.geometry = self._keys.geometry
         self.header = self._keys.header.to_bytes()
         self.position = 0

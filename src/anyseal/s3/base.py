@@ -18,8 +18,7 @@ PART_SIZE = 8 << 20
 """Plaintext bytes of a part, unless an object needs larger ones."""
 
 KEY_METADATA = "anyseal-key"
-"""The partition key's id in hexadecimal, in the object's metadata, for people; what counts is the
-header."""
+"""The partition key's id in hexadecimal, in the metadata: for people; the header counts."""
 
 SUITE_METADATA = "anyseal-suite"
 

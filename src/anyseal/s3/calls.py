@@ -6,11 +6,14 @@ Each call names what it does in S3's words. A retry resends the same bytes: bodi
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar, cast
+
+import anyio
 
 from anyseal.errors import (
     AnysealError,
@@ -29,8 +32,9 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
 from anyseal.retries import retried
+from anyseal.s3.body import Body, leave_unhashed
 
-__all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged"]
+__all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "uncut"]
 
 T = TypeVar("T")
 
@@ -123,6 +127,7 @@ class Calls:
         self.client = client
         self.bucket = bucket
         self.attempts = attempts
+        leave_unhashed(client)
 
     def of_bucket(self, bucket: str) -> Calls:
         """The same on another bucket."""
@@ -231,19 +236,31 @@ class Calls:
             "get_object", Key=key, Range=f"bytes={wanted}", IfMatch=if_match, VersionId=version_id
         )
 
-    async def put(self, key: str, body: bytes, **parameters: Any) -> Any:
+    async def put(self, key: str, body: bytes | Body, **parameters: Any) -> Any:
         """PutObject; IfMatch, IfNoneMatch, Metadata, checksums and so on by S3's names."""
+        body = body if isinstance(body, Body) else Body((body,))
         return await self.call("put_object", Key=key, Body=body, **parameters)
 
     async def create_upload(self, key: str, **parameters: Any) -> str:
-        """CreateMultipartUpload; returns the upload id."""
-        answer = await self.call("create_multipart_upload", Key=key, **parameters)
-        return str(answer["UploadId"])
+        """CreateMultipartUpload; returns the upload id.
+
+        One that was made for a caller who is cancelled meanwhile is aborted.
+        """
+
+        async def create() -> str:
+            answer = await self._call("create_multipart_upload", Key=key, **parameters)
+            return str(answer["UploadId"])
+
+        async def abort(upload_id: str) -> None:
+            await self.abort_upload(key, upload_id)
+
+        return await self.retry(lambda: uncut(create, abort))
 
     async def upload_part(
-        self, key: str, upload_id: str, number: int, body: bytes, **parameters: Any
+        self, key: str, upload_id: str, number: int, body: bytes | Body, **parameters: Any
     ) -> str:
         """UploadPart *number* (from 1); returns its entity tag, as S3 quotes it."""
+        body = body if isinstance(body, Body) else Body((body,))
         answer = await self.call(
             "upload_part", Key=key, UploadId=upload_id, PartNumber=number, Body=body, **parameters
         )
@@ -265,14 +282,22 @@ class Calls:
         return str(answer["CopyPartResult"]["ETag"])
 
     async def complete_upload(
-        self, key: str, upload_id: str, etags: Sequence[str], **parameters: Any
+        self,
+        key: str,
+        upload_id: str,
+        etags: Sequence[str],
+        checksums: Sequence[Mapping[str, str]] | None = None,
+        **parameters: Any,
     ) -> Any:
-        """CompleteMultipartUpload of parts 1, 2, ... with these entity tags.
+        """CompleteMultipartUpload of parts 1, 2, ... with these entity tags and checksums.
 
         Not tried again here: whether it went through after an unclear answer is for the caller
         to find out. An error in the body of a 200 is an error.
         """
-        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        parts = [
+            {"PartNumber": number, "ETag": etag, **(checksums[number - 1] if checksums else {})}
+            for number, etag in enumerate(etags, 1)
+        ]
         answer = await self._call(
             "complete_multipart_upload",
             Key=key,
@@ -336,6 +361,36 @@ class Calls:
                 operation, Params=dict(parameters), ExpiresIn=expires_in
             )
         return str(url)
+
+
+async def uncut(
+    call: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[object]] | None = None
+) -> T:
+    """The result of *call*, which no cancellation cuts short; a cancelled caller's is undone.
+
+    In a task of its own: asyncio's own ``Task.cancel()`` pays no heed to a shield.
+    """
+    made: list[T] = []
+    failed: list[Exception] = []
+
+    async def work() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                made.append(await call())
+            except Exception as exc:
+                failed.append(exc)
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+    except BaseException:
+        if undo is not None:
+            for thing in made:
+                await uncut(functools.partial(undo, thing))
+        raise
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 async def _read_body(body: Any, announced: int, limit: int, where: str) -> bytes:

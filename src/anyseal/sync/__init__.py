@@ -7,21 +7,28 @@ Large files and writes use a few worker threads of our own.
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from anyseal.aio import inspect
 from anyseal.keyring import KeyHierarchy, PassphraseKeyring, StaticKeyring
 from anyseal.keys import Key
 from anyseal.objects.sources import BlockingStreamSink as StreamSink
 from anyseal.objects.sources import FileSink, FileSource, MemorySink, MemorySource
-from anyseal.sync.files import open_file, seal_file
+from anyseal.sync.files import open_file, rewrap_file, seal_file
 from anyseal.sync.objects import ObjectFile, ObjectReader, ObjectWriter, StreamOpener
 from anyseal.sync.sessions import Session, SessionFactory
 from anyseal.sync.values import open, open_into, seal, seal_into
 
+if TYPE_CHECKING:
+    from anyseal.objects.http import BlockingHttpSource as HttpSource
+    from anyseal.sync.cache import Cache
+
 __all__ = [
+    "Cache",
     "FileSink",
     "FileSource",
+    "HttpSource",
     "Key",
     "KeyHierarchy",
     "MemorySink",
@@ -39,15 +46,22 @@ __all__ = [
     "open",
     "open_file",
     "open_into",
+    "rewrap_file",
     "seal",
     "seal_file",
     "seal_into",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "HttpSource":
-        from anyseal.objects.http import BlockingHttpSource
+_LAZY = {
+    "Cache": ("anyseal.sync.cache", "Cache"),
+    "HttpSource": ("anyseal.objects.http", "BlockingHttpSource"),
+}
+"""Names that need an extra, and where they are: loaded when first used."""
 
-        return BlockingHttpSource
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        module, attribute = _LAZY[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from anyseal import offload
-from anyseal.fs import FileOpening, FileSealing, Meter
+from anyseal.fs import FileOpening, FileRewrapping, FileSealing, Meter, rewrap_target
 from anyseal.keys import Key
+from anyseal.objects.rewrap import rewrap_header
 from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE
 from anyseal.objects.sources import FileSource
 from anyseal.objects.writer import check_context
-from anyseal.ports import Keyring, Progress
+from anyseal.ports import Keyring, Progress, resolve_partition
 from anyseal.suites import Suite
 from anyseal.sync.objects import ObjectReader
-from anyseal.sync.values import current_key
+from anyseal.sync.values import current_key, named_key
 
-__all__ = ["open_file", "seal_file"]
+__all__ = ["open_file", "rewrap_file", "seal_file"]
 
 
 def seal_file(
@@ -82,3 +83,37 @@ def open_file(
             opening_file.sink.abort()
             raise
         return opened.size
+
+
+def rewrap_file(
+    path: Any,
+    keyring: Key | Keyring,
+    *,
+    partition: str | None = None,
+    to_keyring: Key | Keyring | None = None,
+    to_partition: str | None = None,
+    durable: bool = False,
+    progress: Progress | None = None,
+) -> bool:
+    """Wrap the data key of the sealed file *path* under another key:
+    :func:`anyseal.rewrap_file` without ``await``."""
+    resolve_partition(keyring, partition)
+    target = rewrap_target(keyring, partition, to_keyring, to_partition)
+    resolve_partition(*target)
+    work = FileRewrapping(path, durable)
+    failed = True
+    try:
+        old = named_key(keyring, partition, work.header.key_id)
+        new = current_key(*target)
+        if old == new:
+            rewrap_header(work.header, old, new)  # whether it verifies
+            return False
+        work.begin(old, new)
+        meter = Meter(progress, work.source.size - work.header.geometry.header_bytes)
+        meter.start()
+        offload.each_blocking(work.copy, work.jobs(), meter.add)
+        work.finish()
+        failed = False
+        return True
+    finally:
+        work.close(failed)

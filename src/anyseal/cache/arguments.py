@@ -1,0 +1,185 @@
+"""The arguments of a call as the key of its result. Pure.
+
+Arguments are bound to the function's signature, defaults included, so that ``f(1)`` and ``f(a=1)``
+are one entry. Values of different types are different: 1, True, 1.0 and "1" are four entries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import hashlib
+import inspect
+import pathlib
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from anyseal.errors import ConfigurationError
+
+try:
+    import msgspec
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError("the cache needs its extra: pip install 'anyseal[cache]'") from _exc
+
+__all__ = ["Arguments", "function_name"]
+
+_STARS: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
+_PLAIN = frozenset({int, str, bytes, bool, float, type(None)})
+_TEXT = (uuid.UUID, decimal.Decimal, datetime.timedelta, pathlib.PurePath)
+_TIMES = (datetime.datetime, datetime.date, datetime.time)
+_DEPTH_MAX = 50
+_KEY_MAX = 4096
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """What tells *function* from others: its module and qualified name."""
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+    """A function with the same signature that returns its arguments as a tuple.
+
+    Python itself then binds them, some twenty times faster than ``Signature.bind``, and the
+    TypeError for a wrong call is the one that the function would give.
+    """
+    defaults: dict[str, Any] = {}
+    parts, names, star = [], [], False
+    kinds = inspect.Parameter
+    last_positional_only = None
+    for name, parameter in signature.parameters.items():
+        if last_positional_only and parameter.kind is not kinds.POSITIONAL_ONLY:
+            parts.append("/")
+            last_positional_only = None
+        if parameter.kind is kinds.POSITIONAL_ONLY:
+            last_positional_only = name
+        if parameter.kind is kinds.KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        prefix = _STARS.get(parameter.kind, "")
+        star = star or parameter.kind is kinds.VAR_POSITIONAL
+        if parameter.default is not kinds.empty:
+            defaults[f"__default_{name}"] = parameter.default
+            parts.append(f"{name}=__default_{name}")
+        else:
+            parts.append(prefix + name)
+        names.append(name)
+    if last_positional_only:
+        parts.append("/")
+    body = f"def bind({', '.join(parts)}): return ({''.join(name + ', ' for name in names)})"
+    # The source is made of the function's own parameter names, which Python has parsed before.
+    exec(body, defaults)  # noqa: S102
+    bind: Callable[..., Any] = defaults["bind"]
+    bind.__name__ = function.__name__
+    bind.__qualname__ = function.__qualname__
+    return bind
+
+
+class Arguments:
+    """Makes keys of the arguments of one function.
+
+    Args:
+        function: Whose signature it is.
+        of_self: What of ``self`` or ``cls`` belongs to the key: a function of it, or None for
+            nothing of it. A function whose first parameter has one of these names needs it.
+
+    Raises:
+        ConfigurationError: ``self`` or ``cls`` without *of_self*.
+    """
+
+    def __init__(self, function: Callable[..., Any], of_self: Any) -> None:
+        signature = inspect.signature(function)
+        self._name = function_name(function)
+        self._names = list(signature.parameters)
+        first = self._names[0] if self._names else ""
+        self._of_self: Callable[[Any], Any] | None = None
+        if first in ("self", "cls"):
+            if of_self is ...:
+                raise ConfigurationError(
+                    f"{self._name} is a method: say what of {first} belongs to the key: "
+                    f"of_self=lambda {first}: {first}.id, or of_self=None for nothing of it"
+                )
+            self._of_self = (lambda _: None) if of_self is None else of_self
+        elif of_self is not ...:
+            raise ConfigurationError(f"{self._name} has no self or cls: of_self= is for methods")
+        self.bind = _binder(function, signature)
+
+    def encode(self, bound: tuple[Any, ...]) -> bytes:
+        """The bytes that stand for bound arguments.
+
+        Raises:
+            TypeError: An argument has no place in a key; the message names it.
+        """
+        if self._of_self is not None:
+            bound = (self._of_self(bound[0]), *bound[1:])
+        for value in bound:
+            if value.__class__ not in _PLAIN:
+                return self._tagged(bound)
+        try:
+            data = _encode(bound)
+        except OverflowError:  # an int beyond 64 bits
+            return self._tagged(bound)
+        return data if len(data) <= _KEY_MAX else hashlib.blake2b(data, digest_size=32).digest()
+
+    def _tagged(self, bound: tuple[Any, ...]) -> bytes:
+        found = []
+        for name, value in zip(self._names, bound, strict=True):
+            try:
+                found.append(_plain(value, 0))
+            except TypeError as exc:
+                raise TypeError(
+                    f"{self._name}: argument {name!r} has no place in a key ({exc}): "
+                    "give the decorator key=, or pass plain values"
+                ) from None
+        data = b"\xc1" + _encode(found)  # a byte that MessagePack never begins with
+        return data if len(data) <= _KEY_MAX else hashlib.blake2b(data, digest_size=32).digest()
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """*value* as plain data that tells its type."""
+    kind = value.__class__
+    if depth > _DEPTH_MAX:
+        raise TypeError("nested too deep")
+    if kind is int and not -(1 << 63) <= value < 1 << 64:
+        return ["int", str(value)]
+    if kind in _PLAIN:
+        return value
+    if kind in (list, tuple):
+        return [kind.__name__, *(_plain(each, depth + 1) for each in value)]
+    if kind in (set, frozenset):
+        return ["set", *sorted(_encode(_plain(each, depth + 1)) for each in value)]
+    if isinstance(value, Mapping):
+        pairs = [(_plain(k, depth + 1), _plain(v, depth + 1)) for k, v in value.items()]
+        return ["map", *sorted(_encode(pair) for pair in pairs)]
+    return [f"{kind.__module__}.{kind.__qualname__}", _of_class(value, depth)]
+
+
+def _of_class(value: Any, depth: int) -> Any:
+    """What of an object tells it from others of its class."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, _TEXT):
+        return str(value)
+    if isinstance(value, _TIMES):
+        return value.isoformat()
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return [_plain(getattr(value, field.name), depth + 1) for field in fields]
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        return [_plain(getattr(value, name), depth + 1) for name in names]
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, tuple | list):  # a NamedTuple, or a subclass
+        return [_plain(each, depth + 1) for each in value]
+    if isinstance(value, int | float | str | bytes):  # a subclass
+        return repr(value) if isinstance(value, int | float) else value[:]
+    raise TypeError(f"a {type(value).__name__} is none of the types that keys are made of")

@@ -1,0 +1,133 @@
+"""From a URL to a redis-py client, asyncio's or blocking."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import redis
+import redis.asyncio
+from redis.backoff import ExponentialBackoff, NoBackoff
+
+from anyseal.errors import ConfigurationError
+
+__all__ = ["check_client", "is_cluster", "make_client", "parse_url"]
+
+SCHEMES: Final = (
+    "redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel",
+    "rediss+sentinel",
+)  # fmt: skip
+
+
+def parse_url(url: str) -> tuple[str, str]:
+    """The kind of server (``redis``, ``cluster``, ``sentinel``), and the URL for redis-py.
+
+    No message quotes the URL: it may hold a password.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ConfigurationError(f"a Redis URL begins with one of {', '.join(SCHEMES)}")
+    protocol, _, kind = scheme.partition("+")
+    return kind or "redis", f"{protocol}://{rest}"
+
+
+def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) -> Any:
+    """A client of the server at *url*."""
+    kind, plain = parse_url(url)
+    api: Any = redis if blocking else redis.asyncio
+    # The asyncio backend has one timeout around all: redis-py's would cost a task per command.
+    own_timeout = blocking or kind == "cluster"
+    common: dict[str, Any] = {
+        "protocol": 3,
+        "socket_timeout": timeout if own_timeout else None,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        **_nameless(api),
+        **settings,
+    }
+    retry = _retry(blocking, kind)
+    try:
+        if kind == "cluster":
+            common.setdefault("require_full_coverage", False)
+            return api.RedisCluster.from_url(plain, **{"retry": retry, **common})
+        if kind == "sentinel":
+            return _sentinel(api, plain, {"retry": retry, **common})
+        if plain.startswith("unix://"):
+            del common["socket_keepalive"]
+        return api.Redis.from_url(plain, **{"retry": retry, **common})
+    except ConfigurationError:
+        raise
+    except (ValueError, TypeError, redis.RedisError, redis.RedisClusterException) as exc:
+        raise ConfigurationError(f"the Redis URL or its settings: {type(exc).__name__}") from None
+
+
+def _nameless(api: Any) -> dict[str, Any]:
+    """Connections do not announce redis-py's version: it would be read from disk for each one."""
+    if "driver_info" in inspect.signature(api.Redis.__init__).parameters:
+        return {"driver_info": None}
+    return {"lib_name": None, "lib_version": None}
+
+
+def _retry(blocking: bool, kind: str) -> Any:
+    """A cache that waits is worse than one that misses: one more attempt, soon."""
+    if blocking:
+        from redis.retry import Retry as BlockingRetry
+
+        return BlockingRetry(ExponentialBackoff(0.2, 0.02), 2)
+    from redis.asyncio.retry import Retry
+
+    if kind == "cluster":
+        return Retry(ExponentialBackoff(0.2, 0.02), 2)
+    return Retry(NoBackoff(), 0)
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+
+
+def _sentinel(api: Any, url: str, settings: dict[str, Any]) -> Any:
+    """The client of the master that Sentinel names: ``host:port,host:port/service/db``."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    sentinels = []
+    for host in hosts.split(","):
+        match = _HOST.fullmatch(host)
+        if match is None:
+            raise ConfigurationError("a Sentinel URL names host:port,host:port/service")
+        sentinels.append((match[1].strip("[]"), int(match[2] or 26379)))
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service or (db and not db.isdecimal()):
+        raise ConfigurationError("a Sentinel URL ends with /service or /service/db")
+    if parts.query:
+        raise ConfigurationError("a Sentinel URL takes no query: give settings as keywords")
+    username, _, password = login.partition(":")
+    if login:
+        settings = {**settings, "username": unquote(username) or None}
+        settings["password"] = unquote(password) or None
+    if parts.scheme == "rediss":
+        settings["ssl"] = True
+    shared = ("protocol", "ssl", "ssl_ca_certs", "retry", "driver_info")
+    own: dict[str, Any] = {name: settings[name] for name in shared if name in settings}
+    own["socket_timeout"] = own["socket_connect_timeout"] = settings["socket_connect_timeout"]
+    sentinel = api.Sentinel(sentinels, sentinel_kwargs=own)
+    return sentinel.master_for(service, db=int(db or 0), **settings)
+
+
+def is_cluster(client: Any) -> bool:
+    """Whether *client* is one of several nodes."""
+    return isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster)
+
+
+def check_client(client: Any, *, blocking: bool) -> None:
+    """Refuse clients that are of the wrong kind, or that would decode sealed bytes as text."""
+    api: Any = redis if blocking else redis.asyncio
+    if not isinstance(client, api.Redis | api.RedisCluster):
+        wanted = (
+            "redis.Redis or RedisCluster" if blocking else "redis.asyncio.Redis or RedisCluster"
+        )
+        raise ConfigurationError(f"expected a {wanted}, not {type(client).__name__}")
+    if client.get_encoder().decode_responses:
+        raise ConfigurationError(
+            "sealed values are bytes: make the client without decode_responses"
+        )

@@ -1,0 +1,172 @@
+"""Entries in memcached (extra ``memcached``: pymemcache)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from anyseal.cache.backends._threads import ThreadedBackend
+from anyseal.errors import BackendError, ConfigurationError
+
+try:
+    from pymemcache.client.base import PooledClient
+    from pymemcache.exceptions import MemcacheError, MemcacheServerError
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError(
+        "the memcached backend needs pymemcache: pip install 'anyseal[memcached]'"
+    ) from _exc
+
+__all__ = ["BlockingMemcachedBackend", "MemcachedBackend"]
+
+VALUE_MAX_BYTES = (1 << 20) - 1024
+"""memcached's items take 1 MiB, name and header included."""
+
+_RELATIVE_MAX_SECONDS = 30 * 86400
+"""Times above this are taken for points in time."""
+
+_LAST_SECOND = (1 << 31) - 1
+_GONE = -1
+_BATCH = 100
+
+
+def _unable(what: str) -> BackendError:
+    error = BackendError(what)
+    error.retryable = False
+    return error
+
+
+def _expire(ttl_ms: int | None) -> int:
+    """The time as memcached takes it; at least *ttl_ms*, for a lease must not end early."""
+    if ttl_ms is None:
+        return 0
+    seconds = -(-ttl_ms // 1000) + 1  # its clock ticks once a second
+    if seconds <= _RELATIVE_MAX_SECONDS:
+        return seconds
+    return min(int(time.time()) + seconds, _LAST_SECOND)
+
+
+def _checked(value: bytes) -> bytes:
+    if len(value) > VALUE_MAX_BYTES:
+        raise _unable(f"memcached takes no value above {VALUE_MAX_BYTES} bytes")
+    return value
+
+
+class BlockingMemcachedBackend:
+    """Entries in one memcached server. For sync code.
+
+    Safe to use from several threads, also after a fork. An entry lives up to 2 s longer than
+    asked for, for memcached counts seconds. memcached cannot list its names: ``can_scan`` is
+    False.
+
+    Args:
+        host: Where the server is.
+        port: Its port.
+        timeout: Seconds to wait for a connection and for each answer.
+
+    Raises:
+        BackendError: Of any method: no answer, or a value above ``VALUE_MAX_BYTES``.
+    """
+
+    can_scan = False
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 11211, *, timeout: float = 5.0) -> None:
+        if not host or not 0 < port < 65536 or timeout <= 0:
+            raise ConfigurationError("memcached needs a host, a port and a positive timeout")
+        self._server = (host, port)
+        self._timeout = timeout
+        self._pid = -1
+        self._pool: Any = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._server[0]!r}, {self._server[1]})"
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Any]:
+        if self._pid != os.getpid():  # a forked child must not talk on its parent's connections
+            self._pool = PooledClient(
+                self._server,
+                connect_timeout=self._timeout,
+                timeout=self._timeout,
+                no_delay=True,
+                default_noreply=False,
+            )
+            self._pid = os.getpid()
+        try:
+            yield self._pool
+        except MemcacheServerError as exc:
+            raise BackendError(f"memcached: {type(exc).__name__}") from None
+        except MemcacheError as exc:
+            raise _unable(f"memcached: {type(exc).__name__}") from None
+        except OSError as exc:
+            raise BackendError(f"memcached: {type(exc).__name__}") from None
+
+    def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The values, in the order of *names*; None for what is not there."""
+        found: dict[str, bytes] = {}
+        with self._client() as client:
+            for at in range(0, len(names), _BATCH):
+                found.update(client.get_many(list(dict.fromkeys(names[at : at + _BATCH]))))
+        return [found.get(name) for name in names]
+
+    def set(
+        self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
+    ) -> bool:
+        """Store *value*; with *if_absent* only if there is none. Whether it was stored."""
+        with self._client() as client:
+            store = client.add if if_absent else client.set
+            return bool(store(name, _checked(value), expire=_expire(ttl_ms)))
+
+    def compare_and_set(
+        self, name: str, expected: bytes, value: bytes | None, *, ttl_ms: int | None = None
+    ) -> bool:
+        """Replace *expected* by *value* (None: delete) in one step; whether it was there."""
+        with self._client() as client:
+            found, version = client.gets(name)
+            if found is None or found != expected:
+                return False
+            if value is None:  # an item that is past its time when it is stored
+                return bool(client.cas(name, b"", version, expire=_GONE))
+            return bool(client.cas(name, _checked(value), version, expire=_expire(ttl_ms)))
+
+    def delete_many(self, names: Sequence[str]) -> int:
+        """Delete what is there of *names*; how many that were. One round trip each."""
+        with self._client() as client:
+            return sum(bool(client.delete(name)) for name in names)
+
+    def scan(self, prefix: str) -> Iterator[list[str]]:
+        """Raises BackendError."""
+        raise _unable("memcached cannot list names")
+
+    def close(self) -> None:
+        """Close the connections. Idempotent; a later call opens new ones."""
+        if self._pid == os.getpid():
+            self._pool.close()
+
+
+class MemcachedBackend(ThreadedBackend[BlockingMemcachedBackend]):
+    """Entries in one memcached server.
+
+    Every call runs in a worker thread. Safe to use from several event loops. An entry lives up
+    to 2 s longer than asked for, for memcached counts seconds. memcached cannot list its names:
+    ``can_scan`` is False.
+
+    Args:
+        host: Where the server is.
+        port: Its port.
+        timeout: Seconds to wait for a connection and for each answer.
+
+    Raises:
+        BackendError: Of any method: no answer, or a value above ``VALUE_MAX_BYTES``.
+    """
+
+    can_scan = False
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 11211, *, timeout: float = 5.0) -> None:
+        super().__init__(BlockingMemcachedBackend(host, port, timeout=timeout))
+
+    def scan(self, prefix: str) -> AsyncIterator[list[str]]:
+        """Raises BackendError."""
+        raise _unable("memcached cannot list names")

@@ -1,0 +1,202 @@
+"""Entries in Redis: one server, Sentinel's master, or a cluster (extra ``redis``; asyncio only)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from anyseal.cache.backends import _redis_commands as commands
+from anyseal.cache.backends._redis_batches import Request
+from anyseal.cache.backends._redis_changes import changes
+from anyseal.cache.backends._redis_clients import (
+    check_client,
+    is_cluster,
+    make_client,
+    parse_url,
+)
+from anyseal.cache.backends._redis_cluster import Cluster
+from anyseal.cache.backends._redis_server import Server
+
+__all__ = ["RedisBackend"]
+
+_inherited: list[Any] = []
+"""What a forked child must neither use nor close: its sockets and its epoll are the parent's."""
+
+
+class RedisBackend:
+    """Keeps entries in Redis; implements RangedBackend and WatchedBackend.
+
+    What is asked for in one turn of the event loop goes to Redis at once: the gets as one MGET
+    (to each node of a cluster its GETs), sets and others beside it in the same write.
+
+    Args:
+        client: A ``redis.asyncio.Redis`` (also Sentinel's ``master_for``) or ``RedisCluster``,
+            without ``decode_responses``. It is used as it is, belongs to one event loop, must not
+            be used after a fork, and is not closed.
+        timeout: Seconds that any one call may take, connecting included; above 0, at most 300.
+
+    Raises:
+        ConfigurationError: A client of another kind, or one that decodes answers.
+
+    Cost: beside redis-py's own GET, a turn of the loop and no pooled connection to fetch and
+    return. At most 8 connections are under way at a time; a batch carries up to 500 requests or
+    about 2 MiB.
+    """
+
+    def __init__(self, client: Any, *, timeout: float = 5.0) -> None:
+        check_client(client, blocking=False)
+        self._setup(lambda: client, timeout, owned=False)
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: float = 5.0, **settings: Any) -> RedisBackend:
+        """A backend that makes a client for each event loop that it is used in, also after a fork.
+
+        Args:
+            url: ``redis://[user:password@]host:port/db``, ``rediss://...`` (TLS),
+                ``unix:///path?db=0``, ``redis+cluster://host:port``, or
+                ``redis+sentinel://host:port,host:port/service/db``.
+            timeout: Seconds that any one call may take; above 0, at most 300.
+            settings: For redis-py's client, such as ``ssl_ca_certs`` or ``max_connections``.
+
+        Raises:
+            ConfigurationError: The URL or a setting cannot be used. Nothing connects yet.
+        """
+        parse_url(url)
+
+        def make() -> Any:
+            client = make_client(
+                url, blocking=False, timeout=commands.patience(timeout), **settings
+            )
+            check_client(client, blocking=False)
+            return client
+
+        backend = cls.__new__(cls)
+        backend._setup(make, timeout, owned=True)
+        return backend
+
+    def _setup(self, make: Callable[[], Any], timeout: float, *, owned: bool) -> None:
+        self._make = make
+        self._owned = owned
+        self._timeout = commands.patience(timeout)
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: Server | Cluster | None = None
+        self._servers: dict[asyncio.AbstractEventLoop, Server | Cluster] = {}
+
+    def _here(self) -> Server | Cluster:
+        """The running loop's exchanges."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop and self._server is not None and self._pid == os.getpid():
+            return self._server
+        if self._pid != os.getpid():
+            _inherited.append((self._servers, self._server))
+            self._servers, self._server, self._pid = {}, None, os.getpid()
+        server = self._servers.get(loop)
+        if server is None:
+            for closed in [held for held in self._servers if held.is_closed()]:
+                del self._servers[closed]
+            client = self._make()
+            kind = Cluster if is_cluster(client) else Server
+            server = self._servers[loop] = kind(client, self._timeout)
+        self._loop, self._server = loop, server
+        return server
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The values, in the order of *names*; None for what is not there. Raises BackendError."""
+        if not names:
+            return []
+        found: list[bytes | None] = await self._here().ask(Request(names))
+        return found
+
+    async def set(
+        self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
+    ) -> bool:
+        """Store *value*; with *if_absent* only if there is none. Raises BackendError.
+
+        A connection that breaks in the middle of an *if_absent* is an error, not a second attempt:
+        nobody knows who won.
+        """
+        command = commands.set_command(name, value, ttl_ms, if_absent)
+        request = Request(commands=(command,), size=len(value), repeatable=not if_absent)
+        (answer,) = await self._here().ask(request)
+        return bool(answer)
+
+    async def compare_and_set(
+        self, name: str, expected: bytes, value: bytes | None, *, ttl_ms: int | None = None
+    ) -> bool:
+        """Replace *expected* by *value* (None: delete) in one step. Raises BackendError."""
+        return bool(await self._script(commands.cas(name, expected, value, ttl_ms)))
+
+    async def delete_many(self, names: Sequence[str]) -> int:
+        """Delete what is there of *names*; how many that were. Raises BackendError."""
+        if not names:
+            return 0
+        here = self._here()
+        answers: list[int] = await here.ask(Request(commands=here.unlinks(names)))
+        return sum(answers)
+
+    def scan(self, prefix: str) -> AsyncIterator[list[str]]:
+        """The names that begin with *prefix*, in lists of some 1000, perhaps twice."""
+        return self._here().scan(prefix)
+
+    async def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
+        """Write up to 1 MiB at *offset*. Raises BackendError, also for what would leave a gap."""
+        commands.check_piece(len(data))
+        command = commands.put_range(name, offset, data, ttl_ms)
+        commands.written(await self._script(command, repeatable=True))
+
+    async def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """Up to *length* bytes from *offset*. Raises BackendError."""
+        if length < 1:
+            return b""
+        command = commands.get_range(name, offset, length)
+        (found,) = await self._here().ask(Request(commands=(command,)))
+        return bytes(found)
+
+    async def publish(
+        self, temporary: str, final: str, name: str, value: bytes, *, ttl_ms: int | None
+    ) -> bool:
+        """Rename *temporary* to *final* and store *value* under *name*, in one step. Raises
+        BackendError; whether a publication whose connection broke was made, nobody knows."""
+        return bool(await self._script(commands.publish(temporary, final, name, value, ttl_ms)))
+
+    async def _script(self, command: commands.Command, *, repeatable: bool = False) -> Any:
+        """Run a script, with its source if Redis does not have it yet."""
+        size = sum(len(part) for part in command if isinstance(part, bytes))
+        here = self._here()
+        try:
+            request = Request(commands=(command,), size=size, repeatable=repeatable)
+            (answer,) = await here.ask(request)
+        except commands.ScriptMissingError:
+            whole = commands.with_source(command)
+            request = Request(commands=(whole,), size=size, repeatable=repeatable)
+            (answer,) = await here.ask(request)
+        return answer
+
+    def changes(self, prefix: str) -> AsyncIterator[list[str] | None]:
+        """Names below *prefix* that changed or went, as Redis tells it; None when some may have
+        been missed: with each new connection, each that was lost, and each vain attempt.
+
+        Needs a connection of its own (to each master of a cluster), and Redis 6. What expires is
+        told when Redis removes it. Reconnects by itself; ends when it is closed or cancelled.
+        """
+        here = self._here()
+        several = isinstance(here, Cluster)
+        return changes(here.feeds, prefix, several=several, timeout=self._timeout)
+
+    async def aclose(self) -> None:
+        """Let go of the running loop's connections. Idempotent.
+
+        Each event loop that used the backend closes its own. A client that was given stays open.
+        """
+        if self._pid != os.getpid():
+            return
+        server = self._servers.pop(asyncio.get_running_loop(), None)
+        self._loop = self._server = None
+        if server is None:
+            return
+        await server.aclose()
+        if self._owned:
+            await server.client.aclose()

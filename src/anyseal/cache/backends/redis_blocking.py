@@ -1,0 +1,167 @@
+"""Entries in Redis for sync code (extra ``redis``): redis-py's blocking clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from redis import exceptions as redis_errors
+
+from anyseal.cache.backends import _redis_commands as commands
+from anyseal.cache.backends._redis_clients import check_client, is_cluster, make_client
+
+__all__ = ["BlockingRedisBackend"]
+
+
+class BlockingRedisBackend:
+    """Keeps entries in Redis; implements BlockingRangedBackend. For any number of threads.
+
+    Args:
+        client: A ``redis.Redis`` (also Sentinel's ``master_for``) or ``RedisCluster``, without
+            ``decode_responses``. It is used as it is, with its own timeouts, and is not closed.
+
+    Raises:
+        ConfigurationError: A client of another kind, or one that decodes answers.
+
+    Cost: one of redis-py's commands per call; in a cluster one pipeline for several names.
+    """
+
+    def __init__(self, client: Any) -> None:
+        check_client(client, blocking=True)
+        self._client = client
+        self._cluster = is_cluster(client)
+        self._owned = False
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: float = 5.0, **settings: Any) -> BlockingRedisBackend:
+        """A backend with a client of its own; as :meth:`RedisBackend.from_url`.
+
+        A cluster is connected to at once, the others on first use.
+        """
+        try:
+            client = make_client(url, blocking=True, timeout=commands.patience(timeout), **settings)
+        except commands.FAILURES as exc:
+            _fail("CLUSTER", exc)
+        backend = cls(client)
+        backend._owned = True
+        return backend
+
+    def _call(self, *command: str | bytes | int) -> Any:
+        try:
+            return self._client.execute_command(*command)
+        except commands.FAILURES as exc:
+            _fail(str(command[0]), exc)
+
+    def _each(self, some: Sequence[commands.Command]) -> list[Any]:
+        """The answers to several commands, errors among them."""
+        try:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for command in some:
+                    pipeline.execute_command(*command)
+                answers: list[Any] = pipeline.execute(raise_on_error=False)
+        except commands.FAILURES as exc:
+            _fail(str(some[0][0]), exc)
+        return answers
+
+    def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The values, in the order of *names*; None for what is not there. Raises BackendError."""
+        if not self._cluster:
+            found: list[bytes | None] = []
+            for some in commands.chunked(names):
+                found += self._call("MGET", *some)
+            return found
+        if len(names) == 1:  # a command instead of a pipeline
+            return list(self._call("MGET", names[0]))
+        answers = self._each([("GET", name) for name in names]) if names else []
+        return [_value(answer) for answer in answers]
+
+    def set(
+        self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
+    ) -> bool:
+        """Store *value*; with *if_absent* only if there is none. Raises BackendError."""
+        return bool(self._call(*commands.set_command(name, value, ttl_ms, if_absent)))
+
+    def compare_and_set(
+        self, name: str, expected: bytes, value: bytes | None, *, ttl_ms: int | None = None
+    ) -> bool:
+        """Replace *expected* by *value* (None: delete) in one step. Raises BackendError."""
+        return bool(self._script(commands.cas(name, expected, value, ttl_ms)))
+
+    def delete_many(self, names: Sequence[str]) -> int:
+        """Delete what is there of *names*; how many that were. Raises BackendError."""
+        if not self._cluster:
+            return sum(self._call("UNLINK", *some) for some in commands.chunked(names))
+        deleted = 0
+        for answer in self._each([("UNLINK", name) for name in names]) if names else ():
+            if isinstance(answer, Exception):
+                _fail("UNLINK", answer)
+            deleted += answer
+        return deleted
+
+    def scan(self, prefix: str) -> Iterator[list[str]]:
+        """The names that begin with *prefix*, in lists of some 1000, perhaps twice."""
+        targets: list[dict[str, Any]] = [{}]
+        if self._cluster:
+            targets = [{"target_nodes": node} for node in self._client.get_primaries()]
+        pattern = commands.glob(prefix)
+        for target in targets:
+            cursor = 0
+            while True:
+                try:
+                    answer = self._client.execute_command(
+                        "SCAN", cursor, "MATCH", pattern, "COUNT", commands.SCAN_COUNT, **target
+                    )
+                except commands.FAILURES as exc:
+                    _fail("SCAN", exc)
+                cursor = answer[0]
+                if isinstance(cursor, dict):  # by node
+                    (cursor,) = cursor.values()
+                cursor = int(cursor)
+                names = commands.scanned(answer[1])
+                if names:
+                    yield names
+                if not cursor:
+                    break
+
+    def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
+        """Write up to 1 MiB at *offset*. Raises BackendError, also for what would leave a gap."""
+        commands.check_piece(len(data))
+        commands.written(self._script(commands.put_range(name, offset, data, ttl_ms)))
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """Up to *length* bytes from *offset*. Raises BackendError."""
+        if length < 1:
+            return b""
+        return bytes(self._call(*commands.get_range(name, offset, length)))
+
+    def publish(
+        self, temporary: str, final: str, name: str, value: bytes, *, ttl_ms: int | None
+    ) -> bool:
+        """Rename *temporary* to *final* and store *value* under *name*, in one step. Raises
+        BackendError."""
+        return bool(self._script(commands.publish(temporary, final, name, value, ttl_ms)))
+
+    def _script(self, command: commands.Command) -> Any:
+        """Run a script, with its source if Redis does not have it yet."""
+        try:
+            return self._call(*command)
+        except commands.ScriptMissingError:
+            return self._call(*commands.with_source(command))
+
+    def close(self) -> None:
+        """Let go of connections, unless the client was given. Idempotent."""
+        if self._owned:
+            self._client.close()
+
+
+def _value(answer: Any) -> bytes | None:
+    if isinstance(answer, redis_errors.ResponseError) and str(answer).startswith("WRONGTYPE"):
+        return None  # as with MGET: what is not a string is not there
+    if isinstance(answer, Exception):
+        _fail("GET", answer)
+    found: bytes | None = answer
+    return found
+
+
+def _fail(command: str, cause: BaseException) -> NoReturn:
+    raise commands.backend_error(command, cause) from None

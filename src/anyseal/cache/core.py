@@ -1,0 +1,511 @@
+"""Cache: sealed entries in any backend, by ``await``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+
+from anyseal import offload
+from anyseal.cache.entry import LARGE, Entry, check_key
+from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
+from anyseal.cache.herd import Background, Herd, Job
+from anyseal.cache.large import (
+    Pieces,
+    PieceSink,
+    Whereabouts,
+    object_name,
+    published,
+    temporary_name,
+)
+from anyseal.cache.policy import TTL
+from anyseal.cache.stats import CacheHealth
+from anyseal.errors import BackendError, DecryptionError, FormatError, SourceError
+from anyseal.keys import Key
+from anyseal.objects.reader import ObjectReader
+from anyseal.objects.writer import ObjectWriter
+from anyseal.ports import RangedBackend, WatchedBackend
+
+__all__ = ["Cache"]
+
+T = TypeVar("T")
+
+SCAN_BATCH = 1000
+INLINE_DECODE_BYTES = 1 << 20
+
+
+class Cache(CacheBase):
+    """A cache whose backend never sees a value, nor by default the name of a key.
+
+    Namespace, partition, key, codec and expiry are bound into each entry: one that was moved to
+    another key, that is another partition's, or that outlived its expiry does not open, whatever
+    the backend says. What is not hidden: lengths, times, and which entries are asked for. An older
+    version of an entry, put back in its place by whoever controls the backend, opens until its
+    expiry.
+
+    Args:
+        backend: A Backend, such as MemoryBackend or RedisBackend; used, and closed by ``aclose``.
+        keyring: A Key, a StaticKeyring or a KeyHierarchy. Each partition has a key of its own.
+        namespace: Kept apart from others in the same backend; 1 to 64 of ``A-Z a-z 0-9 . _ -``.
+            Stored as it is.
+        codec: ``msgpack``, ``json``, ``raw``, ``arrow``, or an object with ``name``, ``encode``
+            and ``decode``.
+        ttl: Seconds that entries live unless told otherwise; None: until deleted or evicted.
+        policy: Lifetimes, herds, failures.
+        plain_keys: Store the names of partitions and keys as they are. Default: keyed hashes.
+        name_key: The key that names are made under. Default: the keyring's.
+        metrics: Called with each CacheEvent (its ``cache`` is the namespace).
+        audit: Called with an AuditEvent for each use of a key.
+        on_rotation: Called when an entry opens under a key that is no longer current.
+
+    Raises:
+        ConfigurationError: A setting is malformed, or the keyring has no key for names.
+    """
+
+    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
+        super().__init__(backend, keyring, **settings)
+        self._herd = Herd()
+        self._background = Background()
+        own = getattr(backend, "enforces_timeout", False)
+        self._timeout = None if own else self.policy.timeout
+
+    # ---- driving the flows
+
+    async def _answer(self, need: Need) -> Any:
+        if need.keyring:
+            return await getattr(self._keyring, need.method)(*need.args)
+        call = getattr(self._backend, need.method)
+        return await self._guarded(call, *need.args, **need.options)
+
+    async def _guarded(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+        """One call of the backend, within its time, counted by the breaker."""
+        probe = self._breaker.enter()
+        try:
+            if self._timeout is None:
+                result = await call(*args, **options)
+            else:
+                with anyio.fail_after(self._timeout):
+                    result = await call(*args, **options)
+        except (BackendError, TimeoutError, OSError) as exc:
+            error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
+            self._observer.count("backend_errors")
+            self._breaker.failed(error, probe)
+            raise error from (None if error is exc else exc)
+        except BaseException:
+            self._breaker.left(probe)
+            raise
+        self._breaker.succeeded(probe)
+        return result
+
+    async def _drive(self, flow: Flow[T]) -> T:
+        """Run *flow* to its end."""
+        try:
+            need = next(flow)
+            while True:
+                try:
+                    answer = await self._answer(need)
+                except Exception as exc:
+                    need = flow.throw(exc)
+                else:
+                    need = flow.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _found(self, partition: str, key: bytes) -> Entry | None:
+        """The entry of *key*; None also when the backend is down and the policy is open."""
+        try:
+            names = self._names_hit(partition)
+            if names is None or len(names.keys) > 1:
+                return await self._drive(self._find(partition, key))
+            # The flow, with its one need met here: driving it costs as much as opening.
+            version = None if self._local is None else self._local.version
+            stored = names.names(key)
+            (sealed,) = await self._guarded(self._backend.get_many, stored)
+            if sealed is None:
+                return None
+            entry = self._opened(names, partition, key, stored[0], sealed)
+            if entry is None:
+                flow = self._open(names, partition, key, stored[0], sealed)
+                entry = await self._drive(flow)
+            if entry is not None:
+                self._keep(partition, key, entry.stored, sealed, version)
+            return entry
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return None
+
+    async def _value(self, partition: str, key: bytes, entry: Entry, type: Any) -> Any:
+        """The value of *entry*, or UNSET if it cannot be had."""
+        kind, payload = entry.kind, entry.payload
+        try:
+            if kind == LARGE:
+                kind, payload = await self._read_large(partition, key, entry)
+            if len(payload) > INLINE_DECODE_BYTES and kind != LARGE:
+                return await offload.run(self._decoded, kind, payload, type)
+            return self._decoded(kind, payload, type)
+        except (FormatError, DecryptionError) as exc:
+            await self._drive(self._refused(partition, key, entry.stored, entry.sealed, exc))
+        except (SourceError, BackendError):
+            if self.policy.on_backend_error == "closed":
+                raise
+        return UNSET
+
+    # ---- reading
+
+    async def get(
+        self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
+    ) -> Any:
+        """The value of *key*, or *default*.
+
+        Args:
+            key: A str, or bytes; 1 to 32,767 bytes. Never shown to the backend.
+            default: For a miss: absent, ended, not to be opened, or the backend is down.
+            type: What the value is decoded as, such as ``list[UUID]`` or a dataclass.
+            partition: Whose key and whose entry.
+
+        Raises:
+            DecryptionError, FormatError, WrongKeyError: With ``on_tamper="raise"``.
+            BackendError: With ``on_backend_error="closed"``.
+
+        Cost: one look at the backend; none if the in-process layer has it, and then it suspends
+        nowhere.
+        """
+        data = check_key(key)
+        entry = self._local_entry(partition, data)
+        local = entry is not None
+        if entry is None:
+            entry = await self._found(partition, data)
+        if entry is None or self._stale(entry):
+            self._observer.count("misses")
+            return default
+        value = await self._value(partition, data, entry, type)
+        if value is UNSET:
+            self._observer.count("misses")
+            return default
+        self._observer.count("local_hits" if local else "hits")
+        return value
+
+    async def get_many(
+        self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
+    ) -> dict[str | bytes, Any]:
+        """The values of those of *keys* that are there, in one look at the backend."""
+        wanted = {key: check_key(key) for key in keys}
+        entries, local = self._held_locally(partition, wanted.values())
+        try:
+            rest = [data for data in wanted.values() if data not in local]
+            entries |= await self._drive(self._find_many(partition, rest))
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+        found: dict[str | bytes, Any] = {}
+        for key, data in wanted.items():
+            entry = entries.get(data)
+            if entry is not None and not self._stale(entry):
+                value = await self._value(partition, data, entry, type)
+                if value is not UNSET:
+                    found[key] = value
+                    self._observer.count("local_hits" if data in local else "hits")
+        self._observer.count("misses", len(wanted) - len(found))
+        return found
+
+    async def contains(self, key: str | bytes, *, partition: str = "default") -> bool:
+        """Whether *key* has an entry that opens and has not ended."""
+        data = check_key(key)
+        entry = self._local_entry(partition, data) or await self._found(partition, data)
+        return entry is not None and not self._stale(entry)
+
+    # ---- writing
+
+    async def set(
+        self,
+        key: str | bytes,
+        value: Any,
+        *,
+        ttl: TTL = UNSET,
+        tags: Sequence[str] = (),
+        if_absent: bool = False,
+        partition: str = "default",
+    ) -> bool:
+        """Seal *value* and store it under *key*.
+
+        Args:
+            key: See ``get``.
+            value: What the codec encodes, or None. Bytes above 1 MiB are stored in pieces.
+            ttl: Seconds or a timedelta; None: until deleted. Default: the cache's.
+            tags: At most 32; ``delete_tag`` ends all entries that carry one.
+            if_absent: Only if the backend has none.
+            partition: Whose key seals.
+
+        Returns:
+            Whether it was stored: False if *if_absent* found one, or the backend is down.
+
+        Raises:
+            TypeError: *value* cannot be encoded; the message names the path.
+            ValueError: It is too large, or *ttl* out of bounds.
+        """
+        data, seconds = check_key(key), self._lives(ttl)
+        kind, payload = self._prepared(value)
+        try:
+            names = await self._drive(self._names(partition))
+            carried = await self._drive(self._generations(names, partition, tags))
+            return await self._put(
+                partition, data, kind, payload, ttl=seconds, tags=carried, if_absent=if_absent
+            )
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return False
+
+    async def _put(
+        self, partition: str, key: bytes, kind: int, payload: Any, **options: Any
+    ) -> bool:
+        """Store a payload of any size."""
+        if len(payload) > self.policy.large_bytes and isinstance(self._backend, RangedBackend):
+            return await self._put_large(partition, key, kind, payload, **options)
+        return await self._drive(self._store(partition, key, kind, bytes(payload), **options))
+
+    async def set_many(
+        self,
+        items: Mapping[Any, Any],
+        *,
+        ttl: TTL = UNSET,
+        tags: Sequence[str] = (),
+        partition: str = "default",
+    ) -> int:
+        """``set`` each of *items*, several at once; how many were stored."""
+        stored = 0
+        queue = iter(items.items())
+
+        async def work() -> None:
+            nonlocal stored
+            for key, value in queue:
+                stored += await self.set(key, value, ttl=ttl, tags=tags, partition=partition)
+
+        for key, value in items.items():  # before the first is stored
+            check_key(key)
+            self._prepared(value)
+        async with anyio.create_task_group() as group:
+            for _ in range(min(len(items), 64)):
+                group.start_soon(work)
+        return stored
+
+    async def delete(self, *keys: str | bytes, partition: str = "default") -> int:
+        """Delete entries; how many were there.
+
+        Raises:
+            BackendError: They may still be there. Whatever the policy says.
+        """
+        return await self._drive(self._delete(partition, [check_key(key) for key in keys]))
+
+    async def pop(
+        self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
+    ) -> Any:
+        """Take the value of *key* out, in one step: of several callers one gets it.
+
+        Raises:
+            BackendError: It may still be there.
+        """
+        data = check_key(key)
+        while True:
+            entry = await self._drive(self._find(partition, data))
+            if entry is None:
+                return default
+            value = await self._value(partition, data, entry, type)
+            call = self._backend.compare_and_set
+            taken = await self._guarded(call, entry.stored, entry.sealed, None)
+            if self._local is not None:
+                self._local.drop((partition, data))
+            if taken:
+                if entry.kind == LARGE:
+                    await self._guarded(self._backend.delete_many, [object_name(entry.stored)])
+                self._observer.count("deletes")
+                return default if value is UNSET or self._stale(entry) else value
+
+    async def touch(
+        self, key: str | bytes, ttl: TTL = UNSET, *, partition: str = "default"
+    ) -> bool:
+        """Give *key* a new time to live; whether it was there."""
+        try:
+            return await self._drive(self._touch(partition, check_key(key), self._lives(ttl)))
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return False
+
+    async def delete_tag(self, *tags: str, partition: str = "default") -> None:
+        """End all entries of *partition* that carry one of *tags*; one small write each.
+
+        Raises:
+            BackendError: They may not have ended. Whatever the policy says.
+        """
+        for tag in tags:
+            await self._drive(self._delete_tag(partition, tag))
+
+    async def clear(self, *, partition: str | None = "default") -> int:
+        """Delete a partition's entries; with None, those of the whole namespace.
+
+        Returns:
+            How many names were deleted; 0 where the backend cannot list them and the entries are
+            only ended.
+        """
+        self._local_clear(partition)
+        if self._everywhere:
+            await self.delete_tag(*self._everywhere, partition=only_one(partition))
+            return 0
+        prefixes = [f"{self.namespace}:"]
+        if partition is not None:
+            prefixes = (await self._drive(self._names(partition))).prefixes
+        deleted = 0
+        for prefix in dict.fromkeys(prefixes):
+            async for names in self._backend.scan(prefix):
+                for at in range(0, len(names), SCAN_BATCH):
+                    batch = names[at : at + SCAN_BATCH]
+                    deleted += await self._guarded(self._backend.delete_many, batch)
+        return deleted
+
+    # ---- computing
+
+    async def get_or_set(
+        self,
+        key: str | bytes,
+        factory: Callable[[], Awaitable[Any]],
+        *,
+        ttl: Any = UNSET,
+        tags: Sequence[str] = (),
+        type: Any = Any,
+        partition: str = "default",
+        condition: Callable[[Any], bool] | None = None,
+    ) -> Any:
+        """The value of *key*; if there is none, what *factory* returns, which is then stored.
+
+        However many tasks ask, one of them computes; with a lease (see CachePolicy) also however
+        many processes. Callers get values of their own, but for the one who computed.
+
+        Args:
+            key: See ``get``.
+            factory: Called without arguments and awaited.
+            ttl: As for ``set``; also a function of the value that returns one.
+            tags: As for ``set``. One that is deleted while *factory* runs ends its result too.
+            type: As for ``get``.
+            partition: See ``get``.
+            condition: Given the value, whether to store it. Default: always.
+        """
+        job = Job(
+            partition=partition,
+            key=check_key(key),
+            factory=factory,
+            ttl=ttl,
+            tags=tuple(tags),
+            type=type,
+            condition=condition,
+        )
+        return await self._herd.value(self, job)
+
+    # ---- large values
+
+    async def _put_large(
+        self,
+        partition: str,
+        key: bytes,
+        kind: int,
+        payload: Any,
+        *,
+        ttl: float | None,
+        tags: Sequence[Any] = (),
+        cost_ms: int = 0,
+        if_absent: bool = False,
+    ) -> bool:
+        """Store a payload as an object and an entry that says where it is."""
+        names = await self._drive(self._names(partition))
+        if if_absent and await self._found(partition, key) is not None:
+            return False
+        name, at = names.names(key)[0], Whereabouts.fresh(kind)
+        temporary = temporary_name(name)
+        sealing = await self._drive(self._current(partition))
+        writer = ObjectWriter(
+            PieceSink(self._backend, temporary), sealing, context=names.context(key, at.what)
+        )
+        async with writer:
+            await writer.write(payload)
+            size = await writer.finish()
+        flow = self._store(
+            partition, key, LARGE, at.written(size).to_bytes(),
+            ttl=ttl, tags=tags, cost_ms=cost_ms,
+        )  # fmt: skip
+        return await self._drive(published(flow, temporary, object_name(name)))
+
+    async def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
+        """Kind and payload of the object that *entry* tells of."""
+        at = Whereabouts.of(entry)
+        names = await self._drive(self._names(partition))
+        source = Pieces(self._backend, object_name(entry.stored), at.sealed_size)
+        by_key = isinstance(self._keyring, Key)
+        async with await ObjectReader.open(
+            source,
+            self._keyring,
+            partition=None if by_key else partition,
+            context=names.context(key, at.what),
+        ) as reader:
+            return at.kind, await reader.read_range(0)
+
+    # ---- life
+
+    async def health(self) -> CacheHealth:
+        """Seal, store, read back, open and delete a probe."""
+        key, expected = b"health" + os.urandom(8), os.urandom(16)
+        started = perf_counter()
+        failure = "ok"
+        try:
+            flow = self._store("\0health", key, 1, expected, ttl=60.0)
+            await self._drive(flow)
+            if self._local is not None:
+                self._local.drop(("\0health", key))
+            entry = await self._drive(self._find("\0health", key))
+            if entry is None or bytes(entry.payload) != expected:
+                failure = "lost"
+            await self._drive(self._delete("\0health", [key]))
+        except Exception as exc:
+            failure = type(exc).__name__
+        return self._health(failure, started)
+
+    async def _watch(self) -> None:
+        """Forget what other processes changed, as the backend tells of it."""
+        local = self._local
+        if local is not None and isinstance(self._backend, WatchedBackend):
+            async for names in self._backend.changes(f"{self.namespace}:"):
+                local.drop_names(names)
+
+    async def __aenter__(self) -> Self:
+        if self._local is not None and isinstance(self._backend, WatchedBackend):
+            self._background.start(self._watch)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End background refreshes of this event loop, and close the backend. Idempotent."""
+        with anyio.CancelScope(shield=True):
+            await self._background.aclose()
+            await self._backend.aclose()
+
+
+def said(error: BaseException) -> str:
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+
+
+def only_one(partition: str | None) -> str:
+    if partition is None:
+        raise BackendError("this backend cannot list names: clear one partition at a time")
+    return partition

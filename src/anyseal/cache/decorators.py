@@ -1,0 +1,305 @@
+"""``cached`` and ``secure``: results of functions, sealed in a cache."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from anyseal.cache.arguments import Arguments, function_name
+from anyseal.cache.core import Cache
+from anyseal.cache.entry import function_key
+from anyseal.cache.flows import UNSET, CacheBase
+from anyseal.cache.herd import Job
+from anyseal.errors import BackendError, ConfigurationError
+
+__all__ = ["CacheInfo", "cached"]
+
+
+@dataclass(slots=True)
+class CacheInfo:
+    """What became of the calls of one decorated function in this process."""
+
+    hits: int = 0
+    misses: int = 0
+    """Calls that had to wait for the function."""
+    stale: int = 0
+
+    def count(self, what: str) -> None:
+        """One more."""
+        setattr(self, what, getattr(self, what) + 1)
+
+
+class CachedFunction:
+    """What a decorated function carries: its cache, its keys, its settings."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        if not callable(function) or isinstance(function, staticmethod | classmethod | type):
+            raise TypeError("cached goes below @staticmethod and @classmethod, onto a function")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function_name(function)} is a generator: its items cannot be cached")
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.info = CacheInfo()
+        self._cache = options["cache"]
+        self._key = options["key"]
+        self._partition = options["partition"]
+        self._tags = options["tags"]
+        self._type = options["type"]
+        self._arguments = Arguments(function, options["of_self"]) if self._key is None else None
+        self._name = options["name"] or function_name(function)
+        self._ttl = options["ttl"]
+        self._condition = options["condition"]
+        self._exceptions = tuple(options["exceptions"])
+        self._strict = options["strict"]
+        if isinstance(self._cache, CacheBase):
+            self.check(self._cache)
+
+    def check(self, cache: Any) -> CacheBase:
+        """*cache*, if it suits the function. Raises TypeError."""
+        if not isinstance(cache, CacheBase):
+            raise TypeError(f"cache= must be a Cache or a function that returns one, not {cache!r}")
+        if isinstance(cache, Cache) is not self.is_async:
+            side = "anyseal.cache.Cache" if self.is_async else "anyseal.sync.Cache"
+            raise TypeError(f"{self._name} needs an {side}: a function and its cache both wait, "
+                            "or both do not")  # fmt: skip
+        return cache
+
+    @property
+    def cache(self) -> Any:
+        """The cache; a function that was given instead is asked each time."""
+        found = self._cache
+        return found if isinstance(found, CacheBase) else self.check(found())
+
+    @functools.cached_property
+    def type(self) -> Any:
+        """What results are decoded as: the return annotation."""
+        if self._type is not UNSET:
+            return self._type
+        try:
+            hints = typing.get_type_hints(self.function, include_extras=True)
+        except Exception:  # a name that exists only for the type checker
+            return Any
+        return hints.get("return", Any)
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The key of a call."""
+        if self._arguments is None:
+            given = self._key(*args, **kwargs)
+            if not isinstance(given, str) or not given:
+                raise TypeError(f"{self._name}: key= must return a non-empty str")
+            return b"s" + given.encode()
+        bound = self._arguments.bind(*args, **kwargs)
+        return function_key(self._name, self._arguments.encode(bound))
+
+    def partition(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The partition of a call. Raises ConfigurationError if there is none to be told."""
+        given = self._partition
+        if given.__class__ is str:
+            return given
+        try:
+            found = given.get() if isinstance(given, ContextVar) else given(*args, **kwargs)
+        except LookupError:
+            raise ConfigurationError(f"{self._name}: no partition is set in this context") from None
+        if not isinstance(found, str) or not found:
+            raise ConfigurationError(f"{self._name}: partition= must give a non-empty str")
+        return found
+
+    def job(
+        self, cache: Any, partition: str, key: bytes, args: Any, kwargs: Any, *, force: bool = False
+    ) -> Job:
+        """How to compute the result of a call."""
+        function, tags = self.function, self._tags
+        carried = tuple(tags(*args, **kwargs)) if callable(tags) else tags
+        if cache._everywhere and self._arguments is not None:
+            carried = (*carried, self._clear_tag)
+        return Job(
+            partition=partition,
+            key=key,
+            factory=lambda: function(*args, **kwargs),
+            ttl=self._ttl,
+            tags=carried,
+            type=self.type,
+            condition=self._condition,
+            exceptions=self._exceptions,
+            lenient=not self._strict,
+            force=force,
+            info=self.info,
+        )
+
+    @property
+    def _clear_tag(self) -> str:
+        return f"\0function {self._name}"
+
+    def hit(self, cache: Any, partition: str, key: bytes) -> Any:
+        """The result from the in-process layer, or UNSET."""
+        if cache._local is None:
+            return UNSET
+        entry = cache._local_entry(partition, key)
+        if entry is None or entry.kind > 2 or entry.fresh_until:
+            return UNSET
+        value = cache._decoded(entry.kind, entry.payload, self.type)
+        cache._observer.count("local_hits")
+        self.info.hits += 1
+        return value
+
+
+def _decorate_async(self: CachedFunction) -> Any:
+    """The wrapper of an ``async def``."""
+
+    @functools.wraps(self.function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        cache, key = self.cache, self.key(args, kwargs)
+        partition = self.partition(args, kwargs)
+        value = self.hit(cache, partition, key)
+        if value is not UNSET:
+            return value
+        return await cache._herd.value(cache, self.job(cache, partition, key, args, kwargs))
+
+    async def invalidate(*args: Any, **kwargs: Any) -> bool:
+        """Delete the entry of these arguments; whether there was one."""
+        partition, key = self.partition(args, kwargs), self.key(args, kwargs)
+        return bool(await self.cache._drive(self.cache._delete(partition, [key])))
+
+    async def refresh(*args: Any, **kwargs: Any) -> Any:
+        """Call the function and replace the entry of these arguments."""
+        partition, key = self.partition(args, kwargs), self.key(args, kwargs)
+        job = self.job(self.cache, partition, key, args, kwargs, force=True)
+        return await self.cache._herd.value(self.cache, job)
+
+    async def cache_clear(*, partition: str = "default") -> int:
+        """Delete all entries of the function in one partition; how many."""
+        cache = self.cache
+        if cache._everywhere:
+            await cache.delete_tag(self._clear_tag, partition=partition)
+            return 0
+        names = await cache._drive(cache._names(partition))
+        cache._local_clear(partition)
+        deleted = 0
+        for prefix in _prefixes(self, names):
+            async for found in cache._backend.scan(prefix):
+                deleted += await cache._guarded(cache._backend.delete_many, found)
+        return deleted
+
+    return wrapper, invalidate, refresh, cache_clear
+
+
+def _decorate_sync(self: CachedFunction) -> Any:
+    """The wrapper of a ``def``."""
+
+    @functools.wraps(self.function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        cache, key = self.cache, self.key(args, kwargs)
+        partition = self.partition(args, kwargs)
+        value = self.hit(cache, partition, key)
+        if value is not UNSET:
+            return value
+        return cache._herd.value(cache, self.job(cache, partition, key, args, kwargs))
+
+    def invalidate(*args: Any, **kwargs: Any) -> bool:
+        """Delete the entry of these arguments; whether there was one."""
+        partition, key = self.partition(args, kwargs), self.key(args, kwargs)
+        return bool(self.cache._drive(self.cache._delete(partition, [key])))
+
+    def refresh(*args: Any, **kwargs: Any) -> Any:
+        """Call the function and replace the entry of these arguments."""
+        partition, key = self.partition(args, kwargs), self.key(args, kwargs)
+        job = self.job(self.cache, partition, key, args, kwargs, force=True)
+        return self.cache._herd.value(self.cache, job)
+
+    def cache_clear(*, partition: str = "default") -> int:
+        """Delete all entries of the function in one partition; how many."""
+        cache = self.cache
+        if cache._everywhere:
+            cache.delete_tag(self._clear_tag, partition=partition)
+            return 0
+        names = cache._drive(cache._names(partition))
+        cache._local_clear(partition)
+        deleted = 0
+        for prefix in _prefixes(self, names):
+            for found in cache._backend.scan(prefix):
+                deleted += cache._guarded(cache._backend.delete_many, found)
+        return deleted
+
+    return wrapper, invalidate, refresh, cache_clear
+
+
+def _prefixes(self: CachedFunction, names: Any) -> list[str]:
+    """What the names of the function's entries begin with."""
+    if self._arguments is None:
+        raise BackendError(f"{self._name} makes its own keys: delete them, or a tag")
+    found: list[str] = names.function_prefixes(self._name)
+    return found
+
+
+def decorate(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """*function* with a cache in front."""
+    self = CachedFunction(function, options)
+    make = _decorate_async if self.is_async else _decorate_sync
+    wrapper, wrapper.invalidate, wrapper.refresh, wrapper.cache_clear = make(self)
+    wrapper.cache_info = lambda: dataclass_copy(self.info)
+    wrapper.key_of = lambda *args, **kwargs: self.key(args, kwargs)
+    wrapper.cached = self
+    return wrapper
+
+
+def dataclass_copy(info: CacheInfo) -> CacheInfo:
+    """The counters of this moment."""
+    return CacheInfo(info.hits, info.misses, info.stale)
+
+
+def cached(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    cache: Any,
+    ttl: Any = UNSET,
+    key: Callable[..., str] | None = None,
+    of_self: Any = ...,
+    partition: str | Callable[..., str] | ContextVar[str] = "default",
+    tags: Sequence[str] | Callable[..., Sequence[str]] = (),
+    type: Any = UNSET,
+    condition: Callable[[Any], bool] | None = None,
+    exceptions: Sequence[type[Exception]] = (),
+    strict: bool = False,
+    name: str | None = None,
+) -> Any:
+    """Keep the results of a function, sealed, in *cache*; on ``async def`` and on ``def``.
+
+    The function never fails because the cache does: then it is simply called. The decorated
+    function has ``invalidate(*args)``, ``refresh(*args)``, ``cache_clear(partition=...)``,
+    ``cache_info()``, ``key_of(*args)`` and ``__wrapped__``; the first three are awaited on
+    ``async def``.
+
+    Args:
+        cache: A Cache (an ``anyseal.sync.Cache`` for ``def``), or a function that returns it.
+        ttl: Seconds, a timedelta, None, or a function of the result. Default: the cache's.
+        key: A function of the arguments that returns the key, as ``cache.get`` takes it. Default:
+            all arguments, bound to the signature, with defaults.
+        of_self: For methods: what of ``self`` or ``cls`` belongs to the key, or None for nothing.
+        partition: Whose entries: a name, a function of the arguments, or a ContextVar.
+        tags: At most 32, or a function of the arguments.
+        type: What results are decoded as. Default: the return annotation.
+        condition: Given the result, whether to keep it.
+        exceptions: Classes of exceptions that are kept, too, and raised again.
+        strict: A result that cannot be encoded raises TypeError instead of not being kept.
+        name: Stands for the function in keys. Default: its module and qualified name.
+
+    Raises:
+        ConfigurationError: A method without *of_self*.
+        TypeError: *cache* waits and the function does not, or the other way round.
+
+    Cost: on a hit in the process a few microseconds, without a look at anything else.
+    """
+    options = {
+        "cache": cache, "ttl": ttl, "key": key, "of_self": of_self, "partition": partition,
+        "tags": tags if callable(tags) else tuple(tags), "type": type, "condition": condition,
+        "exceptions": exceptions, "strict": strict, "name": name,
+    }  # fmt: skip
+    if function is None:
+        return lambda function: decorate(function, options)
+    return decorate(function, options)

@@ -1,0 +1,117 @@
+"""The in-process layer: sealed bytes only, least recently used first out, by bytes and by time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import TypeAlias
+
+__all__ = ["LocalLayer"]
+
+ENTRY_COST = 300
+"""Bytes that an entry takes beside its sealed bytes, about."""
+
+LocalKey: TypeAlias = tuple[str, bytes]
+
+
+class LocalLayer:
+    """Entries by partition and key, as they are stored.
+
+    Args:
+        max_bytes: What all entries may take; one takes at most an eighth of it.
+        ttl: Seconds that an entry is kept at most.
+    """
+
+    def __init__(self, max_bytes: int, ttl: float) -> None:
+        self._max_bytes = max_bytes
+        self._ttl = ttl
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._held: OrderedDict[LocalKey, tuple[bytes, str, float]] = OrderedDict()
+        self._by_name: dict[str, LocalKey] = {}
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Changes whenever something is dropped: what was read before may be old by now."""
+        return self._version
+
+    def get(self, key: LocalKey) -> tuple[bytes, str] | None:
+        """The sealed bytes and their name in the backend."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        if time.monotonic() >= held[2]:
+            self.drop(key)
+            return None
+        try:
+            self._held.move_to_end(key)
+        except KeyError:  # another thread dropped it
+            return None
+        return held[0], held[1]
+
+    def put(
+        self, key: LocalKey, name: str, sealed: bytes, ttl: float | None, version: int | None
+    ) -> None:
+        """Keep *sealed*, at most for *ttl* seconds; not if something was dropped since
+        *version*: it may have been this."""
+        size = len(sealed) + ENTRY_COST
+        if size * 8 > self._max_bytes:
+            self.drop(key)
+            return
+        until = time.monotonic() + (self._ttl if ttl is None else min(ttl, self._ttl))
+        with self._lock:
+            if version is not None and version != self._version:
+                return
+            self._remove(key)
+            self._held[key] = (sealed, name, until)
+            self._by_name[name] = key
+            self._bytes += size
+            while self._bytes > self._max_bytes:
+                self._remove(next(iter(self._held)))
+
+    def _remove(self, key: LocalKey) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._bytes -= len(held[0]) + ENTRY_COST
+            self._by_name.pop(held[1], None)
+
+    def drop(self, key: LocalKey) -> None:
+        """Forget one entry."""
+        with self._lock:
+            self._version += 1
+            self._remove(key)
+
+    def drop_names(self, names: list[str] | None) -> None:
+        """Forget the entries stored under these names; None: all."""
+        with self._lock:
+            self._version += 1
+            if names is None:
+                self._held.clear()
+                self._by_name.clear()
+                self._bytes = 0
+                return
+            for name in names:
+                key = self._by_name.get(name)
+                if key is not None:
+                    self._remove(key)
+
+    def drop_partition(self, partition: str | None) -> None:
+        """Forget a partition's entries; None: all."""
+        if partition is None:
+            self.drop_names(None)
+            return
+        with self._lock:
+            self._version += 1
+            for key in [key for key in self._held if key[0] == partition]:
+                self._remove(key)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Entries and bytes."""
+        return len(self._held), self._bytes
+
+    def renew(self) -> None:
+        """In a forked child: a thread that held the lock is gone."""
+        self._lock = threading.Lock()

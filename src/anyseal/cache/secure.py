@@ -1,0 +1,141 @@
+"""``secure``: the decorator that needs nothing but a master key."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from anyseal.cache.backends import backend_from_url, blocking_backend_from_url
+from anyseal.cache.backends.memory import BlockingMemoryBackend, MemoryBackend
+from anyseal.cache.core import Cache
+from anyseal.cache.decorators import decorate
+from anyseal.cache.flows import UNSET
+from anyseal.cache.policy import CachePolicy
+from anyseal.errors import ConfigurationError
+from anyseal.keyring.static import (
+    MASTER_KEY_VARIABLE,
+    PREVIOUS_KEYS_VARIABLE,
+    StaticKeyring,
+)
+from anyseal.keys import Key
+
+__all__ = ["secure"]
+
+IN_PROCESS_BYTES = 100 << 20
+LOCAL_BYTES = 16 << 20
+
+_backends: dict[tuple[int, bool, str], Any] = {}
+"""Those that were made from a URL, by process and side: decorated functions share connections."""
+
+
+def _master(value: Any, name: str) -> Key:
+    """One master key. Raises ConfigurationError; the message does not hold it."""
+    if isinstance(value, Key):
+        return value
+    try:
+        return Key.from_hex(value) if isinstance(value, str) else Key.from_bytes(value)
+    except (ConfigurationError, TypeError):
+        raise ConfigurationError(f"{name} must be hex-encoded, 32 bytes") from None
+
+
+def _keyring(master_key: Any, rotation: bool, previous: Sequence[Any]) -> StaticKeyring:
+    """The keyring of one decorated function."""
+    given, name = master_key, "master_key"
+    if given is None:
+        given, name = os.environ.get(MASTER_KEY_VARIABLE, "").strip(), MASTER_KEY_VARIABLE
+    if not isinstance(given, Key) and not given:
+        raise ConfigurationError(
+            "cache.secure requires master_key parameter or "
+            f"{MASTER_KEY_VARIABLE} environment variable"
+        )
+    old = [_master(key, "previous_master_keys") for key in previous]
+    if rotation:
+        listed = os.environ.get(PREVIOUS_KEYS_VARIABLE, "").split(",")
+        old += [_master(text, PREVIOUS_KEYS_VARIABLE) for text in map(str.strip, listed) if text]
+    return StaticKeyring(_master(given, name), old)
+
+
+def _backend(given: Any, is_async: bool) -> Any:
+    if given is None:
+        kind = MemoryBackend if is_async else BlockingMemoryBackend
+        return kind(max_bytes=IN_PROCESS_BYTES)
+    if not isinstance(given, str):
+        return given
+    known = (os.getpid(), is_async, given)
+    if known not in _backends:
+        _backends[known] = (backend_from_url if is_async else blocking_backend_from_url)(given)
+    return _backends[known]
+
+
+def secure(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    ttl: Any = 600.0,
+    master_key: Any = None,
+    backend: Any = None,
+    tenant_extractor: Callable[..., str] | ContextVar[str] | None = None,
+    key_rotation_enabled: bool = False,
+    previous_master_keys: Sequence[Any] = (),
+    namespace: str = "secure",
+    serializer: Any = "msgpack",
+    policy: CachePolicy | None = None,
+    metrics: Any = None,
+    audit: Any = None,
+    on_rotation: Any = None,
+    **options: Any,
+) -> Any:
+    """Keep the results of a function, sealed under a master key; on ``async def`` and on ``def``.
+
+    Settings are checked when the function is decorated, not when it is called.
+
+    Args:
+        ttl: As for ``cached``.
+        master_key: A Key, 32 bytes, or 64 hexadecimal characters. Default:
+            ``ANYSEAL_MASTER_KEY``.
+        backend: None keeps entries in this process, sealed all the same; a URL such as
+            ``redis://host:6379/0``; or a backend object.
+        tenant_extractor: A function of the arguments, or a ContextVar, that gives the tenant. Each
+            has keys of its own, and the tenant is part of the entry's name. Default: one tenant.
+        key_rotation_enabled: Entries under the master keys in ``ANYSEAL_PREVIOUS_MASTER_KEYS``
+            (separated by commas) still open.
+        previous_master_keys: The same, given here.
+        namespace: As for Cache.
+        serializer: A codec, as for Cache.
+        policy: As for Cache. Default: entries of a remote backend are also kept in this process,
+            16 MiB of them.
+        metrics: As for Cache; so are *audit* and *on_rotation*.
+        options: What else ``cached`` takes, such as ``key``, ``tags`` and ``condition``.
+
+    Raises:
+        ConfigurationError: No master key, or a malformed one; an unknown option.
+    """
+    unknown = set(options) - {
+        "key", "of_self", "tags", "type", "condition", "exceptions", "strict", "name",
+    }  # fmt: skip
+    if unknown:
+        raise ConfigurationError(f"cache.secure does not know {', '.join(sorted(unknown))}")
+    keyring = _keyring(master_key, key_rotation_enabled, previous_master_keys)
+    if policy is None:
+        policy = CachePolicy(local_bytes=LOCAL_BYTES)
+
+    def decorator(function: Callable[..., Any]) -> Any:
+        is_async = inspect.iscoroutinefunction(function)
+        # The sync cache is on a floor below this one: it is loaded when it is first needed.
+        kind = Cache if is_async else importlib.import_module("anyseal.sync.cache").Cache
+        cache = kind(
+            _backend(backend, is_async), keyring, namespace=namespace, codec=serializer,
+            policy=policy, metrics=metrics, audit=audit, on_rotation=on_rotation,
+        )  # fmt: skip
+        given: dict[str, Any] = {
+            "key": None, "of_self": ..., "tags": (), "type": UNSET, "condition": None,
+            "exceptions": (), "strict": False, "name": None, **options,
+        }  # fmt: skip
+        partition = "default" if tenant_extractor is None else tenant_extractor
+        return decorate(function, {**given, "cache": cache, "ttl": ttl, "partition": partition})
+
+    return decorator if function is None else decorator(function)

@@ -1,0 +1,57 @@
+"""The keys that names are made under: a partition's first intermediate key, which never rotates.
+
+It is gone when the partition is shredded, and what it named cannot be told any more.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from anyseal.errors import ConfigurationError, KeyNotFoundError
+from anyseal.keyring.cached import trim
+from anyseal.keys import Key
+
+if TYPE_CHECKING:
+    from anyseal.keyring.hierarchy import KeyHierarchy
+
+__all__ = ["NameKeys"]
+
+
+class NameKeys:
+    """The name keys of a hierarchy's partitions that are at hand."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held: OrderedDict[str, Key] = OrderedDict()
+
+    def hit(self, partition: str) -> list[Key] | None:
+        """The key, if it is at hand."""
+        key = self._held.get(partition)
+        return None if key is None else [key]
+
+    async def load(self, hierarchy: KeyHierarchy, partition: str) -> list[Key]:
+        """The key, from the metastore; the partition gets a first key if it has none."""
+        versions = getattr(hierarchy.metastore, "versions", None)
+        if versions is None:
+            raise ConfigurationError(
+                "the metastore cannot list a key's versions: give the cache a name_key="
+            )
+        ik_id = hierarchy.ik_id(partition)
+        for _ in range(2):
+            async for record in versions(ik_id):
+                key = await hierarchy.opening_key(
+                    hierarchy.partition(partition), ik_id, record.created
+                )
+                self._held[partition] = key.key
+                trim(self._held, self._size)
+                return [key.key]
+            await hierarchy.current(partition)
+        raise KeyNotFoundError("the partition's first key went while it was looked for")
+
+    def forget(self, partition: str | None) -> None:
+        """Drop one partition's key, or all."""
+        if partition is None:
+            self._held.clear()
+        else:
+            self._held.pop(partition, None)

@@ -1,0 +1,167 @@
+"""Request bodies: sealed blocks that are sent without copying, and without stopping the loop.
+
+aiohttp writes a ``bytes`` body in one go, and joins it with the headers first; of a ``BytesIO`` it
+takes a copy. Both transports of aiobotocore stream an async iterable, a slice at a time. botocore
+asks for a body that can be read and rewound, and then hashes it in the event loop, unless it is
+told not to: what is sealed needs no such proof, and a checksum is made where it was sealed.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import anyio.lowlevel
+
+from anyseal.errors import ConfigurationError
+
+__all__ = ["CHECKSUMS", "Body", "checksum_of", "leave_unhashed", "wanted_checksum"]
+
+SLICE_BYTES = 256 << 10
+"""What is written to a transport at a time: about 50 us."""
+
+
+def _crc32(blocks: Sequence[bytes]) -> bytes:
+    value = 0
+    for block in blocks:
+        value = zlib.crc32(block, value)
+    return value.to_bytes(4)
+
+
+def _hashed(name: str) -> Callable[[Sequence[bytes]], bytes]:
+    def digest(blocks: Sequence[bytes]) -> bytes:
+        state = hashlib.new(name, usedforsecurity=False)
+        for block in blocks:
+            state.update(block)
+        return state.digest()
+
+    return digest
+
+
+CHECKSUMS: dict[str, Callable[[Sequence[bytes]], bytes]] = {
+    "CRC32": _crc32,
+    "SHA1": _hashed("sha1"),
+    "SHA256": _hashed("sha256"),
+}
+"""The checksums that botocore knows without ``awscrt``."""
+
+
+def checksum_of(algorithm: str | None, blocks: Sequence[bytes]) -> dict[str, str]:
+    """The parameter that carries the checksum of *blocks*; none without an algorithm."""
+    if algorithm is None:
+        return {}
+    digest = CHECKSUMS[algorithm](blocks)
+    return {f"Checksum{algorithm}": base64.b64encode(digest).decode()}
+
+
+def wanted_checksum(client: Any, algorithm: str | None) -> str | None:
+    """The algorithm to use: what the caller wants, or what the client would add by itself.
+
+    Raises:
+        ValueError: Not one of ``CHECKSUMS``.
+    """
+    if algorithm is None:
+        config = getattr(getattr(client, "meta", None), "config", None)
+        when = getattr(config, "request_checksum_calculation", None)
+        return "CRC32" if when == "when_supported" else None
+    if algorithm not in CHECKSUMS:
+        raise ValueError(f"checksum must be one of {', '.join(CHECKSUMS)}, not {algorithm!r}")
+    return algorithm
+
+
+class Body:
+    """Blocks of sealed bytes, one after the other; read again from the start for each attempt."""
+
+    def __init__(self, blocks: Sequence[bytes]) -> None:
+        self._blocks = blocks
+        self._size = sum(map(len, blocks))
+        self._at = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence not in (0, 2):
+            raise ValueError("whence must be 0 or 2")
+        self._at = offset + (self._size if whence else 0)
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next *size* bytes, for those who hash."""
+        stop = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        taken, begin = [], 0
+        for block in self._blocks:
+            end = begin + len(block)
+            if begin < stop and end > self._at:
+                taken.append(block[max(self._at - begin, 0) : stop - begin])
+            begin = end
+        self._at = max(stop, self._at)
+        return b"".join(taken)
+
+    def _slices(self) -> Iterator[memoryview]:
+        for block in self._blocks:
+            view = memoryview(block)
+            for at in range(0, len(view), SLICE_BYTES):
+                yield view[at : at + SLICE_BYTES]
+
+    def __aiter__(self) -> _Slices:
+        return _Slices(self._slices())
+
+
+class _Slices:
+    """No generator: nobody would close it when a request fails."""
+
+    def __init__(self, slices: Iterator[memoryview]) -> None:
+        self._slices = slices
+
+    def __aiter__(self) -> _Slices:
+        return self
+
+    async def __anext__(self) -> memoryview:
+        await anyio.lowlevel.checkpoint()  # a fast network would take all in one go
+        for part in self._slices:
+            return part
+        raise StopAsyncIteration
+
+
+def _before_call(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    """Undo what botocore does to bodies; only to those of ours."""
+    if not isinstance(params.get("body"), Body):
+        return
+    # Asking whether the body is welcome takes a round trip, and a server may not answer.
+    params["headers"].pop("Expect", None)
+    checksum = context.get("checksum")
+    if checksum is not None:
+        context["checksum"] = {
+            name: value for name, value in checksum.items() if not name.startswith("request_")
+        }
+    config = context.get("client_config")
+    settings = getattr(config, "s3", None) or {}
+    if config is not None and settings.get("payload_signing_enabled") is None:
+        config = copy.copy(config)
+        config.s3 = {**settings, "payload_signing_enabled": False}
+        context["client_config"] = config
+
+
+def leave_unhashed(client: Any) -> None:
+    """Have *client* send bodies of ours as they are. Again does nothing.
+
+    A client whose ``payload_signing_enabled`` is set to true keeps hashing them.
+    """
+    events = getattr(getattr(client, "meta", None), "events", None)
+    if events is None:
+        return
+    for operation in ("PutObject", "UploadPart"):
+        try:
+            events.register_last(
+                f"before-call.s3.{operation}", _before_call, unique_id=f"anyseal-{operation}"
+            )
+        except ValueError as exc:  # pragma: no cover - another version registered another one
+            raise ConfigurationError(str(exc)) from None

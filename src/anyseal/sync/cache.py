@@ -1,0 +1,379 @@
+"""The cache without ``await``: the same flows over a blocking backend. Any thread may call it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from anyseal import offload
+from anyseal.cache.core import SCAN_BATCH, only_one
+from anyseal.cache.entry import LARGE, Entry, check_key
+from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
+from anyseal.cache.herd import Job
+from anyseal.cache.large import (
+    BlockingPieces,
+    BlockingPieceSink,
+    Whereabouts,
+    object_name,
+    published,
+    temporary_name,
+)
+from anyseal.cache.policy import TTL
+from anyseal.cache.stats import CacheHealth
+from anyseal.errors import BackendError, DecryptionError, FormatError, SourceError
+from anyseal.keys import Key
+from anyseal.ports import BlockingBackend, BlockingRangedBackend, LocalKeyring
+from anyseal.sync.herd import Herd
+from anyseal.sync.objects import ObjectReader, ObjectWriter
+
+__all__ = ["Cache"]
+
+T = TypeVar("T")
+
+
+class Cache(CacheBase):
+    """:class:`anyseal.cache.Cache` without ``await``, over a blocking backend.
+
+    Both may share one backend server: each reads what the other wrote. Timeouts are the backend's
+    own; the in-process layer is told of other processes' changes by nobody, and asks again after
+    ``local_ttl``.
+
+    Args:
+        backend: A BlockingBackend, such as ``anyseal.sync.MemoryBackend``.
+        keyring: As for the async cache; a hierarchy's misses wait on the shared event loop.
+        settings: As for the async cache.
+
+    Raises:
+        ConfigurationError: As for the async cache.
+        TypeError: *backend* is one of the async ones.
+    """
+
+    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
+        if not isinstance(backend, BlockingBackend):
+            raise TypeError(f"{type(backend).__name__} is not a blocking backend")
+        super().__init__(backend, keyring, **settings)
+        self._herd = Herd()
+
+    # ---- driving the flows
+
+    def _answer(self, need: Need) -> Any:
+        if not need.keyring:
+            call = getattr(self._backend, need.method)
+            return self._guarded(call, *need.args, **need.options)
+        local = getattr(self._keyring, f"{need.method}_local", None)
+        if local is not None and isinstance(self._keyring, LocalKeyring):
+            return local(*need.args)
+        return offload.wait(getattr(self._keyring, need.method), *need.args)
+
+    def _guarded(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """One call of the backend, counted by the breaker."""
+        probe = self._breaker.enter()
+        try:
+            result = call(*args, **options)
+        except (BackendError, OSError) as exc:
+            error = exc if isinstance(exc, BackendError) else BackendError(type(exc).__name__)
+            self._observer.count("backend_errors")
+            self._breaker.failed(error, probe)
+            raise error from (None if error is exc else exc)
+        except BaseException:
+            self._breaker.left(probe)
+            raise
+        self._breaker.succeeded(probe)
+        return result
+
+    def _drive(self, flow: Flow[T]) -> T:
+        """Run *flow* to its end."""
+        try:
+            need = next(flow)
+            while True:
+                try:
+                    answer = self._answer(need)
+                except Exception as exc:
+                    need = flow.throw(exc)
+                else:
+                    need = flow.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _found(self, partition: str, key: bytes) -> Entry | None:
+        try:
+            return self._drive(self._find(partition, key))
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return None
+
+    def _value(self, partition: str, key: bytes, entry: Entry, type: Any) -> Any:
+        kind, payload = entry.kind, entry.payload
+        try:
+            if kind == LARGE:
+                kind, payload = self._read_large(partition, key, entry)
+            return self._decoded(kind, payload, type)
+        except (FormatError, DecryptionError) as exc:
+            self._drive(self._refused(partition, key, entry.stored, entry.sealed, exc))
+        except (SourceError, BackendError):
+            if self.policy.on_backend_error == "closed":
+                raise
+        return UNSET
+
+    # ---- reading
+
+    def get(
+        self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
+    ) -> Any:
+        """The value of *key*, or *default*."""
+        data = check_key(key)
+        entry = self._local_entry(partition, data)
+        local = entry is not None
+        if entry is None:
+            entry = self._found(partition, data)
+        value = UNSET
+        if entry is not None and not self._stale(entry):
+            value = self._value(partition, data, entry, type)
+        if value is UNSET:
+            self._observer.count("misses")
+            return default
+        self._observer.count("local_hits" if local else "hits")
+        return value
+
+    def get_many(
+        self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
+    ) -> dict[str | bytes, Any]:
+        """The values of those of *keys* that are there, in one look at the backend."""
+        wanted = {key: check_key(key) for key in keys}
+        entries, local = self._held_locally(partition, wanted.values())
+        try:
+            rest = [data for data in wanted.values() if data not in local]
+            entries |= self._drive(self._find_many(partition, rest))
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+        found: dict[str | bytes, Any] = {}
+        for key, data in wanted.items():
+            entry = entries.get(data)
+            if entry is not None and not self._stale(entry):
+                value = self._value(partition, data, entry, type)
+                if value is not UNSET:
+                    found[key] = value
+                    self._observer.count("local_hits" if data in local else "hits")
+        self._observer.count("misses", len(wanted) - len(found))
+        return found
+
+    def contains(self, key: str | bytes, *, partition: str = "default") -> bool:
+        """Whether *key* has an entry that opens and has not ended."""
+        data = check_key(key)
+        entry = self._local_entry(partition, data) or self._found(partition, data)
+        return entry is not None and not self._stale(entry)
+
+    # ---- writing
+
+    def set(
+        self,
+        key: str | bytes,
+        value: Any,
+        *,
+        ttl: TTL = UNSET,
+        tags: Sequence[str] = (),
+        if_absent: bool = False,
+        partition: str = "default",
+    ) -> bool:
+        """Seal *value* and store it under *key*; whether it was stored."""
+        data, seconds = check_key(key), self._lives(ttl)
+        kind, payload = self._prepared(value)
+        try:
+            names = self._drive(self._names(partition))
+            carried = self._drive(self._generations(names, partition, tags))
+            return self._put(
+                partition, data, kind, payload, ttl=seconds, tags=carried, if_absent=if_absent
+            )
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return False
+
+    def _put(self, partition: str, key: bytes, kind: int, payload: Any, **options: Any) -> bool:
+        """Store a payload of any size."""
+        ranged = isinstance(self._backend, BlockingRangedBackend)
+        if len(payload) > self.policy.large_bytes and ranged:
+            return self._put_large(partition, key, kind, payload, **options)
+        return self._drive(self._store(partition, key, kind, bytes(payload), **options))
+
+    def set_many(
+        self,
+        items: Mapping[Any, Any],
+        *,
+        ttl: TTL = UNSET,
+        tags: Sequence[str] = (),
+        partition: str = "default",
+    ) -> int:
+        """``set`` each of *items*; how many were stored."""
+        for key, value in items.items():  # before the first is stored
+            check_key(key)
+            self._prepared(value)
+        return sum(
+            self.set(key, value, ttl=ttl, tags=tags, partition=partition)
+            for key, value in items.items()
+        )
+
+    def delete(self, *keys: str | bytes, partition: str = "default") -> int:
+        """Delete entries; how many were there. Raises BackendError."""
+        return self._drive(self._delete(partition, [check_key(key) for key in keys]))
+
+    def pop(
+        self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
+    ) -> Any:
+        """Take the value of *key* out, in one step: of several callers one gets it."""
+        data = check_key(key)
+        while True:
+            entry = self._drive(self._find(partition, data))
+            if entry is None:
+                return default
+            value = self._value(partition, data, entry, type)
+            taken = self._guarded(self._backend.compare_and_set, entry.stored, entry.sealed, None)
+            if self._local is not None:
+                self._local.drop((partition, data))
+            if taken:
+                if entry.kind == LARGE:
+                    self._guarded(self._backend.delete_many, [object_name(entry.stored)])
+                self._observer.count("deletes")
+                return default if value is UNSET or self._stale(entry) else value
+
+    def touch(self, key: str | bytes, ttl: TTL = UNSET, *, partition: str = "default") -> bool:
+        """Give *key* a new time to live; whether it was there."""
+        try:
+            return self._drive(self._touch(partition, check_key(key), self._lives(ttl)))
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return False
+
+    def delete_tag(self, *tags: str, partition: str = "default") -> None:
+        """End all entries of *partition* that carry one of *tags*. Raises BackendError."""
+        for tag in tags:
+            self._drive(self._delete_tag(partition, tag))
+
+    def clear(self, *, partition: str | None = "default") -> int:
+        """Delete a partition's entries; with None, those of the whole namespace."""
+        self._local_clear(partition)
+        if self._everywhere:
+            self.delete_tag(*self._everywhere, partition=only_one(partition))
+            return 0
+        prefixes = [f"{self.namespace}:"]
+        if partition is not None:
+            prefixes = self._drive(self._names(partition)).prefixes
+        deleted = 0
+        for prefix in dict.fromkeys(prefixes):
+            for names in self._backend.scan(prefix):
+                for at in range(0, len(names), SCAN_BATCH):
+                    batch = names[at : at + SCAN_BATCH]
+                    deleted += self._guarded(self._backend.delete_many, batch)
+        return deleted
+
+    # ---- computing
+
+    def get_or_set(
+        self,
+        key: str | bytes,
+        factory: Callable[[], Any],
+        *,
+        ttl: Any = UNSET,
+        tags: Sequence[str] = (),
+        type: Any = Any,
+        partition: str = "default",
+        condition: Callable[[Any], bool] | None = None,
+    ) -> Any:
+        """The value of *key*; if there is none, what *factory* returns, which is then stored.
+
+        However many threads and processes ask, one of them computes.
+        """
+        job = Job(
+            partition=partition,
+            key=check_key(key),
+            factory=factory,
+            ttl=ttl,
+            tags=tuple(tags),
+            type=type,
+            condition=condition,
+        )
+        return self._herd.value(self, job)
+
+    # ---- large values
+
+    def _put_large(
+        self,
+        partition: str,
+        key: bytes,
+        kind: int,
+        payload: Any,
+        *,
+        ttl: float | None,
+        tags: Sequence[Any] = (),
+        cost_ms: int = 0,
+        if_absent: bool = False,
+    ) -> bool:
+        """Store a payload as an object and an entry that says where it is."""
+        names = self._drive(self._names(partition))
+        if if_absent and self._found(partition, key) is not None:
+            return False
+        name, at = names.names(key)[0], Whereabouts.fresh(kind)
+        temporary = temporary_name(name)
+        sealing = self._drive(self._current(partition))
+        sink = BlockingPieceSink(self._backend, temporary)
+        with ObjectWriter(sink, sealing, context=names.context(key, at.what)) as writer:
+            writer.write(payload)
+            size = writer.finish()
+        flow = self._store(
+            partition, key, LARGE, at.written(size).to_bytes(), ttl=ttl, tags=tags, cost_ms=cost_ms
+        )
+        return self._drive(published(flow, temporary, object_name(name)))
+
+    def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
+        """Kind and payload of the object that *entry* tells of."""
+        at = Whereabouts.of(entry)
+        names = self._drive(self._names(partition))
+        source = BlockingPieces(self._backend, object_name(entry.stored), at.sealed_size)
+        by_key = isinstance(self._keyring, Key)
+        with ObjectReader.open(
+            source,
+            self._keyring,
+            partition=None if by_key else partition,
+            context=names.context(key, at.what),
+        ) as reader:
+            return at.kind, reader.read_range(0)
+
+    # ---- life
+
+    def health(self) -> CacheHealth:
+        """Seal, store, read back, open and delete a probe."""
+        key, expected = b"health" + os.urandom(8), os.urandom(16)
+        started = perf_counter()
+        failure = "ok"
+        try:
+            self._drive(self._store("\0health", key, 1, expected, ttl=60.0))
+            entry = self._drive(self._find("\0health", key))
+            if entry is None or bytes(entry.payload) != expected:
+                failure = "lost"
+            self._drive(self._delete("\0health", [key]))
+        except Exception as exc:
+            failure = type(exc).__name__
+        return self._health(failure, started)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End background refreshes, and close the backend. Idempotent."""
+        self._herd.close()
+        self._backend.close()

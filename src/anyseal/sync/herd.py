@@ -1,0 +1,251 @@
+"""Herds of threads: of all who ask for one missing value, one computes it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from anyseal.cache.entry import ERROR, LOCK, Entry
+from anyseal.cache.flows import UNSET
+from anyseal.cache.herd import POLL_FIRST, Computed, Job, next_poll
+from anyseal.errors import BackendError
+from anyseal.flight import ThreadFlight
+
+if TYPE_CHECKING:
+    from anyseal.sync.cache import Cache
+
+__all__ = ["Herd"]
+
+logger = logging.getLogger("anyseal.cache")
+
+REFRESHES_MAX = 8
+"""Threads that refresh in the background at the same time; beyond, a stale value is served and
+refreshed by a later caller."""
+
+
+class Herd:
+    """Computes missing values for one cache."""
+
+    def __init__(self) -> None:
+        self._flights: ThreadFlight[Computed] = ThreadFlight()
+        self._refreshing: set[tuple[str, bytes]] = set()
+        self._closed = False
+
+    def value(self, cache: Cache, job: Job) -> Any:
+        """The value of the job's key, found or computed."""
+        if not job.force:
+            entry = cache._local_entry(job.partition, job.key)
+            local = entry is not None
+            if entry is None:
+                entry = cache._found(job.partition, job.key)
+            if entry is not None:
+                value = self._usable(cache, job, entry)
+                if value is not UNSET:
+                    if not cache._stale(entry):
+                        job.count(cache, "local_hits" if local else "hits")
+                    return value
+            job.count(cache, "misses")
+        led = False
+
+        def lead() -> Computed:
+            nonlocal led
+            led = True
+            return self._compute(cache, job)
+
+        computed = self._flights.run(job.flight, lead)
+        if led or computed.kind < 0:
+            return computed.value
+        return cache._decoded(computed.kind, computed.payload, job.type)
+
+    def _usable(self, cache: Cache, job: Job, entry: Entry) -> Any:
+        """The value of *entry*, which may be stale: then it is refreshed in the background."""
+        stale = cache._stale(entry)
+        if stale and not cache.policy.stale_ttl:
+            return UNSET
+        if entry.kind == ERROR:
+            error = cache._revived(entry, job.exceptions)
+            if error is None:
+                return UNSET
+            raise error
+        value = cache._value(job.partition, job.key, entry, job.type)
+        if value is UNSET:
+            return UNSET
+        if stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms):
+            if stale:
+                job.count(cache, "stale")
+            self._refresh_soon(cache, job)
+        return value
+
+    def _refresh_soon(self, cache: Cache, job: Job) -> None:
+        """Compute in a thread of its own, unless that is under way here."""
+        mark = (job.partition, job.key)
+        if self._closed or mark in self._refreshing or len(self._refreshing) >= REFRESHES_MAX:
+            return
+        self._refreshing.add(mark)
+
+        def refresh() -> None:
+            try:
+                self._flights.run(job.flight, lambda: self._refresh(cache, job))
+            except Exception as exc:
+                logger.warning("a background task of the cache failed: %s", type(exc).__name__)
+            finally:
+                self._refreshing.discard(mark)
+
+        threading.Thread(target=refresh, name="anyseal-refresh", daemon=True).start()
+
+    def _refresh(self, cache: Cache, job: Job) -> Computed:
+        lease = self._lease(cache, job)
+        if lease is None:  # another process has it
+            return Computed(None)
+        with lease:
+            return self._run(cache, job)
+
+    def _lease(self, cache: Cache, job: Job) -> _Lease | None:
+        """The lease on the job's key; None if another has it."""
+        lease = _Lease(cache, cache._drive(cache._names(job.partition)), job.key)
+        try:
+            return lease if lease.take() else None
+        except BackendError:
+            if cache.policy.on_backend_error == "closed":
+                raise
+            return lease  # nobody can be asked: better twice than not at all
+
+    def _compute(self, cache: Cache, job: Job) -> Computed:
+        """Compute under the lease, or wait for the value of who has it."""
+        if cache.policy.lease is None:
+            return self._run(cache, job)
+        delay = POLL_FIRST
+        while True:
+            lease = self._lease(cache, job)
+            if lease is not None:
+                with lease:
+                    if lease.held and not job.force:
+                        found = self._arrived(cache, job)
+                        if found is not None:  # while the lease changed hands
+                            return found
+                    return self._run(cache, job)
+            time.sleep(delay)
+            delay = next_poll(delay)
+            found = None if job.force else self._arrived(cache, job)
+            if found is not None:
+                return found
+
+    def _arrived(self, cache: Cache, job: Job) -> Computed | None:
+        """The value that someone else stored meanwhile."""
+        entry = cache._found(job.partition, job.key)
+        if entry is None or cache._stale(entry):
+            return None
+        if entry.kind == ERROR:
+            error = cache._revived(entry, job.exceptions)
+            if error is None:
+                return None
+            raise error
+        value = cache._value(job.partition, job.key, entry, job.type)
+        if value is UNSET:
+            return None
+        if entry.kind > ERROR:
+            return Computed(value)
+        return Computed(value, entry.kind, bytes(entry.payload))
+
+    def _run(self, cache: Cache, job: Job) -> Computed:
+        """Call the factory and store what it returns."""
+        names = cache._drive(cache._names(job.partition))
+        try:
+            tags = cache._drive(cache._generations(names, job.partition, job.tags))
+        except BackendError:
+            if cache.policy.on_backend_error == "closed":
+                raise
+            tags = None
+        started = perf_counter()
+        try:
+            value = job.factory()
+        except job.exceptions as exc:
+            self._keep(cache, job, tags, *cache._frozen(exc), started=started, value=exc)
+            raise
+        try:
+            kind, payload = cache._prepared(value)
+        except (TypeError, ValueError) as exc:
+            if not job.lenient:
+                raise
+            cache._observer.warn("a value cannot be cached", job.partition, exc)
+            return Computed(value)
+        self._keep(cache, job, tags, kind, payload, started=started, value=value)
+        return Computed(value, kind, payload)
+
+    def _keep(
+        self, cache: Cache, job: Job, tags: Any, kind: int, payload: Any, *, started: float,
+        value: Any,
+    ) -> None:  # fmt: skip
+        """Store a computed payload, if it is wanted and can be."""
+        if tags is None or (job.condition is not None and not job.condition(value)):
+            return
+        ttl = job.ttl(value) if callable(job.ttl) else job.ttl
+        cost_ms = round((perf_counter() - started) * 1000)
+        try:
+            cache._put(
+                job.partition, job.key, kind, payload,
+                ttl=cache._lives(ttl), tags=tags, cost_ms=cost_ms,
+            )  # fmt: skip
+        except BackendError:
+            if cache.policy.on_backend_error == "closed":
+                raise
+
+    def close(self) -> None:
+        """Begin no more refreshes."""
+        self._closed = True
+
+
+class _Lease:
+    """The right to compute one key's value; a thread renews it while it is held for long."""
+
+    def __init__(self, cache: Cache, names: Any, key: bytes) -> None:
+        self._cache = cache
+        self._name = names.names(key)[0] + LOCK
+        self._owner = os.urandom(16)
+        self._seconds: float = cache.policy.lease or 0.0
+        self._over = threading.Event()
+        self._timer: threading.Timer | None = None
+        self.held = False
+
+    def _ask(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return self._cache._guarded(call, self._name, *args, **options)
+
+    def take(self) -> bool:
+        """Whether nobody else has it."""
+        if not self._seconds:
+            return True
+        ttl_ms = max(1, round(self._seconds * 1000))
+        call = self._cache._backend.set
+        self.held = self._ask(call, self._owner, ttl_ms=ttl_ms, if_absent=True)
+        return self.held
+
+    def _renew(self) -> None:
+        ttl_ms = max(1, round(self._seconds * 1000))
+        while True:
+            with contextlib.suppress(BackendError):
+                call = self._cache._backend.compare_and_set
+                self._ask(call, self._owner, self._owner, ttl_ms=ttl_ms)
+            if self._over.wait(self._seconds / 3):
+                return
+
+    def __enter__(self) -> _Lease:
+        if self.held:
+            self._timer = threading.Timer(self._seconds / 3, self._renew)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if not self.held:
+            return
+        self._over.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        with contextlib.suppress(BackendError):
+            self._ask(self._cache._backend.compare_and_set, self._owner, None)
