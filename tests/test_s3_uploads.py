@@ -717,7 +717,7 @@ async def test_upload_survives_a_server_that_is_killed(own_server: SeaweedFS, ke
         with pytest.raises(SourceError) as caught:
             await bucket.upload_part(token, 2, PLAIN[plan.part(2).start :])
         assert caught.value.retryable
-        own_server.start()
+        await anyio.to_thread.run_sync(own_server.start)
     async with opened(own_server.url, name, key) as bucket:
         assert [2] == await bucket.resume(token, [receipt])
         second = await bucket.upload_part(token, 2, PLAIN[plan.part(2).start :])
