@@ -694,38 +694,7 @@ async def test_no_plaintext_reaches_the_disk_of_the_store(
     assert scanned > 2 * len(PLAIN)
 
 
-# ---- Servers and workers that die ----------------------------------------------------------
-
-
-@pytest.fixture
-def own_server() -> Iterator[SeaweedFS]:
-    """A server that a test may stop."""
-    server = SeaweedFS()
-    yield server
-    server.close()
-
-
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_upload_survives_a_server_that_answers_no_more(
-    own_server: SeaweedFS, key: Key
-) -> None:
-    """Between two parts: an error of a known type, and the upload goes on where it was."""
-    name = new_bucket(own_server)
-    async with s3_client(own_server.url, read_timeout=2, connect_timeout=2) as client:
-        bucket = UploadCalls(client, name, key, part_size=PART, attempts=1)
-        token = await begin(bucket, len(PLAIN))
-        plan = await bucket.part_plan(token)
-        receipt = await bucket.upload_part(token, 1, PLAIN[: plan.part(1).stop])
-        own_server.freeze()
-        with pytest.raises(SourceError) as caught:
-            await bucket.upload_part(token, 2, PLAIN[plan.part(2).start :])
-        assert caught.value.retryable
-        own_server.thaw()
-    async with opened(own_server.url, name, key) as bucket:
-        assert [2] == await bucket.resume(token, [receipt])
-        second = await bucket.upload_part(token, 2, PLAIN[plan.part(2).start :])
-        await bucket.complete_upload(token, [second, receipt])
-    assert PLAIN == await open_whole(stored(own_server, name), key)
+# ---- Workers that die ----------------------------------------------------------------------
 
 
 WORKER = """
