@@ -5,6 +5,7 @@ HTML comment on the line before a block changes that:
 
 - ``<!-- not run: why -->``: only compiled; each must be listed in ``NOT_RUN`` below.
 - ``<!-- setup: name -->``: the function of that name in ``SETUPS`` runs first.
+- ``<!-- server: name -->``: that server of ``SERVERS`` runs, and its URL is in the environment.
 - ``<!-- pytest: file name -->``: goes into that file; pytest runs them in a process of its own.
 """
 
@@ -23,12 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import typer.main
 
 from anyseal import CryptoPolicy, errors
 from anyseal.cli.app import app
 from anyseal.settings import SessionSettings, setting_names
+from storage_servers import RedisServer
 from support import pattern
+
+pytest_plugins = ["server_fixtures"]
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -69,6 +74,9 @@ SETUPS: dict[str, Callable[[Path], None]] = {
     "environment": _static_environment,
     "master key": _lenzeye_master_key,
 }
+
+SERVERS = {"redis": ("empty_redis", "REDIS_URL")}
+"""A fixture that has a ``url``, and the variable that a page's code reads it from."""
 
 FILES = ("backup.tar", "notes.txt", "big.img", "log", "shop")
 """What the commands of the pages find in their folder; sealed ones of log and shop as well."""
@@ -125,6 +133,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.environ.update(before)
 
 
+@pytest.fixture
+def empty_redis(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """Redis, without what others left in it, and without what this test leaves."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield redis_server
+        client.flushall()
+
+
 def _names(pages: list[Path]) -> list[str]:
     return [page.name for page in pages]
 
@@ -133,7 +150,7 @@ WITH_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blo
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=_names(WITH_PYTHON))
-def test_docs_python_runs(page: Path, folder: Path) -> None:
+def test_docs_python_runs(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
     """What a reader copies from a page works, in the page's order."""
     namespace: dict[str, Any] = {"__name__": f"docs_{page.stem}"}
     for block in blocks(page):
@@ -141,8 +158,12 @@ def test_docs_python_runs(page: Path, folder: Path) -> None:
             continue
         code = compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
         setup, file = block.option("setup"), block.option("pytest")
+        server = block.option("server")
         if setup is not None:
             SETUPS[setup](folder)
+        if server is not None:
+            fixture, variable = SERVERS[server]
+            os.environ[variable] = request.getfixturevalue(fixture).url
         if file is not None:
             with (folder / file).open("a") as tests:
                 tests.write(block.text + "\n\n")
