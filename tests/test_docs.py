@@ -12,6 +12,7 @@ HTML comment on the line before a block changes that:
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -28,6 +29,8 @@ import redis
 import typer.main
 
 from anyseal import CryptoPolicy, errors
+from anyseal.cache import CachePolicy, CacheStats, cached, secure
+from anyseal.cache.flows import CacheBase
 from anyseal.cli.app import app
 from anyseal.settings import SessionSettings, setting_names
 from storage_servers import RedisServer
@@ -314,6 +317,32 @@ def test_docs_policy_is_the_policy() -> None:
     """The table of the policy has every field."""
     told = [_code(name)[0] for name, *_ in _rows("sessions.md", "policy")]
     assert [item.name for item in dataclasses.fields(CryptoPolicy)] == told
+
+
+def test_docs_cache_policy_is_the_policy() -> None:
+    """The table of the cache's policy has every field, in order."""
+    told = [_code(name)[0] for name, *_ in _rows("cache-operations.md", "policy")]
+    assert [item.name for item in dataclasses.fields(CachePolicy)] == told
+
+
+def test_docs_cache_settings_are_the_settings() -> None:
+    """So have the tables of what a cache and its decorators take."""
+    for page, header, takes in (
+        ("cache.md", "setting of `Cache`", CacheBase.__init__),
+        ("cache-decorators.md", "argument", cached),
+        ("cache-decorators.md", "argument", secure),
+    ):
+        told = {name for cell, *_ in _rows(page, header) for name in _code(cell)}
+        parameters = inspect.signature(takes).parameters.values()
+        real = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+        assert set() == real - told, takes
+
+
+def test_docs_cache_counters_are_the_counters() -> None:
+    """Whoever watches a counter finds what it means; what the layer holds now is no counter."""
+    told = {name for cell, *_ in _rows("cache-operations.md", "counter") for name in _code(cell)}
+    real = {item.name for item in dataclasses.fields(CacheStats)}
+    assert real - {"local_entries", "local_bytes"} == told
 
 
 def test_docs_migration_names_settings_that_exist() -> None:
