@@ -125,7 +125,7 @@ class Arguments:
             data = _encode(bound)
         except OverflowError:  # an int beyond 64 bits
             return self._tagged(bound)
-        return data if len(data) <= _KEY_MAX else hashlib.blake2b(data, digest_size=32).digest()
+        return data if len(data) <= _KEY_MAX else _digest(data)
 
     def _tagged(self, bound: tuple[Any, ...]) -> bytes:
         found = []
@@ -138,7 +138,12 @@ class Arguments:
                     "give the decorator key=, or pass plain values"
                 ) from None
         data = b"\xc1" + _encode(found)  # a byte that MessagePack never begins with
-        return data if len(data) <= _KEY_MAX else hashlib.blake2b(data, digest_size=32).digest()
+        return data if len(data) <= _KEY_MAX else _digest(data)
+
+
+def _digest(data: bytes) -> bytes:
+    """What stands for long arguments; begins as none that are short do."""
+    return b"\xc1\xc1" + hashlib.blake2b(data, digest_size=32).digest()
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -162,8 +167,10 @@ def _plain(value: Any, depth: int) -> Any:
 
 def _of_class(value: Any, depth: int) -> Any:
     """What of an object tells it from others of its class."""
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, enum.Enum):
-        return value.name
+        return value.name if value.name is not None else ["flag", str(value.value)]
     if isinstance(value, _TEXT):
         return str(value)
     if isinstance(value, _TIMES):
@@ -176,10 +183,9 @@ def _of_class(value: Any, depth: int) -> Any:
     if isinstance(value, msgspec.Struct):
         names = value.__struct_fields__
         return [_plain(getattr(value, name), depth + 1) for name in names]
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, tuple | list):  # a NamedTuple, or a subclass
         return [_plain(each, depth + 1) for each in value]
     if isinstance(value, int | float | str | bytes):  # a subclass
-        return repr(value) if isinstance(value, int | float) else value[:]
+        plain: Any = next(kind for kind in (int, float, str, bytes) if isinstance(value, kind))
+        return _plain(plain(value), depth)
     raise TypeError(f"a {type(value).__name__} is none of the types that keys are made of")
