@@ -362,7 +362,8 @@ class Cache(CacheBase):
             nonlocal stored
             try:
                 for each in queue:
-                    stored += await self._set(partition, *each, ttl=seconds, tags=tags)
+                    done = await self._set(partition, *each, ttl=seconds, tags=tags)
+                    stored += done  # only now: others have counted meanwhile
             except Exception as exc:
                 failed.append(exc)
                 group.cancel_scope.cancel()
