@@ -40,7 +40,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def function_name(function: Callable[..., Any]) -> str:
     """What tells *function* from others: its module and qualified name."""
-    return f"{function.__module__}.{function.__qualname__}"
+    try:
+        return f"{function.__module__}.{function.__qualname__}"
+    except AttributeError:
+        raise TypeError("a function without a name of its own needs name=") from None
 
 
 def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
@@ -76,8 +79,7 @@ def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Calla
     # The source is made of the function's own parameter names, which Python has parsed before.
     exec(body, defaults)  # noqa: S102
     bind: Callable[..., Any] = defaults["bind"]
-    bind.__name__ = function.__name__
-    bind.__qualname__ = function.__qualname__
+    bind.__qualname__ = bind.__name__ = getattr(function, "__name__", "function")
     return bind
 
 
@@ -86,6 +88,7 @@ class Arguments:
 
     Args:
         function: Whose signature it is.
+        name: The function's own, or the one that was given to it.
         of_self: What of ``self`` or ``cls`` belongs to the key: a function of it, or None for
             nothing of it. A function whose first parameter has one of these names needs it.
 
@@ -93,9 +96,9 @@ class Arguments:
         ConfigurationError: ``self`` or ``cls`` without *of_self*.
     """
 
-    def __init__(self, function: Callable[..., Any], of_self: Any) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, of_self: Any) -> None:
         signature = inspect.signature(function)
-        self._name = function_name(function)
+        self._name = name
         self._names = list(signature.parameters)
         first = self._names[0] if self._names else ""
         self._of_self: Callable[[Any], Any] | None = None

@@ -53,8 +53,10 @@ class CachedFunction:
         self._partition = options["partition"]
         self._tags = options["tags"]
         self._type = options["type"]
-        self._arguments = Arguments(function, options["of_self"]) if self._key is None else None
         self._name = options["name"] or function_name(function)
+        self._arguments = (
+            Arguments(function, self._name, options["of_self"]) if self._key is None else None
+        )
         self._ttl = options["ttl"]
         self._condition = options["condition"]
         self._exceptions = tuple(options["exceptions"])
