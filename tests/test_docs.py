@@ -6,12 +6,14 @@ HTML comment on the line before a block changes that:
 - ``<!-- not run: why -->``: only compiled; each must be listed in ``NOT_RUN`` below.
 - ``<!-- setup: name -->``: the function of that name in ``SETUPS`` runs first.
 - ``<!-- buckets: one two -->``: these are made first, on a server that the environment names.
+- ``<!-- server: name -->``: that server of ``SERVERS`` runs, and its URL is in the environment.
 - ``<!-- pytest: file name -->``: goes into that file; pytest runs them in a process of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -25,12 +27,15 @@ from typing import Any
 
 import boto3
 import pytest
+import redis
 import typer.main
 
 from anyseal import CryptoPolicy, errors
+from anyseal.cache import CachePolicy, CacheStats, cached, secure
+from anyseal.cache.flows import CacheBase
 from anyseal.cli.app import app
 from anyseal.settings import SessionSettings, setting_names
-from storage_servers import ACCESS_KEY, SECRET_KEY, SeaweedFS
+from storage_servers import ACCESS_KEY, SECRET_KEY, RedisServer, SeaweedFS
 from support import pattern
 
 pytest_plugins = ["server_fixtures"]
@@ -103,6 +108,9 @@ def make_buckets(server: SeaweedFS, names: list[str]) -> None:
         server.client().create_bucket(Bucket=name)
 
 
+SERVERS = {"redis": ("empty_redis", "REDIS_URL")}
+"""A fixture that has a ``url``, and the variable that a page's code reads it from."""
+
 FILES = ("backup.tar", "notes.txt", "big.img", "log", "shop")
 """What the commands of the pages find in their folder; sealed ones of log and shop as well."""
 
@@ -158,6 +166,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.environ.update(before)
 
 
+@pytest.fixture
+def empty_redis(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """Redis, without what others left in it, and without what this test leaves."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield redis_server
+        client.flushall()
+
+
 def _names(pages: list[Path]) -> list[str]:
     return [page.name for page in pages]
 
@@ -177,8 +194,12 @@ def test_docs_python_runs(page: Path, folder: Path, request: pytest.FixtureReque
         buckets = block.option("buckets")
         if buckets is not None:
             make_buckets(request.getfixturevalue("weed_server"), buckets.split())
+        server = block.option("server")
         if setup is not None:
             SETUPS[setup](folder)
+        if server is not None:
+            fixture, variable = SERVERS[server]
+            os.environ[variable] = request.getfixturevalue(fixture).url
         if file is not None:
             with (folder / file).open("a") as tests:
                 tests.write(block.text + "\n\n")
@@ -289,7 +310,7 @@ def test_docs_links_resolve(page: Path) -> None:
 
 def test_docs_index_lists_every_page() -> None:
     """A page that the index does not name is not found."""
-    listed = set(re.findall(r"\]\(([a-z-]+\.md)\)", (ROOT / "docs/index.md").read_text("utf-8")))
+    listed = set(re.findall(r"\]\(([a-z0-9-]+\.md)\)", (ROOT / "docs/index.md").read_text("utf-8")))
     assert {page.name for page in PAGES[1:]} - {"index.md"} <= listed
 
 
@@ -329,6 +350,32 @@ def test_docs_policy_is_the_policy() -> None:
     """The table of the policy has every field."""
     told = [_code(name)[0] for name, *_ in _rows("sessions.md", "policy")]
     assert [item.name for item in dataclasses.fields(CryptoPolicy)] == told
+
+
+def test_docs_cache_policy_is_the_policy() -> None:
+    """The table of the cache's policy has every field, in order."""
+    told = [_code(name)[0] for name, *_ in _rows("cache-operations.md", "policy")]
+    assert [item.name for item in dataclasses.fields(CachePolicy)] == told
+
+
+def test_docs_cache_settings_are_the_settings() -> None:
+    """So have the tables of what a cache and its decorators take."""
+    for page, header, takes in (
+        ("cache.md", "setting of `Cache`", CacheBase.__init__),
+        ("cache-decorators.md", "argument", cached),
+        ("cache-decorators.md", "argument", secure),
+    ):
+        told = {name for cell, *_ in _rows(page, header) for name in _code(cell)}
+        parameters = inspect.signature(takes).parameters.values()
+        real = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+        assert set() == real - told, takes
+
+
+def test_docs_cache_counters_are_the_counters() -> None:
+    """Whoever watches a counter finds what it means; what the layer holds now is no counter."""
+    told = {name for cell, *_ in _rows("cache-operations.md", "counter") for name in _code(cell)}
+    real = {item.name for item in dataclasses.fields(CacheStats)}
+    assert real - {"local_entries", "local_bytes"} == told
 
 
 def test_docs_migration_names_settings_that_exist() -> None:

@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import inspect
 import io
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from anyseal import (
@@ -505,6 +508,26 @@ def test_bucket_works_in_forked_children(weed_server: SeaweedFS, name: str) -> N
     ] == said(done)
 
 
+LEFT_OPEN = """
+import sys
+from anyseal import sync
+url, name, access_key, secret_key = sys.argv[1:]
+bucket = sync.SealedBucket.connect(
+    name, sync.Key.from_bytes(bytes(32)), endpoint_url=url, region="us-east-1",
+    access_key=access_key, secret_key=secret_key,
+)
+bucket.put("left-open", bytes(20_000_000))
+reader, pieces, listed = bucket.open("left-open"), bucket.stream("left-open"), bucket.list()
+print(len(next(pieces)), next(listed) is not None, reader.size)
+"""
+
+
+def test_bucket_that_nobody_closes_is_closed_at_exit(weed_server: SeaweedFS, name: str) -> None:
+    """A script ends in silence, and at once."""
+    done = run_python(LEFT_OPEN, weed_server.url, name, ACCESS_KEY, SECRET_KEY)
+    assert ["1048576 True 20000000"] == said(done)
+
+
 def test_import_without_aiobotocore_says_what_to_install() -> None:
     """An extra that is missing must name itself."""
     code = """
@@ -540,8 +563,6 @@ def test_caller_waits_until_what_it_cancels_has_ended() -> None:
     ended = []
 
     async def work(told: Any) -> None:
-        import anyio
-
         told(1, None)
         try:
             await anyio.sleep(30)
@@ -556,6 +577,24 @@ def test_caller_waits_until_what_it_cancels_has_ended() -> None:
     caller = Caller()
     with pytest.raises(KeyboardInterrupt):
         caller.run(work, caller.told(fail))
+    assert [True] == ended
+
+
+def test_caller_is_interrupted_while_it_waits() -> None:
+    """Ctrl-C ends a call that waits for a server, not only user code."""
+    ended = []
+
+    async def work() -> None:
+        try:
+            await anyio.sleep(30)
+        finally:
+            ended.append(True)
+
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        Caller().run(work)
+    timer.join()
     assert [True] == ended
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
@@ -174,4 +175,5 @@ def iterate(iterator: AsyncGenerator[T, None], limit: int = 1) -> Iterator[T]:
                 return
     finally:
         if os.getpid() == pid:
-            await_(iterator.aclose)
+            with contextlib.suppress(RuntimeError):  # at exit, when the event loop is gone
+                await_(iterator.aclose)
