@@ -38,9 +38,7 @@ def cache() -> Cache:
 @pytest.fixture
 def twin() -> sync.Cache:
     """For ``def``; with the in-process layer."""
-    return sync.Cache(
-        BlockingMemoryBackend(), KEYRING, policy=CachePolicy(local_bytes=1 << 20)
-    )
+    return sync.Cache(BlockingMemoryBackend(), KEYRING, policy=CachePolicy(local_bytes=1 << 20))
 
 
 @dataclasses.dataclass
@@ -169,7 +167,7 @@ def test_cached_binds_every_kind_of_parameter(twin: sync.Cache) -> None:
 
     def make(source: str) -> Any:
         space: dict[str, Any] = {"__name__": "m"}
-        exec(source, space)  # noqa: S102
+        exec(source, space)
         return cached(cache=twin)(space["f"])
 
     f = make("def f(a, /, b=2, *args, c, d=4, **kw): return [a, b, list(args), c, d, kw]")
