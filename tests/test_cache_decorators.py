@@ -297,8 +297,13 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
     """What the decorator can be told about keys, lifetimes, and what is worth keeping."""
     calls: list[int] = []
 
-    @cached(cache=cache, key=lambda n, note: f"user:{n}", tags=lambda n, note: [f"tag{n}"],
-            ttl=lambda value: 0.1 if value < 0 else 60, condition=lambda value: value != 0)  # fmt: skip
+    @cached(
+        cache=cache,
+        key=lambda n, note: f"user:{n}",
+        tags=lambda n, note: [f"tag{n}"],
+        ttl=lambda value: 0.1 if value < 0 else 60,
+        condition=lambda value: value != 0,
+    )
     async def load(n: int, note: object) -> int:
         calls.append(n)
         return n
@@ -504,16 +509,16 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_secure_needs_only_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """On async def and def, with the key given or in the environment, with or without brackets."""
+    calls: list[int] = []
+
+    async def function(n: int) -> list[int]:
+        calls.append(n)
+        return [n]
+
     for key in (KEY_HEX, bytes.fromhex(KEY_HEX), Key.from_hex(KEY_HEX)):
-        calls: list[int] = []
-
-        @secure(ttl=60, master_key=key)
-        async def load(n: int) -> list[int]:
-            calls.append(n)
-            return [n]
-
+        load = secure(ttl=60, master_key=key)(function)
         assert [1] == await load(1) == await load(n=1)
-        assert [1] == calls
+    assert [1, 1, 1] == calls
     monkeypatch.setenv("ANYSEAL_MASTER_KEY", KEY_HEX)
 
     @secure
