@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from anyseal import BackendError, StaticKeyring, sync
-from anyseal.cache import Cache, CachePolicy, MemoryBackend, cached
+from anyseal.cache import Cache, CachePolicy, MemoryBackend, cached, secure
 from anyseal.cache.backends.redis import RedisBackend
 from anyseal.cache.backends.redis_blocking import BlockingRedisBackend
 from anyseal.cache.backends.sqlite import BlockingSQLiteBackend
@@ -232,6 +232,31 @@ async def test_failure_local_layer_hears_of_other_processes(server: RedisServer)
             await getattr(writer, change)(*args)
             expected = "new" if change == "set" else None
             await until(lambda value=expected: gives(value))
+
+
+@pytest.mark.asyncio
+async def test_failure_local_layer_of_a_function_hears_of_others(server: RedisServer) -> None:
+    """Nobody enters the cache of a decorated function: it listens all the same."""
+
+    async def load(n: int) -> int:
+        calls.append(n)
+        return n
+
+    calls: list[int] = []
+    options: dict[str, Any] = {"master_key": MASTER, "name": "load"}
+    one = secure(backend=RedisBackend.from_url(server.url), **options)(load)
+    two = secure(backend=RedisBackend.from_url(server.url), **options)(load)
+    await one(1)
+    await asyncio.sleep(0.2)
+    for expected in (2, 3):
+        await one(1)
+        await one(1)
+        assert await two.invalidate(1)
+        await asyncio.sleep(0.1)
+        assert 1 == await one(1)
+        assert expected == len(calls)
+    for function in (one, two):
+        await function.cached.cache.aclose()
 
 
 @pytest.mark.asyncio

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from anyseal import offload
 from anyseal.cache.entry import ERROR, LARGE, RAW, VALUE, Entry, check_key
@@ -91,6 +92,8 @@ class Cache(CacheBase):
         own = getattr(backend, "enforces_timeout", False)
         self._timeout = None if own else self.policy.timeout
         self._ranges = GuardedRanges(backend, self._guarded)
+        self._watches = self._local is not None and isinstance(backend, WatchedBackend)
+        self._watching: set[Any] = set()
 
     # ---- driving the flows
 
@@ -140,6 +143,8 @@ class Cache(CacheBase):
 
     async def _found(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key*; None also when the backend is down and the policy is open."""
+        if self._watches:
+            self._watch()
         try:
             names = self._names_hit(partition)
             if names is None or len(names.keys) > 1:
@@ -554,19 +559,29 @@ class Cache(CacheBase):
             failure = type(exc).__name__
         return self._health(failure, started)
 
-    async def _watch(self) -> None:
-        """Forget what other processes changed, as the backend tells of it."""
-        local = self._local
-        if local is not None and isinstance(self._backend, WatchedBackend):
+    def _watch(self) -> None:
+        """Have this event loop forget what other processes changed, as the backend tells of it.
+
+        Begun by ``async with``, or when the backend is first asked: a decorated function's cache
+        is entered by nobody.
+        """
+        here, local = anyio.lowlevel.current_token(), self._local
+        if here in self._watching or local is None:
+            return
+        self._watching.add(here)
+
+        async def follow() -> None:
             try:
                 async for names in self._backend.changes(f"{self.namespace}:"):
                     local.drop_names(names)
             finally:
                 local.drop_names(None)
 
+        self._background.start(follow, lambda: self._watching.discard(here))
+
     async def __aenter__(self) -> Self:
-        if self._local is not None and isinstance(self._backend, WatchedBackend):
-            self._background.start(self._watch)
+        if self._watches:
+            self._watch()
         return self
 
     async def __aexit__(
