@@ -11,9 +11,15 @@ from typing import Any
 
 import anyio
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from anyseal import Key, MemorySource, StaticKeyring, Suite, sync
-from anyseal.errors import ConfigurationError, PreconditionFailedError, SourceChangedError
+from anyseal.errors import (
+    ConfigurationError,
+    PreconditionFailedError,
+    SourceChangedError,
+    SourceError,
+)
 from anyseal.s3 import sealing
 from anyseal.s3.body import SLICE_BYTES, Body
 from anyseal.s3.put import PutCalls
@@ -168,11 +174,13 @@ async def test_put_real_file_objects(bucket: Bucket, key: Key, tmp_path: Path) -
     """What open() and anyio.open_file() return are files, though they iterate over lines."""
     data, path = text(PART + 9) + b"\n\n", tmp_path / "data"
     await anyio.Path(path).write_bytes(data)
-    async with opened(bucket, key, part_size=PART) as sealed:
-        async with await anyio.open_file(path, "rb") as file:
-            await sealed.put("async", file)
-            await file.seek(0)
-            await sealed.put("blocking", file.wrapped)
+    async with (
+        opened(bucket, key, part_size=PART) as sealed,
+        await anyio.open_file(path, "rb") as file,
+    ):
+        await sealed.put("async", file)
+        await file.seek(0)
+        await sealed.put("blocking", file.wrapped)
     for name in ("async", "blocking"):
         assert data == await off_loop(bucket.read, name, key)
 
@@ -373,7 +381,10 @@ async def test_put_no_plaintext_in_the_server(key: Key) -> None:
 
 
 class Interposed:
-    """A client that runs *act* before its n-th call, and counts the calls."""
+    """A client that runs *act* before its n-th call, and counts the calls.
+
+    What *act* returns is awaited with the call, and what that returns is the answer.
+    """
 
     def __init__(self, client: Any, act: Callable[[int, str], Any]) -> None:
         self.meta = client.meta
@@ -388,7 +399,9 @@ class Interposed:
             self.calls.append(name)
             answer = self._act(len(self.calls), name)
             if answer is not None:
-                await answer(lambda: method(**parameters))
+                replaced = await answer(lambda: method(**parameters))
+                if replaced is not None:
+                    return replaced
             return await method(**parameters)
 
         return call
@@ -471,10 +484,12 @@ async def test_put_one_of_several_writers_wins(bucket: Bucket, key: Key) -> None
             except PreconditionFailedError:
                 lost.append(index)
 
-        async with opened(bucket, key, part_size=PART) as sealed:
-            async with anyio.create_task_group() as group:
-                for index in range(5):
-                    group.start_soon(write, sealed, index, size, wins, losses)
+        async with (
+            opened(bucket, key, part_size=PART) as sealed,
+            anyio.create_task_group() as group,
+        ):
+            for index in range(5):
+                group.start_soon(write, sealed, index, size, wins, losses)
         assert (1, 4) == (len(wins), len(losses))
         there = await off_loop(bucket.read, f"k{size}", key)
         assert text(size, str(wins[0])) == there
@@ -492,3 +507,108 @@ async def test_put_if_match(bucket: Bucket, key: Key, size: int) -> None:
     assert text(size) == await off_loop(bucket.read, "k", key)
     assert second.etag != first.etag
     assert [] == await off_loop(bucket.uploads)
+
+
+def lost(error: Exception) -> Callable[[Any], Any]:
+    """The request goes through, its answer does not."""
+
+    async def answer(call: Any) -> None:
+        await call()
+        raise error
+
+    return answer
+
+
+CUT = EndpointConnectionError(endpoint_url="http://there")
+
+
+@pytest.mark.parametrize("size", [100, PART + 1])
+@pytest.mark.parametrize("conditions", [{}, {"if_none_match": True}], ids=["", "if_none_match"])
+async def test_put_answer_lost(
+    bucket: Bucket, key: Key, size: int, conditions: dict[str, Any]
+) -> None:
+    """If the last request went through but not its answer, the object is there: no error."""
+
+    def act(number: int, name: str) -> Any:
+        last = name in ("put_object", "complete_multipart_upload")
+        return lost(CUT) if last and wrapped.calls.count(name) == 1 else None
+
+    async with s3_client(bucket.url) as client:
+        wrapped = Interposed(client, act)
+        sealed = PutCalls(wrapped, bucket.name, key, part_size=PART)
+        result = await sealed.put("k", text(size), **conditions)
+        head = await client.head_object(Bucket=bucket.name, Key="k")
+    assert (result.etag, result.sealed_size) == (head["ETag"], head["ContentLength"])
+    assert text(size) == await off_loop(bucket.read, "k", key)
+    assert [] == await off_loop(bucket.uploads)
+
+
+async def test_put_complete_unclear_and_not_done(bucket: Bucket, key: Key) -> None:
+    """If the completion never arrived it is tried again, though an older object is there."""
+
+    async def cut(_: Any) -> None:
+        raise CUT
+
+    def act(number: int, name: str) -> Any:
+        first = wrapped.calls.count(name) == 1
+        return cut if name == "complete_multipart_upload" and first else None
+
+    async with s3_client(bucket.url) as client:
+        await client.put_object(Bucket=bucket.name, Key="k", Body=b"older")
+        wrapped = Interposed(client, act)
+        await PutCalls(wrapped, bucket.name, key, part_size=PART).put("k", text(PART + 1))
+    assert text(PART + 1) == await off_loop(bucket.read, "k", key)
+
+
+async def test_put_part_tried_again(bucket: Bucket, key: Key) -> None:
+    """A part that failed is sent again alone; every request may fail once."""
+    error = {"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}
+
+    async def fail(_: Any) -> None:
+        raise ClientError(error, "any")
+
+    def act(number: int, name: str) -> Any:
+        return fail if wrapped.calls.count(name) % 2 else None
+
+    async with s3_client(bucket.url) as client:
+        wrapped = Interposed(client, act)
+        sealed = PutCalls(wrapped, bucket.name, key, part_size=PART, concurrency=1)
+        await sealed.put("k", text(2 * PART + 1))
+    assert 2 * 3 == wrapped.calls.count("upload_part")
+    assert text(2 * PART + 1) == await off_loop(bucket.read, "k", key)
+    assert [] == await off_loop(bucket.uploads)
+
+
+async def test_put_part_refused(bucket: Bucket, key: Key) -> None:
+    """A part that is refused for good ends the upload, and nothing of it is left."""
+    error = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+
+    async def fail(_: Any) -> None:
+        raise ClientError(error, "any")
+
+    async with s3_client(bucket.url) as client:
+        wrapped = Interposed(client, lambda number, name: fail if number == 3 else None)
+        sealed = PutCalls(wrapped, bucket.name, key, part_size=PART)
+        with pytest.raises(SourceError, match="AccessDenied"):
+            await sealed.put("k", text(3 * PART))
+    assert ([], []) == (await off_loop(bucket.names), await off_loop(bucket.uploads))
+
+
+async def test_put_server_killed(key: Key) -> None:
+    """A server that dies in the middle: a typed error soon, though nothing can be cleaned up."""
+    server = await off_loop(SeaweedFS)
+    try:
+        bucket = await off_loop(Bucket, server)
+
+        async def crash(_: Any) -> None:
+            await off_loop(server.crash)
+
+        def kill(number: int, name: str) -> Any:
+            return crash if number == 3 else None
+
+        async with s3_client(bucket.url) as client:
+            sealed = PutCalls(Interposed(client, kill), bucket.name, key, attempts=2)
+            with pytest.raises(SourceError), anyio.fail_after(30):
+                await sealed.put("k", text(3 * PART), part_size=PART)
+    finally:
+        await off_loop(server.close)

@@ -593,6 +593,11 @@ async def test_bound_objects_open_only_in_their_place(
             await bucket.get("there", **where)
         with pytest.raises(ConfigurationError):
             await bucket.copy("here", "elsewhere")
+        await bucket.copy("here", "elsewhere", reseal=True, metadata={"x": "1"}, **where)
+        assert b"bound" == await bucket.get("elsewhere", **where)
+        assert "1" == (await bucket.stat("elsewhere")).metadata["x"]
+        await bucket.copy("elsewhere", "again", reseal=True, **where)
+        assert b"bound" == await bucket.get("again", **where)
 
 
 async def test_presigned_url_opens_with_an_http_source(

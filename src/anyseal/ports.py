@@ -28,6 +28,7 @@ __all__ = [
     "KeyRecord",
     "Keyring",
     "Kms",
+    "LeasingBackend",
     "LocalKeyring",
     "Metastore",
     "MetastoreAdmin",
@@ -380,6 +381,24 @@ class BlockingRangedBackend(BlockingBackend, Protocol):
         self, temporary: str, final: str, name: str, value: bytes, *, ttl_ms: int | None
     ) -> bool:
         """As :meth:`RangedBackend.publish`."""
+        ...
+
+
+@runtime_checkable
+class LeasingBackend(Backend, Protocol):
+    """A backend that does two things at once for who computes a missing value."""
+
+    async def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """Store *owner* under *lock* if there is none; whether it was, and what is under *name*
+        after that. Both share what stands in braces."""
+        ...
+
+    async def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *, ttl_ms: int | None
+    ) -> bool:
+        """Store *value* under *name*, and delete *lock* if it is *owner*'s. True."""
         ...
 
 

@@ -14,7 +14,14 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = {"asherah05": "asherah>=0.5,<0.6", "asherah03": "asherah==0.3.9"}
+REQUIREMENTS = {
+    "asherah05": "asherah>=0.5,<0.6",
+    "asherah03": "asherah==0.3.9",
+    "cachekit": "cachekit[json]==0.24.1",
+    "s3ec": "amazon-s3-encryption-client-python>=4,<5 boto3",
+    # Its cache needs two of its many dependencies.
+    "duck": "--no-deps duckframework==2.3.2 diskcache pynacl cffi pycparser",
+}
 
 
 def environment(name: str) -> Path:
@@ -34,7 +41,7 @@ def environment(name: str) -> Path:
         venv.create(folder, symlinks=True)
         pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
         done = subprocess.run(
-            [*pip, "install", "--quiet", REQUIREMENTS[name]],
+            [*pip, "install", "--quiet", *REQUIREMENTS[name].split()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -39,7 +39,7 @@ from anyseal.errors import (
 from anyseal.keys import Key
 from anyseal.objects.reader import ObjectReader
 from anyseal.objects.writer import ObjectWriter
-from anyseal.ports import RangedBackend, WatchedBackend
+from anyseal.ports import LeasingBackend, RangedBackend, WatchedBackend
 
 __all__ = ["Cache"]
 
@@ -91,6 +91,7 @@ class Cache(CacheBase):
         self._background = Background()
         own = getattr(backend, "enforces_timeout", False)
         self._timeout = None if own else self.policy.timeout
+        self._leasing = isinstance(backend, LeasingBackend)
         self._ranges = GuardedRanges(backend, self._guarded)
         self._watches = self._local is not None and isinstance(backend, WatchedBackend)
         self._watching: set[Any] = set()

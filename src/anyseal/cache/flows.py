@@ -50,7 +50,7 @@ from anyseal.keys import Key
 from anyseal.ports import AuditHook, Keyring, MetricsHook, NamingKeyring
 from anyseal.value import KEY_ID, key_id_of, open_under, seal_under
 
-__all__ = ["UNSET", "CacheBase", "Flow", "Need", "RotationHook"]
+__all__ = ["UNSET", "CacheBase", "Flow", "Need", "RotationHook", "redirected"]
 
 T = TypeVar("T")
 
@@ -87,6 +87,22 @@ UNSET: Any = _Unset()
 def ask(method: str, *args: Any, **options: Any) -> Need:
     """A need of the backend."""
     return Need(method, args, options)
+
+
+def redirected(flow: Flow[T], method: str, instead: Callable[[Need], Need]) -> Flow[T]:
+    """*flow*, whose needs of *method* become others that are answered alike."""
+    try:
+        need = next(flow)
+        while True:
+            try:
+                answer = yield (instead(need) if need.method == method else need)
+            except Exception as exc:
+                need = flow.throw(exc)
+            else:
+                need = flow.send(answer)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
 
 
 class CacheBase:

@@ -22,7 +22,7 @@ import anyio.lowlevel
 import sniffio
 
 from anyseal.cache.entry import ERROR, LOCK, Entry
-from anyseal.cache.flows import UNSET, CacheBase
+from anyseal.cache.flows import UNSET, CacheBase, Need, redirected
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import SingleFlight
 
@@ -234,7 +234,7 @@ class Herd:
             names = cache._names_hit(job.partition)
             if names is None:
                 names = await cache._drive(cache._names(job.partition))
-            return lease if await lease.take(names.names(job.key)[0] + LOCK) else None
+            return lease if await lease.take(names.names(job.key)) else None
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -249,11 +249,11 @@ class Herd:
             lease = await self._lease(cache, job)
             if lease is not None:
                 async with lease:
-                    if lease.held and not job.force:
+                    if lease.held and not job.force and lease.found is not None:
                         found = await self._arrived(cache, job)
                         if found is not None:  # while the lease changed hands
                             return found
-                    return await self._run(cache, job)
+                    return await self._run(cache, job, lease)
             await anyio.sleep(delay)
             delay = next_poll(delay)
             found = None if job.force else await self._arrived(cache, job)
@@ -282,21 +282,29 @@ class Herd:
             pass
         return None
 
-    async def _run(self, cache: Cache, job: Job) -> Computed:
-        """Call the factory and store what it returns."""
+    async def _tags(self, cache: Cache, job: Job) -> Any:
+        """The job's tags as its entry will carry them; None if the backend is down.
+
+        Before the factory is called: a tag that is deleted meanwhile must end the result, too.
+        """
+        if not job.tags and not cache._everywhere:
+            return ()
         try:
             names = await cache._drive(cache._names(job.partition))
-            # Before the factory: a tag that is deleted meanwhile must end the result, too.
-            tags = await cache._drive(cache._generations(names, job.partition, job.tags))
+            return await cache._drive(cache._generations(names, job.partition, job.tags))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
-            tags = None
+            return None
+
+    async def _run(self, cache: Cache, job: Job, lease: _Lease | None = None) -> Computed:
+        """Call the factory and store what it returns."""
+        tags = await self._tags(cache, job)
         started = perf_counter()
         try:
             value = await job.factory()
         except job.exceptions as exc:
-            await self._keep(cache, job, tags, *cache._frozen(exc), started=started, value=exc)
+            await self._keep(cache, job, tags, *cache._frozen(exc), started, exc, lease)
             raise
         try:
             kind, payload = cache._prepared(value)
@@ -305,12 +313,12 @@ class Herd:
                 raise
             cache._observer.warn("a value cannot be cached", job.partition, exc)
             return Computed(value)
-        await self._keep(cache, job, tags, kind, payload, started=started, value=value)
+        await self._keep(cache, job, tags, kind, payload, started, value, lease)
         return Computed(value, kind, payload)
 
     async def _keep(
-        self, cache: Cache, job: Job, tags: Any, kind: int, payload: Any, *, started: float,
-        value: Any,
+        self, cache: Cache, job: Job, tags: Any, kind: int, payload: Any, started: float,
+        value: Any, lease: _Lease | None,
     ) -> None:  # fmt: skip
         """Store a computed payload, if it is wanted and can be."""
         if tags is None or (job.condition is not None and not job.condition(value)):
@@ -318,11 +326,14 @@ class Herd:
         ttl = cache._lives_for(job, value)
         if ttl is UNSET:
             return
-        cost_ms = round((perf_counter() - started) * 1000)
+        options = {"ttl": ttl, "tags": tags, "cost_ms": round((perf_counter() - started) * 1000)}
         try:
-            await cache._put(
-                job.partition, job.key, kind, payload, ttl=ttl, tags=tags, cost_ms=cost_ms
-            )
+            if lease is None or not lease.settles or len(payload) > cache.policy.large_bytes:
+                await cache._put(job.partition, job.key, kind, payload, **options)
+            else:
+                flow = cache._store(job.partition, job.key, kind, bytes(payload), **options)
+                await cache._drive(redirected(flow, "set", lease.settling))
+                lease.settled()
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -362,34 +373,60 @@ class _Renewals:
 class _Lease:
     """The right to compute one key's value, renewed while it is held."""
 
-    __slots__ = ("_cache", "_name", "_owner", "_renewals", "held", "seconds")
+    __slots__ = ("_cache", "_entry", "_name", "_owner", "_renewals", "found", "held", "seconds")
 
     def __init__(self, cache: Cache, renewals: _Renewals) -> None:
         self._cache = cache
+        self._entry: str | None = None
         self._name = ""
         self._owner = os.urandom(16)
         self._renewals = renewals
         self.seconds: float = cache.policy.lease or 0.0
         self.held = False
+        self.found: Any = UNSET
+        """What stood under the entry's name when the lease was taken, if that was asked."""
 
     @property
     def _ttl_ms(self) -> int:
         return max(1, round(self.seconds * 1000))
 
-    async def take(self, name: str) -> bool:
-        """Whether nobody else has it."""
-        self._name = name
+    async def take(self, stored: list[str]) -> bool:
+        """Whether nobody else has it; *stored* is where the entry may be."""
+        self._entry = stored[0] if len(stored) == 1 else None
+        self._name = stored[0] + LOCK
         if not self.seconds:
             return True
-        call = self._cache._backend.set
+        cache = self._cache
         try:
-            self.held = await self._cache._guarded(
-                call, name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
-            )
+            if cache._leasing and self._entry is not None:
+                self.held, self.found = await cache._guarded(
+                    cache._backend.take_lease, self._name, self._owner, self._entry,
+                    ttl_ms=self._ttl_ms,
+                )  # fmt: skip
+            else:
+                self.held = await cache._guarded(
+                    cache._backend.set, self._name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
+                )
         except anyio.get_cancelled_exc_class():
             await self._give_back()  # it may have been taken: others should not wait for its end
             raise
         return self.held
+
+    @property
+    def settles(self) -> bool:
+        """Whether storing the entry can end the lease, too."""
+        return self.held and self._cache._leasing
+
+    def settling(self, need: Need) -> Need:
+        """The ``set`` of the entry, which also ends the lease."""
+        name, sealed = need.args
+        ttl_ms = need.options["ttl_ms"]
+        return Need("settle", (name, sealed, self._name, self._owner), {"ttl_ms": ttl_ms})
+
+    def settled(self) -> None:
+        """The entry is stored, and the lease with it ended."""
+        self.held = False
+        self._renewals.drop(self)
 
     async def _give_back(self) -> None:
         with anyio.CancelScope(shield=True), contextlib.suppress(BackendError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyseal.cache.entry import LARGE, OBJECT, RAW, TEMPORARY, VALUE, Entry
-from anyseal.cache.flows import Flow, Need
+from anyseal.cache.flows import Flow, Need, redirected
 from anyseal.errors import FormatError, SourceChangedError
 from anyseal.ports import Ends
 
@@ -245,19 +245,10 @@ class BlockingPieces:
 
 def published(flow: Flow[T], temporary: str, final: str) -> Flow[T]:
     """*flow*, whose ``set`` also renames the object that belongs to the entry."""
-    need = next(flow)
-    while True:
-        if need.method == "set":
-            name, sealed = need.args
-            ttl_ms = need.options["ttl_ms"]
-            need = Need("publish", (temporary, final, name, sealed), {"ttl_ms": ttl_ms})
-        try:
-            answer = yield need
-        except Exception as exc:
-            need = flow.throw(exc)
-        else:
-            try:
-                need = flow.send(answer)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
+
+    def publish(need: Need) -> Need:
+        name, sealed = need.args
+        ttl_ms = need.options["ttl_ms"]
+        return Need("publish", (temporary, final, name, sealed), {"ttl_ms": ttl_ms})
+
+    return redirected(flow, "set", publish)

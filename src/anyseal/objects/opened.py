@@ -176,15 +176,21 @@ class OpenedObject:
         offset, last = runs[0].offset, runs[-1]
         return Request(start, stop, offset, last.offset + last.length - offset)
 
-    def opened_steps(self, request: Request, sealed: Any) -> Iterator[tuple[Part, memoryview]]:
-        """What *sealed*, the answer to *request*, holds, in steps for :meth:`open_part`.
+    @staticmethod
+    def answer(request: Request, sealed: Any) -> memoryview:
+        """*sealed* as the answer to *request*: its length steers how much memory is written.
 
         Raises:
             SourceError: It has not the length that was asked for.
         """
-        sealed = memoryview(sealed).cast("B")
-        if len(sealed) != request.length:
+        view = memoryview(sealed).cast("B")
+        if len(view) != request.length:
             raise SourceError("the source gave other bytes than were asked for")
+        return view
+
+    def opened_steps(self, request: Request, sealed: Any) -> Iterator[tuple[Part, memoryview]]:
+        """What *sealed*, the answer to *request*, holds, in steps for :meth:`open_part`."""
+        sealed = self.answer(request, sealed)
         for step in self.parts(request.start, request.stop, STEP_BYTES):
             at = step.run.offset - request.offset
             yield step, sealed[at : at + step.run.length]

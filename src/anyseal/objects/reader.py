@@ -323,7 +323,9 @@ class ObjectReader(ReaderBase):
             spans = _pieces(start, stop, piece_size)
             return deque(data[at - start : end - start] for at, end in spans)
         request = self._object.request(start, stop)
-        sealed = memoryview(await self._source.read(request.offset, request.length))
+        sealed = self._object.answer(
+            request, await self._source.read(request.offset, request.length)
+        )
         return await offload.run(self._open_pieces, request, sealed, piece_size)
 
     def _open_pieces(self, request: Request, sealed: memoryview, piece_size: int) -> deque[bytes]:

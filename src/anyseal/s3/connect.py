@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import os
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ try:
     from aiobotocore.httpxsession import HttpxSession
     from aiobotocore.session import AioSession
     from botocore import exceptions as botocore_exceptions
+    from botocore.loaders import create_loader
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
@@ -49,10 +51,18 @@ def _config(endpoint_url: str | None, concurrency: int, timeout: float) -> AioCo
     )
 
 
+@functools.cache
+def _loader() -> Any:
+    """The parsed descriptions of the AWS services: reading them takes longer than all the rest."""
+    return create_loader()
+
+
 def _ready_session(profile: str | None, endpoint_url: str | None) -> tuple[AioSession, str | None]:
     """A session with its configuration files read, and the endpoint if it is not AWS's. Blocks."""
     session = AioSession(profile=profile)
     _ = session.full_config
+    if session.get_config_variable("data_path") is None:
+        session.register_component("data_loader", _loader())
     profiled = session.get_scoped_config().get("endpoint_url")  # raises ProfileNotFound
     if endpoint_url is None:
         variables = (os.environ.get(name) or None for name in ENDPOINT_VARIABLES)

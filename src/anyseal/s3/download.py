@@ -283,7 +283,7 @@ class DownloadCalls(GetCalls):
         if concurrency is not None and not 1 <= concurrency <= 256:
             raise ConfigurationError("concurrency must be 1 to 256")
         limit = concurrency or self._concurrency
-        async with await self._open(
+        async with await self._reader(
             key, partition, context, version_id, concurrency=limit
         ) as reader:
             source: Any = reader.source

@@ -47,9 +47,9 @@ class GetCalls(BucketBase):
 
         Cost: two requests at once, of 200 bytes and 4 KiB.
         """
-        return await self._open(key, partition, context, version_id, first=0)
+        return await self._reader(key, partition, context, version_id, first=0)
 
-    async def _open(
+    async def _reader(
         self,
         key: str,
         partition: str | None,
@@ -85,7 +85,7 @@ class GetCalls(BucketBase):
         Cost: one request for an object of up to 1 MiB; else its tail and the rest of it besides,
         in requests of 8 MiB, several at a time.
         """
-        reader = await self._open(key, partition, context, version_id, first=FIRST_BYTES)
+        reader = await self._reader(key, partition, context, version_id, first=FIRST_BYTES)
         async with reader:
             return await reader.read_range(0)
 
@@ -106,7 +106,7 @@ class GetCalls(BucketBase):
         Cost: that of :meth:`open`, and the chunks that the range touches. For several ranges of
         one object open it once.
         """
-        async with await self._open(key, partition, context, version_id) as reader:
+        async with await self._reader(key, partition, context, version_id) as reader:
             return await reader.read_range(start, stop)
 
     async def stream(
@@ -130,7 +130,7 @@ class GetCalls(BucketBase):
         Cost: about 16 MiB of memory, whatever the object's size.
         """
         first = FIRST_BYTES if start == 0 else 0
-        reader = await self._open(key, partition, context, version_id, first=first)
+        reader = await self._reader(key, partition, context, version_id, first=first)
         async with reader:
             pieces = reader.stream(start, stop, piece_size=piece_size)
             async with contextlib.aclosing(pieces) as ready:  # type: ignore[type-var]

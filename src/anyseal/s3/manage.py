@@ -12,7 +12,7 @@ import anyio
 
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.objects.format import HEADER_MAX_BYTES, Header
-from anyseal.s3.base import BucketBase
+from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase
 from anyseal.s3.calls import Found, Listed, RangeNotSatisfiableError
 from anyseal.suites import Suite
 from anyseal.tasks import each_awaited
@@ -23,6 +23,8 @@ COPY_MAX_BYTES = 5 << 30
 """What S3 copies in one request."""
 
 COPY_PART_BYTES = 1 << 30
+
+_OURS = (KEY_METADATA, SUITE_METADATA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +154,18 @@ class ManageCalls(BucketBase):
             if source_bucket not in (None, self.bucket):
                 raise ConfigurationError("reseal works within one bucket: stream() and put()")
             sealing: Any = self
+            found = await self._calls.head(source_key, version_id=version_id)
+            kept = {name: value for name, value in found.metadata.items() if name not in _OURS}
             fields: dict[str, Any] = {"partition": partition, "context": context}
             pieces = sealing.stream(source_key, version_id=version_id, **fields)
             async with contextlib.aclosing(pieces):
                 answer = await sealing.put(
-                    target_key, pieces, metadata=metadata, if_none_match=if_none_match, **fields
+                    target_key,
+                    pieces,
+                    metadata={**kept, **(metadata or {})},
+                    content_type=found.content_type,
+                    if_none_match=if_none_match,
+                    **fields,
                 )
             return str(answer.etag)
         if self._bind_location:

@@ -250,6 +250,8 @@ class MemoryBackend:
         ConfigurationError: A limit is not a positive number.
     """
 
+    enforces_timeout = True  # it never waits
+
     def __init__(
         self, *, max_bytes: int = DEFAULT_MAX_BYTES, max_entries: int | None = None
     ) -> None:

@@ -46,6 +46,8 @@ class RedisBackend:
     about 2 MiB.
     """
 
+    enforces_timeout = True
+
     def __init__(self, client: Any, *, timeout: float = 5.0) -> None:
         check_client(client, blocking=False)
         self._setup(lambda: client, timeout, owned=False)
@@ -140,6 +142,31 @@ class RedisBackend:
         here = self._here()
         answers: list[int] = await here.ask(Request(commands=here.unlinks(names)))
         return sum(answers)
+
+    async def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """Store *owner* under *lock* if there is none, and say what is under *name*, in one
+        exchange. Raises BackendError."""
+        taking = commands.set_command(lock, owner, ttl_ms, True)
+        request = Request(commands=(taking, ("GET", name)), repeatable=False)
+        taken, found = await self._here().ask(request)
+        return bool(taken), found
+
+    async def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *, ttl_ms: int | None
+    ) -> bool:
+        """Store *value* under *name*, and delete *lock* if it is *owner*'s, in one exchange.
+        Raises BackendError."""
+        storing = commands.set_command(name, value, ttl_ms, False)
+        release = commands.cas(lock, owner, None, None)
+        here, size = self._here(), len(value)
+        try:
+            await here.ask(Request(commands=(storing, release), size=size))
+        except commands.ScriptMissingError:
+            whole = commands.with_source(release)
+            await here.ask(Request(commands=(storing, whole), size=size))
+        return True
 
     def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """The names that begin with *prefix*, in lists of some 1000, perhaps twice."""

@@ -1,0 +1,18 @@
+"""The packages of the extra ``cachekit``, imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from anyseal.compat.cachekit.errors import ConfigurationError
+
+__all__ = ["extra"]
+
+
+def extra(name: str, install: str = "anyseal[cachekit]") -> Any:
+    """The module *name*. Raises ConfigurationError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigurationError(f"this needs {name}: pip install '{install}'") from None

@@ -1,0 +1,305 @@
+"""``cache`` and its presets: checks what was asked for when a function is decorated."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import math
+import os
+import uuid
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from anyseal.compat.cachekit import names
+from anyseal.compat.cachekit.decorator import CachedFunction, decorate
+from anyseal.compat.cachekit.entries import DEFAULT_TENANT, Encryption, Entries
+from anyseal.compat.cachekit.errors import CompatWarning, ConfigurationError
+from anyseal.compat.cachekit.extras import extra
+from anyseal.compat.cachekit.sealing import Keys
+from anyseal.compat.cachekit.serializers import (
+    EncryptionWrapper,
+    OrjsonSerializer,
+    StandardSerializer,
+    named_serializer,
+    serializer_name,
+)
+from anyseal.compat.cachekit.settings import MASTER_KEY, environment_flag, master_keys
+from anyseal.compat.cachekit.stores import Store, store_for
+
+__all__ = ["UNSET", "Cache", "cache"]
+
+UNSET: Any = object()
+MAX_VALUE_VARIABLE = "CACHEKIT_MAX_VALUE_SIZE"
+DEPLOYMENT_VARIABLE = "CACHEKIT_DEPLOYMENT_UUID"
+FAIL_CLOSED_VARIABLE = "CACHEKIT_ENCRYPTION_FAIL_CLOSED"
+
+DEFAULTS: dict[str, Any] = {
+    "ttl": None,
+    "namespace": None,
+    "serializer": "default",
+    "integrity_checking": True,
+    "key": None,
+    "interop": None,
+    "backend": UNSET,
+    "deployment_uuid": None,
+    "encryption": None,
+    "master_key": None,
+    "tenant_extractor": None,
+    "single_tenant_mode": None,
+    "fail_closed": None,
+    "key_rotation_enabled": False,
+}
+"""What every form accepts, and what it means unless given."""
+
+WITHOUT_EFFECT = frozenset(
+    {
+        "backpressure", "circuit_breaker", "l1", "l1_enabled", "monitoring", "refresh_ttl_on_get",
+        "stale_ttl", "swr_by_default", "ttl_refresh_threshold",
+    }
+)  # fmt: skip
+"""Accepted with a warning: :mod:`anyseal.cache` has what they are for."""
+
+
+def _checked(settings: dict[str, Any], form: str) -> dict[str, Any]:
+    """All settings, with defaults; an unknown one is an error."""
+    for name in settings:
+        if name in WITHOUT_EFFECT:
+            warnings.warn(f"{form}: {name} has no effect here", CompatWarning, stacklevel=5)
+        elif name not in DEFAULTS:
+            near = difflib.get_close_matches(name, DEFAULTS, 1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise ConfigurationError(f"{form}: unknown setting {name}{hint}")
+    return {**DEFAULTS, **{k: v for k, v in settings.items() if k in DEFAULTS}}
+
+
+def _ttl_ms(ttl: Any) -> int | None:
+    if ttl is None:
+        return None
+    if isinstance(ttl, datetime.timedelta):
+        ttl = ttl.total_seconds()
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+        raise ConfigurationError("ttl must be a number of seconds, a timedelta or None")
+    if not math.isfinite(ttl) or not 0.001 <= ttl <= 10**10:
+        raise ConfigurationError("ttl must be positive and finite")
+    return int(ttl * 1000)
+
+
+def _max_bytes() -> int:
+    try:
+        return int(os.environ.get(MAX_VALUE_VARIABLE) or 100 << 20)
+    except ValueError:
+        raise ConfigurationError(f"{MAX_VALUE_VARIABLE} must be a number") from None
+
+
+def _encryption(settings: dict[str, Any], form: str, *, required: bool) -> Encryption | None:
+    """What the settings say about encryption."""
+    wrapper = settings["serializer"]
+    if isinstance(wrapper, EncryptionWrapper):
+        extractor = settings["tenant_extractor"]
+        return Encryption(
+            keys=wrapper.keys,
+            fail_closed=_fail_closed(settings["fail_closed"], wrapper.fail_closed),
+            tenant_id=wrapper.tenant_id,
+            tenant_extractor=extractor,
+        )
+    wanted = settings["encryption"]
+    if wanted not in (None, True, False):
+        raise ConfigurationError("encryption must be True, False or None")
+    if not required and not wanted:
+        if settings["master_key"] is not None:
+            raise ConfigurationError(f"{form}: master_key needs encryption=True, or cache.secure")
+        return None
+    if settings["tenant_extractor"] is not None and settings["single_tenant_mode"]:
+        raise ConfigurationError("single_tenant_mode does not go with tenant_extractor")
+    if not required and settings["tenant_extractor"] is None and not settings["single_tenant_mode"]:
+        raise ConfigurationError("encryption=True needs single_tenant_mode=True or an extractor")
+    found = master_keys(settings["master_key"], rotation=settings["key_rotation_enabled"])
+    if found is None:
+        raise ConfigurationError(
+            f"{form} requires master_key parameter or {MASTER_KEY} environment variable"
+        )
+    return Encryption(
+        keys=Keys(*found),
+        fail_closed=_fail_closed(settings["fail_closed"], False),
+        tenant_id=_deployment(settings["deployment_uuid"]),
+        tenant_extractor=settings["tenant_extractor"],
+    )
+
+
+def _deployment(given: Any) -> str:
+    """The tenant of all entries: that of the deployment, if it has a name."""
+    found = given if given is not None else os.environ.get(DEPLOYMENT_VARIABLE) or None
+    if found is None:
+        return DEFAULT_TENANT
+    try:
+        uuid.UUID(str(found))
+    except ValueError:
+        raise ConfigurationError("deployment_uuid must be a UUID") from None
+    return str(found)
+
+
+def _fail_closed(given: Any, otherwise: bool) -> bool:
+    if given is not None:
+        return bool(given)
+    return otherwise or environment_flag(FAIL_CLOSED_VARIABLE)
+
+
+def _serializer(given: Any, *, integrity: bool) -> tuple[Any, str, bool]:
+    """The serializer, its name in headers, and whether it counts as an object of the caller's.
+
+    An EncryptionWrapper stands for what it wraps: what it makes is the same as under
+    ``cache.secure``.
+    """
+    if isinstance(given, EncryptionWrapper):
+        inner = given.serializer
+        for kind in (StandardSerializer, OrjsonSerializer):
+            if type(inner) is kind:
+                return inner, kind.name, False
+        name = getattr(inner, "name", None)
+        return inner, name if name == "arrow" else serializer_name(inner), name != "arrow"
+    if isinstance(given, str):
+        canonical = "default" if given == "std" else given
+        return named_serializer(given, integrity=integrity), canonical, False
+    if not hasattr(given, "serialize") or not hasattr(given, "deserialize"):
+        raise ConfigurationError("serializer must be a name, or have serialize and deserialize")
+    return given, serializer_name(given), True
+
+
+def _check_plaintext_intent(settings: dict[str, Any], store: Store, form: str) -> None:
+    """A key that lies ready is a reason to ask before plaintext leaves the process."""
+    if settings["encryption"] is None and os.environ.get(MASTER_KEY) and not store.local:
+        raise ConfigurationError(
+            f"{form}: {MASTER_KEY} is set but this cache would not encrypt: "
+            "use cache.secure, or pass encryption=False"
+        )
+
+
+def _build(function: Any, settings: dict[str, Any], form: str, *, secure: bool) -> Any:
+    if not callable(function):
+        raise TypeError("only functions can be decorated")
+    for name in ("blake3", "msgspec", "xxhash"):
+        extra(name)  # now, not as a warning at every call
+    encryption = _encryption(settings, form, required=secure)
+    integrity = bool(settings["integrity_checking"])
+    if encryption is not None and not integrity:
+        raise ConfigurationError("integrity_checking must stay on with encryption")
+    store = store_for(settings["backend"], unset=UNSET, encrypted=encryption is not None)
+    if encryption is None:
+        _check_plaintext_intent(settings, store, form)
+    if settings["interop"] is not None and settings["serializer"] != "default":
+        raise ConfigurationError("interop has a serializer of its own")
+    serializer, name, custom = _serializer(settings["serializer"], integrity=integrity)
+    namespace = settings["namespace"]
+    if namespace is not None and (not isinstance(namespace, str) or not namespace):
+        raise ConfigurationError("namespace must be a str that is not empty")
+    entries = Entries(
+        function,
+        serializer=serializer,
+        name=name,
+        custom=custom,
+        integrity=integrity,
+        namespace=namespace,
+        key=settings["key"],
+        operation=settings["interop"],
+        encryption=encryption,
+        prefix=store.prefix,
+    )
+    cached = CachedFunction(
+        function,
+        entries,
+        store,
+        ttl_ms=_ttl_ms(settings["ttl"]),
+        max_bytes=_max_bytes(),
+        registry=f"ck:reg:{namespace or ''}:{names.function_hash(function)}",
+    )
+    return decorate(cached)
+
+
+class Cache:
+    """Decorates functions whose results are kept: ``@cache``, ``@cache(ttl=60)``,
+    ``@cache.secure(ttl=60, master_key=…)``.
+
+    Every form takes these keywords:
+
+    Args:
+        ttl: Seconds, or a timedelta; None means for ever.
+        namespace: Part of the keys.
+        serializer: ``"default"``, ``"orjson"``, ``"arrow"``, or an object with ``serialize`` and
+            ``deserialize``; an EncryptionWrapper encrypts.
+        integrity_checking: Write and demand checksums.
+        key: A function of the same arguments that returns the key.
+        interop: The operation's name: keys and values that other languages read. Needs
+            *namespace*.
+        backend: None for this process, a URL, or a backend; default: what the environment names.
+        encryption: True to encrypt, False if the results are meant to be in the clear.
+        master_key: At least 32 bytes, in hexadecimal or raw; default: the environment variable
+            ``CACHEKIT_MASTER_KEY``.
+        tenant_extractor: Called with the function's arguments; returns the tenant.
+        single_tenant_mode: States that there is one tenant.
+        deployment_uuid: The name of that tenant; default: the environment variable
+            ``CACHEKIT_DEPLOYMENT_UUID``, else ``default``.
+        fail_closed: Raise if an entry does not open, instead of calling the function.
+        key_rotation_enabled: Take further keys from ``CACHEKIT_MASTER_KEY_ROTATION``.
+
+    Raises:
+        ConfigurationError: At decoration: a setting is unknown, malformed or missing.
+    """
+
+    def __call__(self, function: Any = None, **settings: Any) -> Any:
+        """Keep results for ever, in the clear, unless told otherwise."""
+        return self._apply(function, settings, "cache")
+
+    def secure(self, function: Any = None, **settings: Any) -> Any:
+        """Encrypt: AES-256-GCM, a key for each tenant, bound to the entry's key. 600 seconds."""
+        if settings.get("encryption") not in (None, True) or "config" in settings:
+            raise ConfigurationError("cache.secure takes neither encryption nor config")
+        if settings.get("integrity_checking") not in (None, True):
+            raise ConfigurationError("cache.secure keeps integrity_checking on")
+        return self._apply(function, {"ttl": 600, **settings}, "cache.secure", secure=True)
+
+    def minimal(self, function: Any = None, **settings: Any) -> Any:
+        """No checksums; 300 seconds."""
+        preset = {"ttl": 300, "integrity_checking": False}
+        return self._apply(function, {**preset, **settings}, "cache.minimal")
+
+    def production(self, function: Any = None, **settings: Any) -> Any:
+        """600 seconds."""
+        return self._apply(function, {"ttl": 600, **settings}, "cache.production")
+
+    def dev(self, function: Any = None, **settings: Any) -> Any:
+        """300 seconds."""
+        return self._apply(function, {"ttl": 300, **settings}, "cache.dev")
+
+    def test(self, function: Any = None, **settings: Any) -> Any:
+        """No checksums; 300 seconds."""
+        preset = {"ttl": 300, "integrity_checking": False}
+        return self._apply(function, {**preset, **settings}, "cache.test")
+
+    def io(self, function: Any = None, **settings: Any) -> Any:
+        """3600 seconds, in a backend that must be given: the hosted service is not built in."""
+        if settings.get("backend", UNSET) is UNSET:
+            raise ConfigurationError("cache.io requires backend")
+        return self._apply(function, {"ttl": 3600, **settings}, "cache.io")
+
+    def local(self, function: Any = None, **settings: Any) -> Any:
+        """In this process only; 300 seconds. Results are serialised: no caller shares an object."""
+        if settings.get("backend") is not None or settings.get("encryption"):
+            raise ConfigurationError("cache.local takes neither backend nor encryption")
+        return self._apply(function, {"ttl": 300, **settings, "backend": None}, "cache.local")
+
+    def _apply(
+        self, function: Any, settings: dict[str, Any], form: str, *, secure: bool = False
+    ) -> Any:
+        checked = _checked(settings, form)
+
+        def decorator(function: Callable[..., Any]) -> Any:
+            return _build(function, checked, form, secure=secure)
+
+        if function is not None:
+            return decorator(function)
+        _encryption(checked, form, required=secure)  # before there is a function to decorate
+        return decorator
+
+
+cache = Cache()

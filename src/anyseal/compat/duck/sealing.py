@@ -1,0 +1,151 @@
+"""Keys, and values sealed under them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from typing import Any, Final
+
+import nacl.exceptions
+import nacl.secret
+import nacl.utils
+
+from anyseal.compat.duck.plain import PICKLE_PROTOCOL, PlainPickler, PlainUnpickler
+from anyseal.errors import FormatError
+
+__all__ = [
+    "DUCK_NACL_DERIVE_KEY_ENV",
+    "NACL_KEY_SIZE",
+    "NONCE_SIZE",
+    "CryptoError",
+    "NaClEncryptor",
+    "UndecodableError",
+    "generate_secret_key",
+    "resolve_nacl_key",
+]
+
+CryptoError = nacl.exceptions.CryptoError
+
+NONCE_SIZE: Final[int] = nacl.secret.SecretBox.NONCE_SIZE
+"""24 bytes before each entry."""
+
+NACL_KEY_SIZE: Final[int] = nacl.secret.SecretBox.KEY_SIZE
+"""32 bytes."""
+
+DUCK_NACL_DERIVE_KEY_ENV = "DUCK_NACL_DERIVE_KEY"
+"""Set to ``1``, keys longer than 32 bytes are hashed to 32."""
+
+
+class UndecodableError(CryptoError, FormatError):
+    """It verified, but does not hold a pickle of plain types."""
+
+
+def generate_secret_key() -> bytes:
+    """32 random bytes for :class:`NaClEncryptor`. Keep them in a secrets manager."""
+    return bytes(nacl.utils.random(NACL_KEY_SIZE))
+
+
+def resolve_nacl_key(secret_key: bytes | str) -> bytes:
+    """The 32 bytes that stand for *secret_key*.
+
+    Exactly 32 bytes are the key. Fewer are hashed with BLAKE2b to 32, and so are more if the
+    environment variable ``DUCK_NACL_DERIVE_KEY`` is ``1``. Hashing adds no entropy: a short or
+    guessable secret stays one.
+
+    Args:
+        secret_key: 1 byte or more; text stands for its UTF-8.
+
+    Raises:
+        TypeError: Neither bytes nor str.
+        ValueError: Empty; or longer than 32 bytes without the variable.
+    """
+    if isinstance(secret_key, str):
+        secret_key = secret_key.encode()
+    if not isinstance(secret_key, bytes | bytearray | memoryview):
+        raise TypeError(f"secret_key must be bytes or str, not {type(secret_key).__name__}")
+    key = bytes(secret_key)
+    if not key:
+        raise ValueError("the secret key is empty")
+    if len(key) == NACL_KEY_SIZE:
+        return key
+    if len(key) > NACL_KEY_SIZE and os.environ.get(DUCK_NACL_DERIVE_KEY_ENV) != "1":
+        raise ValueError(
+            f"the secret key has {len(key)} bytes, more than {NACL_KEY_SIZE}: "
+            f"set {DUCK_NACL_DERIVE_KEY_ENV}=1 to have it hashed, or give {NACL_KEY_SIZE} bytes"
+        )
+    return hashlib.blake2b(key, digest_size=NACL_KEY_SIZE).digest()
+
+
+class NaClEncryptor:
+    """Seals picklable values with XSalsa20-Poly1305.
+
+    Args:
+        secret_key: As for :func:`resolve_nacl_key`.
+        trusted_pickle: Pickle and unpickle any type. Whoever knows the key can then run code in
+            this process.
+
+    Raises:
+        ValueError: *secret_key* is empty, or too long.
+    """
+
+    __slots__ = ("_box", "_trusted")
+
+    def __init__(self, secret_key: bytes | str, *, trusted_pickle: bool = False) -> None:
+        self._box = nacl.secret.SecretBox(resolve_nacl_key(secret_key))
+        self._trusted = trusted_pickle
+
+    def encrypt(self, value: Any) -> bytes:
+        """Pickle *value* and seal it under a fresh nonce.
+
+        Returns:
+            Nonce, tag and ciphertext: 40 bytes more than the pickle.
+
+        Raises:
+            TypeError: *value* cannot be pickled, or holds something that is not plain.
+
+        Cost: pickling and one SecretBox, about 1.5 ns/byte; no event loop.
+        """
+        return self.seal(self.encode(value))
+
+    def decrypt(self, data: bytes) -> Any:
+        """Open *data* and unpickle it.
+
+        Raises:
+            CryptoError: It does not verify under this key.
+            UndecodableError: It does, but is not a pickle of plain types. A CryptoError as well.
+
+        Cost: one SecretBox and unpickling.
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise CryptoError("not an entry")
+        try:
+            pickled = self._box.decrypt(bytes(data))
+        except ValueError:  # too short
+            raise CryptoError("Decryption failed. Ciphertext failed verification") from None
+        return self._decode(pickled)
+
+    def encode(self, value: Any) -> bytes:
+        """The pickle of *value*. Raises TypeError if there is none."""
+        buffer = io.BytesIO()
+        pickler = pickle.Pickler if self._trusted else PlainPickler
+        try:
+            pickler(buffer, PICKLE_PROTOCOL).dump(value)
+        except TypeError:
+            raise
+        except Exception as exc:
+            kind = type(value).__name__
+            raise TypeError(f"{kind} cannot be pickled: {type(exc).__name__}") from exc
+        return buffer.getvalue()
+
+    def seal(self, pickled: bytes) -> bytes:
+        """Seal what :meth:`encode` returned."""
+        return bytes(self._box.encrypt(pickled, nacl.utils.random(NONCE_SIZE)))
+
+    def _decode(self, pickled: bytes) -> Any:
+        unpickler = pickle.Unpickler if self._trusted else PlainUnpickler
+        try:
+            return unpickler(io.BytesIO(pickled)).load()
+        except Exception as exc:  # unpickling raises whatever it likes
+            raise UndecodableError(f"not a pickle of plain types ({type(exc).__name__})") from None
