@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from anyseal import BackendError, ConfigurationError, Key, StaticKeyring, sync
