@@ -96,6 +96,9 @@ class CountingMetastore:
     def records(self, key_id_prefix: str = "") -> AsyncIterator[KeyRecord]:
         return self.inner.records(key_id_prefix)
 
+    def versions(self, key_id: str) -> AsyncIterator[KeyRecord]:
+        return self.inner.versions(key_id)
+
     async def aclose(self) -> None:
         await self.calls.enter("close metastore")
 
