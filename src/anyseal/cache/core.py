@@ -27,6 +27,7 @@ from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import (
     BackendError,
+    ConfigurationError,
     DecryptionError,
     ExpiredError,
     FormatError,
@@ -76,6 +77,7 @@ class Cache(CacheBase):
         policy: Lifetimes, herds, failures.
         plain_keys: Store the names of partitions and keys as they are. Default: keyed hashes.
         name_key: The key that names are made under. Default: the keyring's.
+        suite: What new entries are sealed with. Default: the machine's best.
         metrics: Called with each CacheEvent (its ``cache`` is the namespace).
         audit: Called with an AuditEvent for each use of a key.
         on_rotation: Called when an entry opens under a key that is no longer current.
@@ -91,6 +93,8 @@ class Cache(CacheBase):
         own = getattr(backend, "enforces_timeout", False)
         self._timeout = None if own else self.policy.timeout
         self._leasing = isinstance(backend, LeasingBackend)
+        self._watches = self._local is not None and isinstance(backend, WatchedBackend)
+        self._watching: anyio.lowlevel.RunVar[bool] = anyio.lowlevel.RunVar("_anyseal_watching")
         self._ranges = GuardedRanges(backend, self._guarded)
 
     # ---- driving the flows
@@ -145,6 +149,8 @@ class Cache(CacheBase):
             names = self._names_hit(partition)
             if names is None or len(names.keys) > 1:
                 return await self._drive(self._find(partition, key))
+            if self._watches and not self._watching.get(False):
+                self._watch_here()
             # The flow, with its one need met here: driving it costs as much as opening.
             stored = names.names(key)
             (version,) = self._versions(stored)
@@ -512,8 +518,9 @@ class Cache(CacheBase):
         temporary = temporary_name(name)
         sealing = await self._drive(self._current(partition))
         writer = ObjectWriter(
-            PieceSink(self._ranges, temporary), sealing, context=names.context(key, at.what)
-        )
+            PieceSink(self._ranges, temporary), sealing,
+            context=names.context(key, at.what), suite=self._suite,
+        )  # fmt: skip
         async with writer:
             await writer.write(payload)
             size = await writer.finish()
@@ -555,6 +562,11 @@ class Cache(CacheBase):
             failure = type(exc).__name__
         return self._health(failure, started)
 
+    def _watch_here(self) -> None:
+        """Begin to watch the backend in this event loop, once."""
+        self._watching.set(True)
+        self._background.start(self._watch, lambda: self._watching.set(False))
+
     async def _watch(self) -> None:
         """Forget what other processes changed, as the backend tells of it."""
         local = self._local
@@ -566,8 +578,8 @@ class Cache(CacheBase):
                 local.drop_names(None)
 
     async def __aenter__(self) -> Self:
-        if self._local is not None and isinstance(self._backend, WatchedBackend):
-            self._background.start(self._watch)
+        if self._watches and not self._watching.get(False):
+            self._watch_here()
         return self
 
     async def __aexit__(
@@ -598,5 +610,5 @@ def several(keys: Iterable[str | bytes]) -> Iterable[str | bytes]:
 
 def only_one(partition: str | None) -> str:
     if partition is None:
-        raise BackendError("this backend cannot list names: clear one partition at a time")
+        raise ConfigurationError("this backend cannot list names: clear one partition at a time")
     return partition

@@ -16,7 +16,7 @@ from anyseal.cache.core import Cache
 from anyseal.cache.entry import check_key, function_key
 from anyseal.cache.flows import UNSET, CacheBase
 from anyseal.cache.herd import Job
-from anyseal.errors import BackendError, ConfigurationError, FormatError
+from anyseal.errors import ConfigurationError, FormatError
 
 __all__ = ["CacheInfo", "cached"]
 
@@ -250,7 +250,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
 def _prefixes(self: CachedFunction, names: Any) -> list[str]:
     """What the names of the function's entries begin with."""
     if self._arguments is None:
-        raise BackendError(f"{self._name} makes its own keys: delete them, or a tag")
+        raise ConfigurationError(f"{self._name} makes its own keys: delete them, or a tag")
     found: list[str] = names.function_prefixes(self._name)
     return found
 

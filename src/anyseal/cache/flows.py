@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from anyseal.cache.breaker import Breaker
-from anyseal.cache.codecs import codec_named
+from anyseal.cache.codecs import MessagePackCodec, RawCodec, codec_named
 from anyseal.cache.entry import (
     ERROR,
     GENERATION_BYTES,
@@ -48,6 +48,7 @@ from anyseal.errors import (
 from anyseal.keyring.static import StaticKeyring
 from anyseal.keys import Key
 from anyseal.ports import AuditHook, Keyring, MetricsHook, NamingKeyring
+from anyseal.suites import Suite, suite_named
 from anyseal.value import KEY_ID, key_id_of, open_under, seal_under
 
 __all__ = ["UNSET", "CacheBase", "Flow", "Need", "RotationHook", "redirected"]
@@ -55,6 +56,8 @@ __all__ = ["UNSET", "CacheBase", "Flow", "Need", "RotationHook", "redirected"]
 T = TypeVar("T")
 
 PARTITIONS_MAX = 10_000
+_BYTES_TYPES = (Any, bytes, object, bytes | None)
+"""What bytes that no codec touched may be asked for as."""
 FOREVER_MS = 1 << 40
 """Some 34 years."""
 
@@ -119,6 +122,7 @@ class CacheBase:
         policy: CachePolicy | None = None,
         plain_keys: bool = False,
         name_key: Key | None = None,
+        suite: Suite | str | None = None,
         metrics: MetricsHook | None = None,
         audit: AuditHook | None = None,
         on_rotation: RotationHook | None = None,
@@ -129,12 +133,15 @@ class CacheBase:
             raise ConfigurationError(f"{type(keyring).__name__} has no key for names: name_key=")
         self.namespace = check_namespace(namespace)
         self.codec = codec_named(codec)
+        # Its bytes come back as bytes: large ones need not go through it.
+        self._bytes_pass = isinstance(self.codec, MessagePackCodec | RawCodec)
         self.policy = policy if policy is not None else CachePolicy()
         self._backend = backend
         self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._plain_keys = plain_keys
         self._name_key = name_key
+        self._suite = suite_named(suite)
         # A hierarchy's partition that was shredded gets a name key that is another.
         self._names_change = name_key is None and not isinstance(keyring, Key | StaticKeyring)
         self._on_rotation = on_rotation
@@ -312,7 +319,7 @@ class CacheBase:
         fresh = pack(
             entry.kind, payload, fresh_until=entry.fresh_until, cost_ms=entry.cost_ms, tags=tags
         )
-        sealed = seal_under(fresh, current, names.context(key), expires_ms=expires)
+        sealed = seal_under(fresh, current, names.context(key), self._suite, expires_ms=expires)
         left = max(1, expires - now_ms()) if expires else None
         if (yield from self._replaced(entry, names.names(key)[0], sealed, left)):
             self._observer.count("resealed")
@@ -403,7 +410,7 @@ class CacheBase:
         """Give a tag a generation that no entry has."""
         key = yield from self._current(partition)
         generation = os.urandom(GENERATION_BYTES)
-        sealed = seal_under(generation, key, names.context(tag.encode(), b"tag"))
+        sealed = seal_under(generation, key, names.context(tag.encode(), b"tag"), self._suite)
         record = names.tag_record(tag)
         try:
             self._forget("", tag.encode(), record)
@@ -544,7 +551,7 @@ class CacheBase:
         with_key = yield from self._current(partition)
         fresh, end = self.policy.lifetime(ttl)
         plain = pack(kind, payload, fresh_until=fresh, cost_ms=cost_ms, tags=tags)
-        sealed = seal_under(plain, with_key, names.context(key), expires_ms=end)
+        sealed = seal_under(plain, with_key, names.context(key), self._suite, expires_ms=end)
         self._observer.used(partition, with_key._key_id, "encrypt", "ok")
         stored = names.names(key)
         if if_absent and len(stored) > 1:  # the backend looks under the newest name only
@@ -618,7 +625,7 @@ class CacheBase:
                 entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
                 tags=entry.tags,
             )  # fmt: skip
-            sealed = seal_under(plain, with_key, names.context(key), expires_ms=end)
+            sealed = seal_under(plain, with_key, names.context(key), self._suite, expires_ms=end)
             ttl_ms = max(1, end - now_ms()) if end else None
             name = names.names(key)[0]
             if entry.kind == LARGE:
@@ -663,7 +670,7 @@ class CacheBase:
         """
         if value is None:
             return NONE, b""
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, bytes | bytearray | memoryview) and self._bytes_pass:
             size = memoryview(value).nbytes
             if size > self.policy.large_bytes:
                 if size > self.policy.max_bytes:
@@ -683,6 +690,8 @@ class CacheBase:
         if kind == NONE:
             return None
         if kind == RAW:
+            if type not in _BYTES_TYPES:
+                raise FormatError("the entry holds bytes")
             return payload if payload.__class__ is bytes else bytes(payload)
         if kind == ERROR:
             raise FormatError("the entry holds an exception, which nobody here expects")

@@ -302,7 +302,10 @@ class Herd:
         tags = await self._tags(cache, job)
         started = perf_counter()
         try:
-            value = await job.factory()
+            made = job.factory()
+            if not hasattr(made, "__await__"):
+                raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
+            value = await made
         except job.exceptions as exc:
             await self._keep(cache, job, tags, *cache._frozen(exc), started, exc, lease)
             raise

@@ -388,7 +388,9 @@ class Cache(CacheBase):
         temporary = temporary_name(name)
         sealing = self._drive(self._current(partition))
         sink = BlockingPieceSink(self._ranges, temporary)
-        with ObjectWriter(sink, sealing, context=names.context(key, at.what)) as writer:
+        with ObjectWriter(
+            sink, sealing, context=names.context(key, at.what), suite=self._suite
+        ) as writer:
             writer.write(payload)
             size = writer.finish()
         flow = self._store(
