@@ -560,6 +560,7 @@ async def test_put_complete_unclear_and_not_done(bucket: Bucket, key: Key) -> No
     assert text(PART + 1) == await off_loop(bucket.read, "k", key)
 
 
+@pytest.mark.usefixtures("no_pauses")
 async def test_put_part_tried_again(bucket: Bucket, key: Key) -> None:
     """A part that failed is sent again alone; every request may fail once."""
     error = {"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}
