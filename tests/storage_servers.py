@@ -227,7 +227,8 @@ class SeaweedFS(Process):
 
     def ping(self) -> None:
         client = self.client()
-        with contextlib.suppress(client.exceptions.BucketAlreadyExists):
+        mine = client.exceptions.BucketAlreadyOwnedByYou  # it was started before
+        with contextlib.suppress(client.exceptions.BucketAlreadyExists, mine):
             client.create_bucket(Bucket="ready")
         client.put_object(Bucket="ready", Key="ready", Body=b"ready")
 

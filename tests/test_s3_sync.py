@@ -99,7 +99,7 @@ def methods(of: type) -> dict[str, Any]:
 def test_bucket_has_the_methods_of_the_async_one() -> None:
     """What is added there must be added here, with the same arguments and defaults."""
     ours = methods(SealedBucket)
-    assert {"close", "connect"} == ours.keys() - methods(s3.SealedBucket).keys()
+    assert {"close"} == ours.keys() - methods(s3.SealedBucket).keys()
     for name, parameters in methods(s3.SealedBucket).items():
         assert parameters == ours[name], name
 

@@ -303,7 +303,11 @@ async def test_part_replaced_after_the_listing_is_noticed(moto_server: Moto, key
 
 @pytest.mark.parametrize("size", [0, 3, len(PLAIN)])
 async def test_complete_again_and_at_once_is_the_same_object(
-    weed_server: SeaweedFS, name: str, size: int, key: Key
+    weed_server: SeaweedFS,
+    name: str,
+    size: int,
+    key: Key,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Clients press the button twice, and load balancers send a request again."""
     async with opened(weed_server.url, name, key) as bucket:
@@ -323,6 +327,7 @@ async def test_complete_again_and_at_once_is_the_same_object(
         assert PLAIN[:size] == await open_whole(sealed, key)
         await bucket.abort_upload(token)
         assert sealed == stored(weed_server, name)
+        monkeypatch.setattr("anyseal.s3.completion._LANDING_PAUSES", (0.0,))
         await bucket._calls.put("a/key", b"something newer")
         with pytest.raises(UploadNotFoundError):
             await bucket.complete_upload(token, receipts.values())
@@ -541,7 +546,7 @@ async def test_part_of_the_wrong_length_is_not_uploaded(
             with pytest.raises(ValueError, match="parts 1 to 1"):
                 await bucket.upload_part(token, number, b"")
         with pytest.raises(TypeError):
-            await bucket.upload_part(token, 1, "text")  # type: ignore[arg-type]
+            await bucket.upload_part(token, 1, "text")
         assert [1] == await bucket.resume(token, [])
         assert [] == await bucket._calls.parts("a/key", uploads(weed_server, name)[0])
 
@@ -605,8 +610,11 @@ async def test_create_whose_token_cannot_be_sealed_leaves_no_upload(
     assert [] == uploads(weed_server, name)
 
 
-async def test_abort_leaves_nothing(weed_server: SeaweedFS, name: str, key: Key) -> None:
+async def test_abort_leaves_nothing(
+    weed_server: SeaweedFS, name: str, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And can be called again."""
+    monkeypatch.setattr("anyseal.s3.completion._LANDING_PAUSES", (0.0,))
     async with opened(weed_server.url, name, key) as bucket:
         token = await begin(bucket, 3)
         receipt = await bucket.upload_part(token, 1, b"abc")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import anyio
 
-__all__ = ["Ahead", "each_awaited"]
+__all__ = ["GRACE", "Ahead", "each_awaited", "uninterrupted"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+GRACE = 30.0
+"""Seconds that a cancelled caller goes on waiting for what must not be cut short."""
 
 
 async def each_awaited(
@@ -46,6 +50,45 @@ async def each_awaited(
             group.start_soon(work)
     if errors:
         raise errors[0]
+
+
+async def uninterrupted(
+    call: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[object]] | None = None
+) -> T:
+    """The result of *call*; a cancellation lets it go on for ``GRACE`` seconds, then is raised.
+
+    What it made for a cancelled caller is given to *undo*. Also at asyncio's own
+    ``Task.cancel()``, which pays no heed to shields: *call* has a task of its own.
+    """
+    made: list[T] = []
+    errors: list[Exception] = []
+    over = anyio.Event()
+    scope = anyio.CancelScope(shield=True)
+
+    async def work() -> None:
+        with scope:
+            try:
+                made.append(await call())
+            except Exception as exc:
+                errors.append(exc)
+        over.set()
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            try:
+                await over.wait()
+            except BaseException:
+                scope.deadline = anyio.current_time() + GRACE
+                raise
+    except BaseException:
+        if undo is not None:
+            for thing in made:
+                await uninterrupted(functools.partial(undo, thing))
+        raise
+    if errors:
+        raise errors[0]
+    return made[0]
 
 
 class Ahead(Generic[T]):

@@ -12,7 +12,7 @@ from anyseal.ports import Keyring, resolve_partition
 from anyseal.s3.calls import ATTEMPTS, Calls
 from anyseal.suites import Suite
 
-__all__ = ["KEY_METADATA", "PART_SIZE", "SUITE_METADATA", "BucketBase"]
+__all__ = ["KEY_METADATA", "PART_SIZE", "SUITE_METADATA", "BucketBase", "conditions"]
 
 PART_SIZE = 8 << 20
 """Plaintext bytes of a part, unless an object needs larger ones."""
@@ -23,6 +23,15 @@ KEY_METADATA = "anyseal-key"
 SUITE_METADATA = "anyseal-suite"
 
 _LOCATION = b"anyseal s3 location v1"
+
+
+def conditions(if_none_match: bool, if_match: str | None) -> dict[str, str]:
+    """The conditions of a write, by S3's names. Raises ValueError if both are given."""
+    if if_none_match and if_match is not None:
+        raise ValueError("if_none_match and if_match exclude each other")
+    if if_none_match:
+        return {"IfNoneMatch": "*"}
+    return {} if if_match is None else {"IfMatch": if_match}
 
 
 class BucketBase:

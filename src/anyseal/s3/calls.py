@@ -6,14 +6,11 @@ Each call names what it does in S3's words. A retry resends the same bytes: bodi
 from __future__ import annotations
 
 import contextlib
-import functools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar, cast
-
-import anyio
 
 from anyseal.errors import (
     AnysealError,
@@ -33,8 +30,9 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 
 from anyseal.retries import retried
 from anyseal.s3.body import Body, leave_unhashed
+from anyseal.tasks import uninterrupted
 
-__all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "uncut"]
+__all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "quoted"]
 
 T = TypeVar("T")
 
@@ -254,7 +252,7 @@ class Calls:
         async def abort(upload_id: str) -> None:
             await self.abort_upload(key, upload_id)
 
-        return await self.retry(lambda: uncut(create, abort))
+        return await self.retry(lambda: uninterrupted(create, abort))
 
     async def upload_part(
         self, key: str, upload_id: str, number: int, body: bytes | Body, **parameters: Any
@@ -267,9 +265,19 @@ class Calls:
         return str(answer["ETag"])
 
     async def copy_part(
-        self, key: str, upload_id: str, number: int, source: Any, start: int, stop: int, etag: str
-    ) -> str:
-        """UploadPartCopy of bytes *start* to *stop* of *source* with this entity tag."""
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        source: Mapping[str, str],
+        span: tuple[int, int],
+        etag: str,
+    ) -> tuple[str, dict[str, str]]:
+        """UploadPartCopy of the bytes of *source* from *span*'s start to its stop.
+
+        Only while *etag* is the source's entity tag. Returns the part's, and its checksums.
+        """
+        start, stop = span
         answer = await self.call(
             "upload_part_copy",
             Key=key,
@@ -279,7 +287,9 @@ class Calls:
             CopySourceRange=f"bytes={start}-{stop - 1}",
             CopySourceIfMatch=etag,
         )
-        return str(answer["CopyPartResult"]["ETag"])
+        copied = answer["CopyPartResult"]
+        sums = {name: value for name, value in copied.items() if name.startswith("Checksum")}
+        return str(copied["ETag"]), sums
 
     async def complete_upload(
         self,
@@ -307,7 +317,7 @@ class Calls:
         )
         if not answer.get("ETag"):
             raise SourceError(f"complete_multipart_upload {self.bucket}/{key}: no entity tag")
-        return answer
+        return {**answer, "ETag": quoted(answer["ETag"])}
 
     async def abort_upload(self, key: str, upload_id: str) -> None:
         """AbortMultipartUpload; one that is gone already is no error."""
@@ -363,34 +373,9 @@ class Calls:
         return str(url)
 
 
-async def uncut(
-    call: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[object]] | None = None
-) -> T:
-    """The result of *call*, which no cancellation cuts short; a cancelled caller's is undone.
-
-    In a task of its own: asyncio's own ``Task.cancel()`` pays no heed to a shield.
-    """
-    made: list[T] = []
-    failed: list[Exception] = []
-
-    async def work() -> None:
-        with anyio.CancelScope(shield=True):
-            try:
-                made.append(await call())
-            except Exception as exc:
-                failed.append(exc)
-
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(work)
-    except BaseException:
-        if undo is not None:
-            for thing in made:
-                await uncut(functools.partial(undo, thing))
-        raise
-    if failed:
-        raise failed[0]
-    return made[0]
+def quoted(etag: str) -> str:
+    """An entity tag as S3 quotes it in headers and listings; some stores leave the quotes out."""
+    return f'"{etag.strip(chr(34))}"'
 
 
 async def _read_body(body: Any, announced: int, limit: int, where: str) -> bytes:

@@ -12,10 +12,7 @@ import anyio
 from anyseal.errors import (
     DecryptionError,
     FormatError,
-    ObjectNotFoundError,
     PartReplacedError,
-    PreconditionFailedError,
-    SourceError,
     UploadError,
     UploadNotFoundError,
 )
@@ -23,11 +20,15 @@ from anyseal.objects.format import ObjectKeys, Trailer
 from anyseal.objects.geometry import SALT_BYTES
 from anyseal.objects.upload import Receipt, Token
 from anyseal.s3.calls import Calls, Part
+from anyseal.s3.landing import Landing
 
 __all__ = ["CompletedUpload", "Completion", "listed_receipt"]
 
-_LANDING_PAUSES = (0.0, 0.1, 0.4)
-"""Seconds: another worker's completion may be under way when ours hears that the upload is gone."""
+_LANDING_PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds: another worker's completion may be under way when ours hears that the upload is gone.
+
+Stores take the parts away before the object shows, and a busy one takes its time in between.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class Completion:
         upload: What the token says.
         keys: Of the object.
         receipts: By index, authentic, at least one for each.
+        conditions: By S3's names.
     """
 
     def __init__(
@@ -72,12 +74,23 @@ class Completion:
         upload: Token,
         keys: ObjectKeys,
         receipts: Mapping[int, Sequence[Receipt]],
+        conditions: Mapping[str, Any],
     ) -> None:
         self._calls = calls
         self._upload = upload
         self._plan = upload.plan
         self._keys = keys
         self._receipts = receipts
+        self._conditions = conditions
+        self._listed: frozenset[int] = frozenset()
+        self._landing = Landing(
+            calls,
+            upload.key,
+            size=self._plan.sealed_size,
+            header=upload.header.to_bytes(),
+            tail_bytes=keys.geometry.trailer_bytes(self._plan.count),
+            is_ours=self._is_ours,
+        )
 
     async def run(self) -> CompletedUpload:
         """Complete it; see :meth:`UploadCalls.complete_upload`."""
@@ -85,9 +98,15 @@ class Completion:
             try:
                 return await self._complete(await self._entity_tags())
             except UploadNotFoundError:
-                return await self._await_landing()
-            except PartReplacedError:
-                raise
+                error: UploadError = UploadNotFoundError(
+                    "the upload was aborted, or its object is no longer there"
+                )
+                return await self._await_landing(error)
+            except PartReplacedError as exc:
+                if exc.part in self._listed:
+                    raise
+                # Not replaced but gone: perhaps another worker is completing it just now.
+                return await self._await_landing(exc)
             except UploadError:
                 # A part went away after it was listed. If it was one of ours, the next listing
                 # shows which; if it was the trailer, another worker completes too, with other
@@ -102,6 +121,7 @@ class Completion:
         parts: dict[int, list[Part]] = {}
         for part in await self._calls.parts(upload.key, upload.upload_id):
             parts.setdefault(part.number, []).append(part)
+        self._listed = frozenset(parts)
         tags, salts = [], []
         for index in range(count):
             receipt = listed_receipt(self._receipts[index], parts.get(index + 1, ()))
@@ -120,65 +140,33 @@ class Completion:
 
     async def _complete(self, tags: Sequence[str]) -> CompletedUpload:
         """CompleteMultipartUpload, until its outcome is clear."""
+        upload = self._upload
 
-        async def complete() -> CompletedUpload:
-            upload = self._upload
-            try:
-                answer = await self._calls.complete_upload(upload.key, upload.upload_id, tags)
-            except SourceError as exc:
-                landed = await self._landed_after(exc) if exc.retryable else None
-                if landed is None:
-                    raise
-                return landed
-            return self._result(answer["ETag"], answer.get("VersionId"))
+        async def complete() -> Any:
+            return await self._calls.complete_upload(
+                upload.key, upload.upload_id, tags, **self._conditions
+            )
 
-        return await self._calls.retry(complete)
+        return self._result(await self._landing.settled(complete))
 
-    def _result(self, etag: str, version_id: str | None) -> CompletedUpload:
+    def _result(self, answer: Mapping[str, Any]) -> CompletedUpload:
         return CompletedUpload(
-            etag=etag,
+            etag=answer["ETag"],
             size=self._upload.size,
             sealed_size=self._plan.sealed_size,
-            version_id=version_id,
+            version_id=answer.get("VersionId"),
         )
 
-    async def _landed_after(self, _unclear: SourceError) -> CompletedUpload | None:
-        """The same as :meth:`_landed`, but that the store cannot say either is no error."""
-        try:
-            return await self._landed()
-        except SourceError:
-            return None
-
-    async def _await_landing(self) -> CompletedUpload:
-        """The upload is gone: completed, if the object is there. Raises UploadNotFoundError."""
+    async def _await_landing(self, error: UploadError) -> CompletedUpload:
+        """Parts are gone: completed, if the object is there soon; otherwise raises *error*."""
         for pause in _LANDING_PAUSES:
             await anyio.sleep(pause)
-            landed = await self._landed()
-            if landed is not None:
-                return landed
-        raise UploadNotFoundError("the upload was aborted, or its object is no longer there")
+            found = await self._landing.look()
+            if found is not None:
+                return self._result(found)
+        raise error
 
-    async def _landed(self) -> CompletedUpload | None:
-        """The object in the bucket, if its size, header and trailer are those of this upload."""
-        key, size = self._upload.key, self._plan.sealed_size
-        header = self._upload.header.to_bytes()
-        tail_bytes = self._keys.geometry.trailer_bytes(self._plan.count)
-        try:
-            head = await self._calls.get_range(key, f"0-{len(header) - 1}", limit=len(header))
-            if head.total != size or head.data != header:
-                return None
-            tail = await self._calls.get_range(
-                key, f"{size - tail_bytes}-{size - 1}", limit=tail_bytes, if_match=head.etag
-            )
-        except (ObjectNotFoundError, PreconditionFailedError):
-            return None
-        except SourceError as exc:
-            if exc.retryable:
-                raise
-            return None  # such as an object of no bytes
-        return self._result(head.etag, head.version_id) if self._is_ours(tail.data) else None
-
-    def _is_ours(self, tail: Any) -> bool:
+    def _is_ours(self, tail: bytes) -> bool:
         """Whether *tail* is a trailer of this object whose every salt has a receipt."""
         try:
             Trailer.length(tail, self._keys.geometry, self._plan.sealed_size)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import anyio
-
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.objects.format import HEADER_MAX_BYTES, Header
-from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase
-from anyseal.s3.calls import Found, Listed, RangeNotSatisfiableError
+from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase, conditions
+from anyseal.s3.calls import Found, Listed, RangeNotSatisfiableError, quoted
+from anyseal.s3.multipart import Span, Upload
 from anyseal.suites import Suite
-from anyseal.tasks import each_awaited
 
 __all__ = ["ManageCalls", "ObjectStat"]
 
@@ -139,7 +137,7 @@ class ManageCalls(BucketBase):
             context: For *reseal*.
 
         Returns:
-            The copy's entity tag.
+            The copy's entity tag, quoted as by :meth:`list`.
 
         Raises:
             ConfigurationError: The bucket binds locations, and *reseal* was not asked for.
@@ -191,7 +189,7 @@ class ManageCalls(BucketBase):
             MetadataDirective="REPLACE",
             **fields,
         )
-        return str(answer["CopyObjectResult"]["ETag"])
+        return quoted(answer["CopyObjectResult"]["ETag"])
 
     async def _found(self, source: Mapping[str, str]) -> Found:
         """HeadObject of an object that may be in another bucket."""
@@ -207,25 +205,14 @@ class ManageCalls(BucketBase):
         if_none_match: bool,
     ) -> str:
         """Copy as a multipart upload; aborted if anything fails."""
-        count = max(1, -(-found.size // COPY_PART_BYTES))
-        etags = [""] * count
-        upload = await self._calls.create_upload(key, **fields)
-
-        async def part(number: int) -> None:
-            start = number * COPY_PART_BYTES
-            stop = min(start + COPY_PART_BYTES, found.size)
-            etags[number] = await self._calls.copy_part(
-                key, upload, number + 1, source, start, stop, found.etag
-            )
-
+        upload = Upload(self._calls, key, self._concurrency)
         try:
-            await each_awaited(part, ((number,) for number in range(count)), self._concurrency)
-            answer = await self._calls.complete_upload(
-                key, upload, etags, IfNoneMatch="*" if if_none_match else None
-            )
+            await upload.begin(**fields)
+            await upload.copy(source, _copied_parts(found.size), found.etag)
+            # Another copy of the same object would look the same: an unclear answer is an error.
+            answer = await upload.complete(None, **conditions(if_none_match, None))
         except BaseException:
-            with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-                await self._calls.abort_upload(key, upload)
+            await upload.abort()
             raise
         return str(answer["ETag"])
 
@@ -251,3 +238,8 @@ class ManageCalls(BucketBase):
         if version_id is not None:
             parameters["VersionId"] = version_id
         return await self._calls.presigned("get_object", parameters, expires_in)
+
+
+def _copied_parts(size: int) -> Iterator[Span]:
+    for number, start in enumerate(range(0, size, COPY_PART_BYTES), 1):
+        yield number, start, min(start + COPY_PART_BYTES, size)

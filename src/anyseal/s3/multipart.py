@@ -2,91 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
-from anyseal.errors import AnysealError, SourceError, UploadNotFoundError
+from anyseal.errors import UploadNotFoundError
 from anyseal.s3.body import Body
 from anyseal.s3.calls import Calls
+from anyseal.s3.landing import Landing
 from anyseal.s3.sealing import SealedPart, SealedParts
+from anyseal.tasks import each_awaited, uninterrupted
 
-__all__ = ["GRACE", "Proof", "Upload", "uninterrupted"]
+__all__ = ["Span", "Upload"]
 
-T = TypeVar("T")
-
-GRACE = 30.0
-"""Seconds that a cancelled caller goes on waiting for an upload to be begun, completed, aborted."""
+Span: TypeAlias = tuple[int, int, int]
+"""A part's number, and where it starts and stops in what it is copied from."""
 
 _log = logging.getLogger("anyseal.s3")
-
-
-async def uninterrupted(call: Callable[[], Awaitable[T]]) -> T:
-    """The result of *call*; a cancellation lets it go on for ``GRACE`` seconds, then is raised.
-
-    Also asyncio's own ``Task.cancel()``, which pays no heed to shields: *call* has a task of its
-    own.
-    """
-    outcome: list[T] = []
-    errors: list[Exception] = []
-    over = anyio.Event()
-    scope = anyio.CancelScope(shield=True)
-
-    async def work() -> None:
-        with scope:
-            try:
-                outcome.append(await call())
-            except Exception as exc:
-                errors.append(exc)
-        over.set()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(work)
-        try:
-            await over.wait()
-        except BaseException:
-            scope.deadline = anyio.current_time() + GRACE
-            raise
-    if errors:
-        raise errors[0]
-    return outcome[0]
-
-
-class Proof:
-    """Whether the object in the bucket is the one that was just sealed.
-
-    Its header has a fresh random salt and the commitment to a fresh key, its trailer a MAC.
-    """
-
-    def __init__(self, calls: Calls, key: str, parts: SealedParts) -> None:
-        # Few attempts: it is asked for because the server does not answer well.
-        self._calls = Calls(calls.client, calls.bucket, attempts=2)
-        self._key = key
-        self._header, self._trailer = parts.header, parts.trailer
-        self._size = parts.sealed_size
-
-    async def find(self) -> dict[str, Any] | None:
-        """What S3 would have answered, if it is ours; None if it is not, or nobody knows."""
-        with contextlib.suppress(AnysealError):
-            found = await self._calls.head(self._key)
-            if found.size != self._size:
-                return None
-            tail = self._size - len(self._trailer)
-            for start, mine in ((0, self._header), (tail, self._trailer)):
-                there = await self._calls.get_range(
-                    self._key,
-                    f"{start}-{start + len(mine) - 1}",
-                    limit=len(mine),
-                    if_match=found.etag,
-                )
-                if there.data != mine:
-                    return None
-            return {"ETag": found.etag, "VersionId": found.version_id}
-        return None
 
 
 class Upload:
@@ -164,10 +99,22 @@ class Upload:
         if errors:
             raise errors[0]
 
-    async def complete(self, find: Callable[[], Awaitable[Any]], **conditions: Any) -> Any:
+    async def copy(self, source: Mapping[str, str], spans: Iterator[Span], etag: str) -> None:
+        """Have S3 copy parts out of *source*, while *etag* is its entity tag."""
+
+        async def part(number: int, start: int, stop: int) -> None:
+            copied = await self._calls.copy_part(
+                self._key, self.upload_id, number, source, (start, stop), etag
+            )
+            self.add(number, *copied)
+
+        await each_awaited(part, spans, self._concurrency)
+
+    async def complete(self, landing: Landing | None, **conditions: Any) -> Any:
         """Make the object visible; returns S3's answer.
 
-        After an unclear answer *find* says whether the object is there all the same.
+        After an unclear answer *landing* says whether the object is there all the same; without
+        one it is an error.
 
         Raises:
             PreconditionFailedError: One of *conditions* does not hold.
@@ -176,19 +123,13 @@ class Upload:
         etags = [self._etags[number] for number in numbers]
         checksums = [self._checksums[number] for number in numbers]
 
-        async def attempt() -> Any:
-            try:
-                return await self._calls.complete_upload(
-                    self._key, self.upload_id, etags, checksums, **conditions
-                )
-            except (SourceError, UploadNotFoundError):
-                found = await find()
-                if found is None:
-                    raise
-                return found
+        async def complete() -> Any:
+            return await self._calls.complete_upload(
+                self._key, self.upload_id, etags, checksums, **conditions
+            )
 
         async def finish() -> Any:
-            answer = await self._calls.retry(attempt)
+            answer = await (complete() if landing is None else landing.settled(complete))
             self._over = True
             return answer
 

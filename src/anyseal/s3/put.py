@@ -9,9 +9,10 @@ from typing import Any
 from anyseal.errors import PreconditionFailedError
 from anyseal.objects.sealer import SEGMENT_SIZE, Sealer
 from anyseal.ports import Progress, current_key
-from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase
+from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase, conditions
 from anyseal.s3.body import Body, wanted_checksum
-from anyseal.s3.multipart import Proof, Upload
+from anyseal.s3.landing import Landing
+from anyseal.s3.multipart import Upload
 from anyseal.s3.sealing import Plaintext, SealedPart, SealedParts, plaintext
 from anyseal.suites import Suite
 
@@ -139,8 +140,7 @@ class PutCalls(BucketBase):
         """
         sealed_context = self._context(key, context)
         name = self._partition(partition)
-        if if_none_match and if_match is not None:
-            raise ValueError("if_none_match and if_match exclude each other")
+        only_if = conditions(if_none_match, if_match)
         concurrency = self._concurrency if concurrency is None else concurrency
         part_size = self._part_size if part_size is None else part_size
         if not 1 <= concurrency <= 256 or part_size < 1:
@@ -161,13 +161,10 @@ class PutCalls(BucketBase):
                 "Metadata": checked_metadata(metadata, partition_key.key_id, sealer.suite),
                 "ContentType": content_type,
             }
-            conditions = {"IfNoneMatch": "*"} if if_none_match else {}
-            if if_match is not None:
-                conditions["IfMatch"] = if_match
             request = _Request(
                 key=key,
                 headers=headers,
-                conditions=conditions,
+                conditions=only_if,
                 checksum=checksum,
                 concurrency=concurrency,
             )
@@ -189,15 +186,15 @@ class PutCalls(BucketBase):
         sent(0)
         if await parts.only_one():
             part = await parts.next()
-            answer = await self._put_whole(request, part, Proof(self._calls, request.key, parts))
+            answer = await self._put_whole(request, part, self._landing(request, parts))
             sent(part.size)
         else:
             upload = Upload(self._calls, request.key, request.concurrency)
             try:
                 await upload.begin(ChecksumAlgorithm=request.checksum, **request.headers)
                 await upload.send(parts, sent)
-                proof = Proof(self._calls, request.key, parts)
-                answer = await upload.complete(proof.find, **request.conditions)
+                landing = self._landing(request, parts)
+                answer = await upload.complete(landing, **request.conditions)
             except BaseException:
                 await upload.abort()
                 raise
@@ -209,7 +206,18 @@ class PutCalls(BucketBase):
             parts=parts.count,
         )
 
-    async def _put_whole(self, request: _Request, part: SealedPart, proof: Proof) -> Any:
+    def _landing(self, request: _Request, parts: SealedParts) -> Landing:
+        """Finds the object, when all its parts are sealed."""
+        return Landing(
+            self._calls,
+            request.key,
+            size=parts.sealed_size,
+            header=parts.header,
+            tail_bytes=len(parts.trailer),
+            is_ours=lambda tail: tail == parts.trailer,
+        )
+
+    async def _put_whole(self, request: _Request, part: SealedPart, landing: Landing) -> Any:
         """Put an object that is one part."""
         try:
             return await self._calls.put(
@@ -221,7 +229,7 @@ class PutCalls(BucketBase):
             )
         except PreconditionFailedError:
             # An earlier attempt may have gone through without a clear answer.
-            found = await proof.find()
+            found = await landing.find()
             if found is None:
                 raise
             return found

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-
-import anyio
 
 from anyseal.errors import FormatError, SourceError
 from anyseal.keys import Key
@@ -15,8 +14,8 @@ from anyseal.objects.rewrap import rewrap_header
 from anyseal.ports import Keyring, current_key, named_key, resolve_partition
 from anyseal.s3.base import KEY_METADATA, BucketBase
 from anyseal.s3.body import Body, checksum_of, wanted_checksum
-from anyseal.s3.calls import Ranged
-from anyseal.s3.multipart import Upload
+from anyseal.s3.landing import Landing
+from anyseal.s3.multipart import Span, Upload
 
 __all__ = ["RewrapCalls", "RewrapResult"]
 
@@ -63,24 +62,6 @@ class _Object:
     header: Header
     version_id: str | None
     headers: dict[str, Any]
-
-
-class _Rewrapped:
-    """Finds the rewrapped object after an unclear answer: by its new header, at its size."""
-
-    def __init__(self, calls: Any, found: _Object, header: bytes) -> None:
-        self._calls, self._found, self._header = calls, found, header
-
-    async def find(self) -> dict[str, Any] | None:
-        try:
-            there: Ranged = await self._calls.get_range(
-                self._found.key, f"0-{len(self._header) - 1}", limit=len(self._header)
-            )
-        except SourceError:
-            return None
-        if there.data != self._header or there.total != self._found.size:
-            return None
-        return {"ETag": there.etag, "VersionId": there.version_id}
 
 
 class RewrapCalls(BucketBase):
@@ -182,7 +163,7 @@ class RewrapCalls(BucketBase):
 
     async def _rewrap_small(self, found: _Object, header: bytes, checksum: str | None) -> Any:
         blocks = [header, await self._rest_of_head(found, len(header), found.size)]
-        proof = _Rewrapped(self._calls, found, header)
+        landing = self._rewrapped(found, header)
         try:
             return await self._calls.put(
                 found.key,
@@ -192,7 +173,7 @@ class RewrapCalls(BucketBase):
                 **checksum_of(checksum, blocks),
             )
         except SourceError:
-            answer = await proof.find()
+            answer = await landing.find()
             if answer is None:
                 raise
             return answer
@@ -209,47 +190,20 @@ class RewrapCalls(BucketBase):
                 found.key, upload.upload_id, 1, Body(blocks), **sums
             )
             upload.add(1, etag, sums)
-            await self._copy_rest(upload, found, concurrency)
-            proof = _Rewrapped(self._calls, found, header)
-            return await upload.complete(proof.find, IfMatch=found.etag)
+            source = {"Bucket": self.bucket, "Key": found.key}
+            await upload.copy(source, _rest_of_parts(found.size), found.etag)
+            return await upload.complete(self._rewrapped(found, header), IfMatch=found.etag)
         except BaseException:
             await upload.abort()
             raise
 
-    async def _copy_rest(self, upload: Upload, found: _Object, concurrency: int) -> None:
-        """Have S3 copy what follows the first part."""
-        rest = found.size - PART_MIN_BYTES
-        step = max(COPY_BYTES, -(-rest // (PARTS_MAX - 1)))
-        starts = enumerate(range(PART_MIN_BYTES, found.size, step), 2)
-        errors: list[Exception] = []
+    def _rewrapped(self, found: _Object, header: bytes) -> Landing:
+        """Finds the rewrapped object: by its new header, at its size."""
+        return Landing(self._calls, found.key, size=found.size, header=header)
 
-        async def copy() -> None:
-            try:
-                for number, start in starts:
-                    stop = min(start + step, found.size)
-                    await self._copy_part(upload, found, number, start, stop)
-            except Exception as exc:
-                errors.append(exc)
-                group.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as group:
-            for _ in range(min(concurrency, -(-rest // step))):
-                group.start_soon(copy)
-        if errors:
-            raise errors[0]
-
-    async def _copy_part(
-        self, upload: Upload, found: _Object, number: int, start: int, stop: int
-    ) -> None:
-        answer = await self._calls.call(
-            "upload_part_copy",
-            Key=found.key,
-            UploadId=upload.upload_id,
-            PartNumber=number,
-            CopySource={"Bucket": self.bucket, "Key": found.key},
-            CopySourceRange=f"bytes={start}-{stop - 1}",
-            CopySourceIfMatch=found.etag,
-        )
-        copied = answer["CopyPartResult"]
-        sums = {name: value for name, value in copied.items() if name.startswith("Checksum")}
-        upload.add(number, copied["ETag"], sums)
+def _rest_of_parts(size: int) -> Iterator[Span]:
+    """What follows the first part."""
+    step = max(COPY_BYTES, -(-(size - PART_MIN_BYTES) // (PARTS_MAX - 1)))
+    for number, start in enumerate(range(PART_MIN_BYTES, size, step), 2):
+        yield number, start, min(start + step, size)

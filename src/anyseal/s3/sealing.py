@@ -6,9 +6,10 @@ runs of chunks of one long stream of header, segments and trailer.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -21,7 +22,7 @@ from anyseal.objects.sources import FileSource
 from anyseal.s3.body import checksum_of
 from anyseal.suites import INLINE_BYTES
 
-__all__ = ["Plaintext", "SealedPart", "SealedParts", "part_sizes", "plaintext"]
+__all__ = ["Plaintext", "SealedPart", "SealedParts", "part_sizes", "pieces_of", "plaintext"]
 
 READ_BYTES = 2 << 20
 """What is asked of a file object at a time."""
@@ -226,6 +227,32 @@ class _Reads:
         return piece
 
 
+def _stream(data: Any) -> AsyncIterator[Any]:
+    """The pieces of a file or an async iterable. Raises TypeError."""
+    read = getattr(data, "read", None)
+    if inspect.iscoroutinefunction(read):
+        return _Reads(read, awaited=True)
+    if hasattr(data, "__aiter__"):
+        return aiter(data)
+    if callable(read):
+        return _Reads(read, awaited=False)
+    raise TypeError(
+        f"data must be bytes, a Path, a file or an async iterable, not {type(data).__name__}"
+    )
+
+
+def _is_memory(data: Any) -> bool:
+    try:
+        memoryview(data).release()
+    except TypeError:
+        return False
+    return True
+
+
+async def _opened(path: Any) -> FileSource:
+    return await offload.acquire(lambda: FileSource(path), FileSource.close)
+
+
 async def plaintext(data: Any) -> Plaintext:
     """Where the bytes of *data* come from.
 
@@ -236,24 +263,46 @@ async def plaintext(data: Any) -> Plaintext:
     if isinstance(data, str):
         raise TypeError("data must be bytes, a Path, a file or an async iterable, not str")
     if isinstance(data, os.PathLike):
-        path = os.fspath(data)
-        return FilePlaintext(await offload.acquire(lambda: FileSource(path), FileSource.close))
-    try:
-        memoryview(data).release()
-    except TypeError:
-        pass
-    else:
+        return FilePlaintext(await _opened(os.fspath(data)))
+    if _is_memory(data):
         return MemoryPlaintext(data)
-    read = getattr(data, "read", None)
-    if inspect.iscoroutinefunction(read):
-        return StreamPlaintext(_Reads(read, awaited=True))
-    if hasattr(data, "__aiter__"):
-        return StreamPlaintext(aiter(data))
-    if callable(read):
-        return StreamPlaintext(_Reads(read, awaited=False))
-    raise TypeError(
-        f"data must be bytes, a Path, a file or an async iterable, not {type(data).__name__}"
-    )
+    return StreamPlaintext(_stream(data))
+
+
+@contextlib.asynccontextmanager
+async def pieces_of(data: Any) -> AsyncIterator[AsyncIterator[Any]]:
+    """The same as pieces: memory is one, of files they are read as they are asked for.
+
+    Raises:
+        TypeError, OSError, SourceError: As for :func:`plaintext`.
+        SourceChangedError: The file of a path was written to meanwhile.
+    """
+    if isinstance(data, str):
+        raise TypeError("data must be bytes, a Path, a file or an async iterable, not str")
+    if isinstance(data, os.PathLike):
+        source = await _opened(os.fspath(data))
+        try:
+            async with contextlib.aclosing(_file_pieces(source)) as pieces:
+                yield pieces
+        finally:
+            await offload.settle(source.close)
+    elif _is_memory(data):
+        async with contextlib.aclosing(_one(data)) as pieces:
+            yield pieces
+    else:
+        yield _stream(data)
+
+
+async def _one(piece: Any) -> AsyncGenerator[Any, None]:
+    yield piece
+
+
+async def _file_pieces(source: FileSource) -> AsyncGenerator[bytearray, None]:
+    for start in range(0, source.size, READ_BYTES):
+        piece = bytearray(min(READ_BYTES, source.size - start))
+        await offload.run(source.pread_into, start, memoryview(piece))
+        yield piece
+    await offload.run(source.check_unchanged)
 
 
 class SealedParts:

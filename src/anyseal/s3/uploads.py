@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio.lowlevel
 
@@ -22,10 +23,12 @@ from anyseal.objects.part_sealer import PartJob, PartSealer, seal_job
 from anyseal.objects.parts import PartPlan, choose_segment_size
 from anyseal.objects.upload import Receipt, Token
 from anyseal.ports import current_key, named_key
-from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase
-from anyseal.s3.calls import Part, uncut
+from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase, conditions
+from anyseal.s3.calls import Part
 from anyseal.s3.completion import CompletedUpload, Completion, listed_receipt
+from anyseal.s3.sealing import pieces_of
 from anyseal.suites import INLINE_BYTES, Suite, suite_named
+from anyseal.tasks import uninterrupted
 from anyseal.value import expiry_ms
 
 __all__ = ["UploadCalls"]
@@ -50,6 +53,7 @@ class UploadCalls(BucketBase):
         partition: str | None = None,
         context: bytes = b"",
         metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
         suite: Suite | str | None = None,
         part_size: int | None = None,
         expires_in: float = EXPIRES_IN,
@@ -62,6 +66,7 @@ class UploadCalls(BucketBase):
             partition: Whose key to use, with a keyring.
             context: Authenticated, not stored; opening needs the same.
             metadata: The object's user metadata, in clear; the key's id and the suite are added.
+            content_type: Stored as it is.
             suite: Default: the bucket's.
             part_size: Wished plaintext bytes of a part. S3's limits change it: see
                 :meth:`part_plan`. Default: the bucket's.
@@ -103,7 +108,9 @@ class UploadCalls(BucketBase):
         )
         keys.release()  # each worker unwraps the data key anew
         own = {KEY_METADATA: under.id, SUITE_METADATA: chosen.name}
-        upload_id = await self._calls.create_upload(key, Metadata=_merged(metadata, own))
+        upload_id = await self._calls.create_upload(
+            key, Metadata=_merged(metadata, own), ContentType=content_type
+        )
         try:
             return Token(
                 size=size,
@@ -114,7 +121,7 @@ class UploadCalls(BucketBase):
                 upload_id=upload_id,
             ).seal(under, expires_at)
         except BaseException:
-            await uncut(lambda: self._calls.abort_upload(key, upload_id))
+            await uninterrupted(lambda: self._calls.abort_upload(key, upload_id))
             raise
 
     async def part_plan(self, token: str, *, partition: str | None = None) -> PartPlan:
@@ -131,7 +138,7 @@ class UploadCalls(BucketBase):
         self,
         token: str,
         number: int,
-        data: bytes | bytearray | memoryview | AsyncIterable[bytes],
+        data: Any,
         *,
         partition: str | None = None,
     ) -> str:
@@ -144,8 +151,9 @@ class UploadCalls(BucketBase):
         Args:
             token: From :meth:`create_upload`.
             number: From 1, as in :meth:`part_plan`.
-            data: Exactly the part's plaintext: bytes-like, which must not change meanwhile, or an
-                async iterable of pieces of any length.
+            data: Exactly the part's plaintext, from all that :meth:`put` takes: bytes-like, which
+                must not change meanwhile, a path, a binary file (read from where it is to its
+                end), or an async iterable of pieces of any length.
             partition: As at creation.
 
         Returns:
@@ -154,7 +162,9 @@ class UploadCalls(BucketBase):
         Raises:
             FormatError, WrongKeyError, DecryptionError, ExpiredError: The token is refused.
             ValueError: The upload has no such part.
+            TypeError: *data* is nothing that gives bytes.
             UploadError: *data* is longer or shorter than the part; nothing was uploaded.
+            SourceChangedError: The file changed while it was read.
             UploadNotFoundError: The upload was completed or aborted.
             SourceError: The store did not answer, or refused, also when tried again.
 
@@ -166,11 +176,9 @@ class UploadCalls(BucketBase):
             sealer = PartSealer(keys, upload.plan, number)
             part = sealer.part
             try:
-                if isinstance(data, AsyncIterable):
-                    async for piece in data:
+                async with pieces_of(data) as pieces:
+                    async for piece in pieces:
                         await _seal(sealer.feed(piece), upload.header.suite)
-                else:
-                    await _seal(sealer.feed(data), upload.header.suite)
                 body = sealer.finish()
             finally:
                 sealer.close()
@@ -211,7 +219,13 @@ class UploadCalls(BucketBase):
             ]
 
     async def complete_upload(
-        self, token: str, receipts: Iterable[str], *, partition: str | None = None
+        self,
+        token: str,
+        receipts: Iterable[str],
+        *,
+        partition: str | None = None,
+        if_none_match: bool = False,
+        if_match: str | None = None,
     ) -> CompletedUpload:
         """Make the object visible.
 
@@ -222,25 +236,30 @@ class UploadCalls(BucketBase):
             token: From :meth:`create_upload`.
             receipts: In any order, at least one for each part; several for one are no error.
             partition: As at creation.
+            if_none_match: Only if there is no such object yet, or it is this upload's.
+            if_match: Only if the object there has this entity tag, or is this upload's.
 
         Raises:
             FormatError, WrongKeyError, DecryptionError, ExpiredError: The token or a receipt is
                 refused.
+            PreconditionFailedError: *if_none_match* or *if_match* does not hold. The upload stays.
             UploadIncompleteError: Parts are missing; ``missing`` has their numbers.
             PartReplacedError: In the store is another sealing of a part than any receipt is for;
                 upload part number ``part`` again.
             UploadNotFoundError: The upload was aborted, or completed and its object replaced.
             SourceError: The store did not answer, or refused, also when tried again.
 
-        Cost: three requests, and one for each 1,000 parts.
+        Cost: three requests, and one for each 1,000 parts. Some seconds until the upload is known
+            to be gone: another worker may be completing it.
         Source: docs/format.md, section 5.5.
         """
+        only_if = conditions(if_none_match, if_match)
         async with self._unlocked(token, partition) as (upload, keys):
             found = await _authentic(receipts, upload, keys)
             missing = [index + 1 for index in range(upload.plan.count) if index not in found]
             if missing:
                 raise UploadIncompleteError(missing)
-            return await Completion(self._calls, upload, keys, found).run()
+            return await Completion(self._calls, upload, keys, found, only_if).run()
 
     async def abort_upload(self, token: str, *, partition: str | None = None) -> None:
         """Remove what was uploaded. An expired token will do; one that is gone is no error.

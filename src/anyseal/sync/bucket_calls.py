@@ -10,7 +10,6 @@ from typing import Any, cast
 from anyseal import s3
 from anyseal.keys import Key
 from anyseal.ports import Keyring, Progress
-from anyseal.s3.rewrap import RewrapResult
 from anyseal.suites import Suite
 from anyseal.sync.bucket_reader import BucketReader
 from anyseal.sync.calling import Caller, await_, iterate
@@ -221,7 +220,7 @@ class BucketCalls(UploadCalls):
         to_partition: str | None = None,
         to_keyring: Key | Keyring | None = None,
         concurrency: int | None = None,
-    ) -> RewrapResult:
+    ) -> s3.RewrapResult:
         """Wrap the object's data key under the current key, of this partition or another."""
         return await_(
             self._bucket.rewrap,

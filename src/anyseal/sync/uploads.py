@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from anyseal.objects.parts import PartPlan
-from anyseal.s3 import SealedBucket
-from anyseal.s3.completion import CompletedUpload
+from anyseal.s3 import CompletedUpload, PartPlan, SealedBucket
 from anyseal.s3.uploads import EXPIRES_IN
 from anyseal.suites import Suite
 from anyseal.sync.calling import Caller, await_
@@ -31,6 +29,7 @@ class UploadCalls:
         partition: str | None = None,
         context: bytes = b"",
         metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
         suite: Suite | str | None = None,
         part_size: int | None = None,
         expires_in: float = EXPIRES_IN,
@@ -43,6 +42,7 @@ class UploadCalls:
             partition=partition,
             context=context,
             metadata=metadata,
+            content_type=content_type,
             suite=suite,
             part_size=part_size,
             expires_in=expires_in,
@@ -58,8 +58,8 @@ class UploadCalls:
         """Seal part *number* and upload it; returns the receipt.
 
         Args:
-            data: Exactly the part's plaintext: bytes-like, a binary file, or an iterable of
-                pieces. Files and iterables are read in the calling thread.
+            data: Exactly the part's plaintext: bytes-like, a path, a binary file, or an iterable
+                of pieces. Files and iterables are read in the calling thread.
         """
         caller = Caller()
         fed = caller.fed(data)
@@ -72,10 +72,23 @@ class UploadCalls:
         return await_(self._bucket.resume, token, _all(receipts), partition=partition)
 
     def complete_upload(
-        self, token: str, receipts: Iterable[str], *, partition: str | None = None
+        self,
+        token: str,
+        receipts: Iterable[str],
+        *,
+        partition: str | None = None,
+        if_none_match: bool = False,
+        if_match: str | None = None,
     ) -> CompletedUpload:
         """Make the object visible."""
-        return await_(self._bucket.complete_upload, token, _all(receipts), partition=partition)
+        return await_(
+            self._bucket.complete_upload,
+            token,
+            _all(receipts),
+            partition=partition,
+            if_none_match=if_none_match,
+            if_match=if_match,
+        )
 
     def abort_upload(self, token: str, *, partition: str | None = None) -> None:
         """Remove what was uploaded. An expired token will do; one that is gone is no error."""

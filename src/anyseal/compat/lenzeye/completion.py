@@ -130,12 +130,11 @@ class Completion:
             return
         upload_id = await self._calls.create_upload(key, **kept)
         try:
-            etags = [
-                await self._calls.copy_part(
-                    key, upload_id, number, source, at, min(size, at + COPY_PART), etag
-                )
-                for number, at in enumerate(range(0, size, COPY_PART), 1)
-            ]
+            etags = []
+            for number, at in enumerate(range(0, size, COPY_PART), 1):
+                span = at, min(size, at + COPY_PART)
+                copied, _ = await self._calls.copy_part(key, upload_id, number, source, span, etag)
+                etags.append(copied)
             await self._calls.complete_upload(key, upload_id, etags)
         except BaseException:
             with anyio.move_on_after(_ABORT_SECONDS, shield=True):
