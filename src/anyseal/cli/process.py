@@ -117,9 +117,9 @@ def is_terminal(fd: int) -> bool:
 
 
 def note(text: str) -> None:
-    """One line on stderr."""
+    """One line on stderr; names in it are other people's."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"anyseal: {text}", file=sys.stderr, flush=True)
+        print(f"anyseal: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -238,7 +238,7 @@ class _TextGuard:
         except UnicodeDecodeError:
             text = "\0"
         if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in set(text)):
-            raise CliError("not writing binary to a terminal: use -o FILE or a pipe")
+            raise CliError("not writing binary to a terminal: name a file, or use a pipe")
 
 
 def _widen(fd: int) -> None:

@@ -154,6 +154,7 @@ def cat(
         str | None,
         typer.Option(
             "--range",
+            "-r",
             metavar="START-STOP",
             help="From START up to, not including, STOP; START- to the end; -N the last N.",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -107,13 +108,13 @@ def about_place(place: Place) -> Iterator[None]:
     """Say which object an error is about, in the words of the command line."""
     try:
         yield
-    except ObjectNotFoundError as exc:
-        if "NoSuchBucket" in str(exc):
-            raise CliError(f"s3://{place.bucket}: no such bucket", 1) from None
+    except ObjectNotFoundError:
         raise CliError(f"{place}: no such object", 1) from None
     except PreconditionFailedError:
         raise CliError(f"{place} was changed by someone else meanwhile", 1) from None
-    except (ConfigurationError, SourceError):
+    except (ConfigurationError, SourceError) as exc:
+        if "NoSuchBucket" in str(exc):
+            raise CliError(f"s3://{place.bucket}: no such bucket", 1) from None
         raise  # about S3, and it says so
     except AnysealError as exc:
         raise CliError(f"{place}: {exc}", 1) from None
@@ -232,6 +233,8 @@ class Connection:
         if self.endpoint_url is not None and not re.match("https?://.", self.endpoint_url):
             raise CliError("--endpoint-url begins with http:// or https://")
         from anyseal.s3 import connect
+
+        logging.getLogger("stamina").addHandler(logging.NullHandler())  # retries are no news here
 
         async def work() -> T:
             async with connect(

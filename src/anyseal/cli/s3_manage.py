@@ -244,10 +244,10 @@ async def _each(places: dict[Place, int], work: Callable[[Place], Awaitable[None
             if not isinstance(exc, SourceChangedError | PreconditionFailedError):
                 raise  # S3 itself: the next would fail as well
             failed += 1
-            note(f"{printable(str(place))}: {exc}")
+            note(f"{place}: {exc}")
         except CliError as exc:
             failed += 1
-            note(printable(str(exc)))
+            note(str(exc))
     return failed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anyseal import offload
-from anyseal.cli.process import CliError, note, printable
+from anyseal.cli.process import CliError, note
 from anyseal.cli.progress import Meter
 from anyseal.cli.s3_connection import S3, Place
 from anyseal.cli.s3_state import State
@@ -158,8 +158,6 @@ class Mover:
         except ConfigurationError:
             raise
         except ABOUT_ONE as exc:
-            if "NoSuchBucket" in str(exc):
-                raise CliError(f"s3://{self.migration.target.bucket}: no such bucket", 1) from None
             self.fail(old, str(exc))
 
     def is_done(self, old: Old) -> bool:
@@ -170,7 +168,7 @@ class Mover:
         """Say what is wrong with an object."""
         self.failed += 1
         place = Place(self.migration.source.bucket, old.key)
-        note(f"{printable(str(place))}: {printable(reason)}")
+        note(f"{place}: {reason}")
 
     async def _move(self, old: Old) -> None:
         target = self.migration.target_of(old.key)
