@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench.harness import Row, Settings
 
-TOPICS = ("values", "bulk", "files", "loop", "memory", "ranges", "sessions", "cache")
+TOPICS = ("values", "bulk", "files", "loop", "memory", "ranges", "sessions", "cache", "s3")
 ROOT = Path(__file__).resolve().parent.parent
 
 

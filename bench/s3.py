@@ -14,16 +14,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from anyseal import Key
 from anyseal.s3 import SealedBucket
-from bench.environment import environment
 from bench.harness import GIB, MIB, Row, Settings, faster, paired, paired_async, slower
 from bench.loop import gaps_beside
 from bench.memory import peak
-from bench.servers import SeaweedFS, s3_client
+from bench.servers import SeaweedFS, environment, s3_client
 
 PART = 8 * MIB
 AT_ONCE = 4
@@ -31,6 +29,7 @@ RANGE = 64 << 10
 LIMIT_MIB = 150.0
 KEY = Key.from_bytes(bytes(range(32)))
 RIVAL = "amazon-s3-encryption-client-python 4.0"
+DONE = b"<R><UploadId>u</UploadId><ETag>e</ETag></R>"
 UNSIGNED = {"s3": {"addressing_style": "path", "payload_signing_enabled": False}}
 
 
@@ -69,7 +68,7 @@ async def plain_put(client: Any, bucket: str, key: str, data: bytes) -> None:
 
 
 async def plain_download(client: Any, bucket: str, key: str, size: int, path: Path) -> None:
-    """Plain parallel ranged GETs into a file."""
+    """Plain parallel ranged GETs into a file, each written in a worker thread."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
 
@@ -95,7 +94,8 @@ class ReadingSink:
 
     async def __aenter__(self) -> ReadingSink:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
-        self.url = "http://127.0.0.1:%d" % self._server.sockets[0].getsockname()[1]
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -113,7 +113,7 @@ class ReadingSink:
                 elif "content-length: " in head:
                     size = int(head.split("content-length: ")[1].split("\r\n")[0])
                     await self._skip(reader, size)
-                body = b"<R><UploadId>u</UploadId><ETag>\"e\"</ETag></R>" if "post /" in head else b""
+                body = DONE if head.startswith("post /") else b""
                 answer = f'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: {len(body)}\r\n\r\n'
                 writer.write(answer.encode() + body)
                 await writer.drain()
@@ -123,7 +123,10 @@ class ReadingSink:
     @staticmethod
     async def _skip(reader: asyncio.StreamReader, size: int) -> None:
         while size:
-            size -= len(await reader.read(min(size, 1 << 20)))
+            piece = await reader.read(min(size, 1 << 20))
+            if not piece:
+                raise ConnectionError
+            size -= len(piece)
 
 
 def sink_process() -> tuple[subprocess.Popen[bytes], str]:
@@ -184,19 +187,30 @@ async def transfers(server: SeaweedFS, settings: Settings) -> list[Row]:
             pairs = await paired_async(ours, plain, settings)
             rows.append(
                 slower(
-                    "s3", "64 KiB range of an opened object", pairs, 20,
-                    rival="a plain ranged GET", at_most=1.3, scale=(1e3, "ms"),
-                )  # fmt: skip
+                    "s3",
+                    "64 KiB range of an opened object",
+                    pairs,
+                    20,
+                    rival="a plain ranged GET",
+                    at_most=1.3,
+                    scale=(1e3, "ms"),
+                )
             )
             geometry = reader.opened.geometry
             part = next(iter(reader.opened.parts(RANGE // 2, RANGE + RANGE // 2)))
             extra = (part.run.length - RANGE) / (geometry.chunk_bytes + geometry.tag_bytes)
             rows.append(
                 Row(
-                    group="s3", figure="64 KiB range: chunks read beyond it",
-                    ours=f"{part.run.length:,} bytes", rival=f"{RANGE:,} bytes", value=extra,
-                    low=extra, high=extra, must=("<=", 2.0), unit="chunks",
-                )  # fmt: skip
+                    group="s3",
+                    figure="64 KiB range: chunks read beyond it",
+                    ours=f"{part.run.length:,} bytes",
+                    rival=f"{RANGE:,} bytes",
+                    value=extra,
+                    low=extra,
+                    high=extra,
+                    must=("<=", 2.0),
+                    unit="chunks",
+                )
             )
         rows += await gaps(sealed, data, target, name)
     process, url = sink_process()
@@ -210,9 +224,13 @@ async def transfers(server: SeaweedFS, settings: Settings) -> list[Row]:
             )
             rows.append(
                 faster(
-                    "s3", f"put {name} into a sink that only reads", pairs, size,
-                    rival="plain multipart", at_least=0.7,
-                )  # fmt: skip
+                    "s3",
+                    f"put {name} into a sink that only reads",
+                    pairs,
+                    size,
+                    rival="plain multipart",
+                    at_least=0.7,
+                )
             )
     finally:
         process.kill()
@@ -232,11 +250,17 @@ async def gaps(sealed: SealedBucket, data: bytes, target: Path, name: str) -> li
         p99, middle = found[len(found) * 99 // 100], found[len(found) // 2]
         rows.append(
             Row(
-                group="s3", figure=f"{figure} beside a 1 ms ticker",
-                ours=f"p99 {p99:.2f} ms, max {found[-1]:.2f} ms", rival="the tick itself: 1 ms",
-                value=p99, low=middle, high=found[-1], must=("<=", 5.0), unit="ms",
+                group="s3",
+                figure=f"{figure} beside a 1 ms ticker",
+                ours=f"p99 {p99:.2f} ms, max {found[-1]:.2f} ms",
+                rival="the tick itself: 1 ms",
+                value=p99,
+                low=middle,
+                high=found[-1],
+                must=("<=", 5.0),
+                unit="ms",
                 detail={"ticks": len(found), "p50_ms": middle, "max_ms": found[-1]},
-            )  # fmt: skip
+            )
         )
     return rows
 
@@ -252,6 +276,8 @@ def beside_rival(server: SeaweedFS, settings: Settings) -> Iterator[Row]:
     worker = Path(__file__).with_name("s3_rival.py")
     command = [str(python), str(worker), server.url, bucket, str(size)]
     rival = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert rival.stdout is not None
+    way = rival.stdout.readline().strip()
     loop = asyncio.new_event_loop()
 
     def theirs(verb: str) -> float:
@@ -267,10 +293,9 @@ def beside_rival(server: SeaweedFS, settings: Settings) -> Iterator[Row]:
     try:
         name = f"{len(data) // MIB} MiB"
         pairs = paired(
-            lambda: loop.run_until_complete(sealed.put("ours", data)) and None,
-            lambda: theirs("put"), few,
-        )  # fmt: skip
-        yield faster("s3", f"put {name}", pairs, len(data), rival=RIVAL, at_least=1.0)
+            lambda: loop.run_until_complete(sealed.put("ours", data)), lambda: theirs("put"), few
+        )
+        yield faster("s3", f"put {name}", pairs, len(data), rival=RIVAL, at_least=1.0, way=way)
 
         def get() -> None:
             assert len(loop.run_until_complete(sealed.get("ours"))) == len(data)
@@ -343,6 +368,3 @@ if __name__ == "__main__":
     else:
         case, url, bucket, size, folder = sys.argv[1:]
         print(json.dumps(asyncio.run(memory_case(case, url, bucket, int(size), Path(folder)))))
-
-
-_ = perf_counter

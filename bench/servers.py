@@ -1,12 +1,15 @@
-"""The servers that the benches talk to: those of the tests."""
+"""The servers, and the rivals' environments, that the benches use: those of the tests."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+_TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [str(_TESTS), str(_TESTS / "interop")]
+
+from peers import environment
 
 from storage_servers import RedisServer, SeaweedFS, s3_client
 
-__all__ = ["RedisServer", "SeaweedFS", "s3_client"]
+__all__ = ["RedisServer", "SeaweedFS", "environment", "s3_client"]

@@ -6,6 +6,7 @@ Like those in ``servers.py``: on free ports of 127.0.0.1, ready when the constru
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -258,6 +259,14 @@ def blocking_client(url: str) -> Any:
     )
 
 
+@functools.cache
+def service_models() -> Any:
+    """Loads the descriptions of services; each client would read and parse megabytes anew."""
+    from aiobotocore.session import AioSession
+
+    return AioSession().get_component("data_loader")
+
+
 @contextlib.asynccontextmanager
 async def s3_client(url: str, **settings: Any) -> AsyncIterator[Any]:
     """An aiobotocore S3 client of the server at *url*, for the running event loop."""
@@ -277,7 +286,9 @@ async def s3_client(url: str, **settings: Any) -> AsyncIterator[Any]:
         "warm_up_loader_caches": True,
         **settings,
     }
-    async with AioSession().create_client(
+    session = AioSession()
+    session.register_component("data_loader", service_models())
+    async with session.create_client(
         "s3",
         region_name="us-east-1",
         endpoint_url=url,

@@ -5,12 +5,14 @@ HTML comment on the line before a block changes that:
 
 - ``<!-- not run: why -->``: only compiled; each must be listed in ``NOT_RUN`` below.
 - ``<!-- setup: name -->``: the function of that name in ``SETUPS`` runs first.
+- ``<!-- server: name -->``: that server of ``SERVERS`` runs, and its URL is in the environment.
 - ``<!-- pytest: file name -->``: goes into that file; pytest runs them in a process of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -23,12 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import typer.main
 
 from anyseal import CryptoPolicy, errors
+from anyseal.cache import CachePolicy, CacheStats, cached, secure
+from anyseal.cache.flows import CacheBase
 from anyseal.cli.app import app
 from anyseal.settings import SessionSettings, setting_names
+from storage_servers import RedisServer
 from support import pattern
+
+pytest_plugins = ["server_fixtures"]
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -69,6 +77,9 @@ SETUPS: dict[str, Callable[[Path], None]] = {
     "environment": _static_environment,
     "master key": _lenzeye_master_key,
 }
+
+SERVERS = {"redis": ("empty_redis", "REDIS_URL")}
+"""A fixture that has a ``url``, and the variable that a page's code reads it from."""
 
 FILES = ("backup.tar", "notes.txt", "big.img", "log", "shop")
 """What the commands of the pages find in their folder; sealed ones of log and shop as well."""
@@ -125,6 +136,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.environ.update(before)
 
 
+@pytest.fixture
+def empty_redis(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """Redis, without what others left in it, and without what this test leaves."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield redis_server
+        client.flushall()
+
+
 def _names(pages: list[Path]) -> list[str]:
     return [page.name for page in pages]
 
@@ -133,7 +153,7 @@ WITH_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blo
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=_names(WITH_PYTHON))
-def test_docs_python_runs(page: Path, folder: Path) -> None:
+def test_docs_python_runs(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
     """What a reader copies from a page works, in the page's order."""
     namespace: dict[str, Any] = {"__name__": f"docs_{page.stem}"}
     for block in blocks(page):
@@ -141,8 +161,12 @@ def test_docs_python_runs(page: Path, folder: Path) -> None:
             continue
         code = compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
         setup, file = block.option("setup"), block.option("pytest")
+        server = block.option("server")
         if setup is not None:
             SETUPS[setup](folder)
+        if server is not None:
+            fixture, variable = SERVERS[server]
+            os.environ[variable] = request.getfixturevalue(fixture).url
         if file is not None:
             with (folder / file).open("a") as tests:
                 tests.write(block.text + "\n\n")
@@ -293,6 +317,32 @@ def test_docs_policy_is_the_policy() -> None:
     """The table of the policy has every field."""
     told = [_code(name)[0] for name, *_ in _rows("sessions.md", "policy")]
     assert [item.name for item in dataclasses.fields(CryptoPolicy)] == told
+
+
+def test_docs_cache_policy_is_the_policy() -> None:
+    """The table of the cache's policy has every field, in order."""
+    told = [_code(name)[0] for name, *_ in _rows("cache-operations.md", "policy")]
+    assert [item.name for item in dataclasses.fields(CachePolicy)] == told
+
+
+def test_docs_cache_settings_are_the_settings() -> None:
+    """So have the tables of what a cache and its decorators take."""
+    for page, header, takes in (
+        ("cache.md", "setting of `Cache`", CacheBase.__init__),
+        ("cache-decorators.md", "argument", cached),
+        ("cache-decorators.md", "argument", secure),
+    ):
+        told = {name for cell, *_ in _rows(page, header) for name in _code(cell)}
+        parameters = inspect.signature(takes).parameters.values()
+        real = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+        assert set() == real - told, takes
+
+
+def test_docs_cache_counters_are_the_counters() -> None:
+    """Whoever watches a counter finds what it means; what the layer holds now is no counter."""
+    told = {name for cell, *_ in _rows("cache-operations.md", "counter") for name in _code(cell)}
+    real = {item.name for item in dataclasses.fields(CacheStats)}
+    assert real - {"local_entries", "local_bytes"} == told
 
 
 def test_docs_migration_names_settings_that_exist() -> None:

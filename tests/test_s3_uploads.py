@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import random
 import subprocess
@@ -54,10 +55,20 @@ CONTEXT = b"context"
 Receipts = dict[int, str]
 
 
+_buckets = itertools.count()
+
+
+def new_bucket(server: Any) -> str:
+    """The name of a bucket that is empty."""
+    name = f"uploads-{next(_buckets)}"
+    blocking(server).create_bucket(Bucket=name)
+    return name
+
+
 @pytest.fixture
 def name(weed_server: SeaweedFS) -> str:
     """An empty bucket."""
-    return weed_server.new_bucket()
+    return new_bucket(weed_server)
 
 
 @contextlib.asynccontextmanager
@@ -91,9 +102,15 @@ async def upload(
     return receipts
 
 
+@functools.cache
+def blocking(server: Any) -> Any:
+    """A blocking client of a server; making one takes half a second."""
+    return server.client() if isinstance(server, SeaweedFS) else server.client("s3", "us-east-1")
+
+
 def stored(server: Any, name: str) -> bytes | None:
     """The object as it is in the bucket; None if there is none."""
-    client = server.client() if isinstance(server, SeaweedFS) else server.client("s3", "us-east-1")
+    client = blocking(server)
     try:
         body: bytes = client.get_object(Bucket=name, Key="a/key")["Body"].read()
     except client.exceptions.NoSuchKey:
@@ -103,7 +120,7 @@ def stored(server: Any, name: str) -> bytes | None:
 
 def uploads(server: SeaweedFS, name: str) -> list[str]:
     """The multipart uploads that are under way."""
-    found = server.client().list_multipart_uploads(Bucket=name).get("Uploads", [])
+    found = blocking(server).list_multipart_uploads(Bucket=name).get("Uploads", [])
     return [one["UploadId"] for one in found]
 
 
@@ -129,7 +146,9 @@ class Meddler:
         async def call(**parameters: Any) -> Any:
             number = len(self.calls)
             self.calls.append(operation)
-            self.before(number, operation)
+            meddling = self.before(number, operation)
+            if meddling is not None:
+                await meddling
             await anyio.lowlevel.checkpoint()
             answer = await method(**parameters)
             self.after(number, operation)
@@ -163,7 +182,7 @@ async def test_upload_is_one_sealed_object(weed_server: SeaweedFS, name: str, si
     assert sealed is not None
     assert (size, len(sealed)) == (done.size, done.sealed_size)
     assert plain == await open_whole(sealed, key)
-    head = weed_server.client().head_object(Bucket=name, Key="a/key")
+    head = blocking(weed_server).head_object(Bucket=name, Key="a/key")
     assert done.etag == head["ETag"]
     expected = {"colour": "red", "anyseal-key": key.id, "anyseal-suite": Suite(sealed[8]).name}
     assert expected == head["Metadata"]
@@ -227,7 +246,7 @@ async def test_late_duplicate_of_a_part_is_never_mixed_in(
     SeaweedFS keeps both for the one who names its entity tag; others keep the last.
     """
     first, second = pattern(100, "first"), pattern(100, "second")
-    moto_server.client("s3", "us-east-1").create_bucket(Bucket=f"{name}-{given}")
+    blocking(moto_server).create_bucket(Bucket=f"{name}-{given}")
     for server, where in ((weed_server, name), (moto_server, f"{name}-{given}")):
         async with opened(server.url, where, key) as bucket:
             token = await begin(bucket, 100)
@@ -252,24 +271,19 @@ async def test_part_replaced_after_the_listing_is_noticed(
     weed_server: SeaweedFS, moto_server: Moto, name: str, key: Key
 ) -> None:
     """The listing is a look at the past: what counts is the entity tags at completion."""
-    moto_server.client("s3", "us-east-1").create_bucket(Bucket=f"{name}-late")
-    async with s3_client(moto_server.url) as client, anyio.create_task_group():
+    blocking(moto_server).create_bucket(Bucket=f"{name}-late")
+    async with s3_client(moto_server.url) as client:
         meddler = Meddler(client)
         bucket = UploadCalls(meddler, f"{name}-late", key, part_size=PART)
         token = await begin(bucket, 3)
         receipt = await bucket.upload_part(token, 1, b"abc")
-        blocking = moto_server.client("s3", "us-east-1")
 
-        def replace(number: int, operation: str) -> None:
+        async def replace(number: int, operation: str) -> None:
             if operation == "complete_multipart_upload":
-                upload_id = blocking.list_multipart_uploads(Bucket=bucket.bucket)["Uploads"][0]
-                blocking.upload_part(
-                    Bucket=bucket.bucket,
-                    Key="a/key",
-                    UploadId=upload_id["UploadId"],
-                    PartNumber=1,
-                    Body=b"other",
-                )
+                listed = await client.list_multipart_uploads(Bucket=bucket.bucket)
+                upload_id = listed["Uploads"][0]["UploadId"]
+                where = {"Bucket": bucket.bucket, "Key": "a/key", "UploadId": upload_id}
+                await client.upload_part(**where, PartNumber=1, Body=b"other")
 
         meddler.before = replace
         with pytest.raises(PartReplacedError) as caught:
@@ -362,6 +376,7 @@ class Answers(BaseHTTPRequestHandler):
     """A store whose completions fail in the body of a 200."""
 
     completions = 0
+    protocol_version = "HTTP/1.1"  # the client waits for "100 Continue"
 
     def answer(self, body: str = "", **headers: str) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -400,6 +415,7 @@ class Answers(BaseHTTPRequestHandler):
 def failing_store() -> Iterator[str]:
     """Its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -465,7 +481,7 @@ async def test_token_expired_altered_or_of_others_is_refused(
     weed_server: SeaweedFS, name: str, keyring: StaticKeyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By every call; only ``abort_upload`` takes one that has expired."""
-    elsewhere = weed_server.new_bucket()
+    elsewhere = new_bucket(weed_server)
     async with (
         opened(weed_server.url, name, keyring) as bucket,
         opened(weed_server.url, elsewhere, keyring) as other,
@@ -678,35 +694,7 @@ async def test_no_plaintext_reaches_the_disk_of_the_store(
     assert scanned > 2 * len(PLAIN)
 
 
-# ---- Servers and workers that die ----------------------------------------------------------
-
-
-@pytest.fixture
-def own_server() -> Iterator[SeaweedFS]:
-    """A server that a test may kill."""
-    server = SeaweedFS()
-    yield server
-    server.close()
-
-
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_upload_survives_a_server_that_is_killed(own_server: SeaweedFS, key: Key) -> None:
-    """Between two parts: an error of a known type, and the upload goes on where it was."""
-    name = own_server.new_bucket()
-    async with opened(own_server.url, name, key, attempts=1) as bucket:
-        token = await begin(bucket, len(PLAIN))
-        plan = await bucket.part_plan(token)
-        receipt = await bucket.upload_part(token, 1, PLAIN[: plan.part(1).stop])
-        own_server.crash()
-        with pytest.raises(SourceError) as caught:
-            await bucket.upload_part(token, 2, PLAIN[plan.part(2).start :])
-        assert caught.value.retryable
-        own_server.start()
-    async with opened(own_server.url, name, key) as bucket:
-        assert [2] == await bucket.resume(token, [receipt])
-        second = await bucket.upload_part(token, 2, PLAIN[plan.part(2).start :])
-        await bucket.complete_upload(token, [second, receipt])
-    assert PLAIN == await open_whole(stored(own_server, name), key)
+# ---- Workers that die ----------------------------------------------------------------------
 
 
 WORKER = """

@@ -18,6 +18,7 @@ REQUIREMENTS = {
     "asherah05": "asherah>=0.5,<0.6",
     "asherah03": "asherah==0.3.9",
     "cachekit": "cachekit[json]==0.24.1",
+    "s3ec": "amazon-s3-encryption-client-python>=4,<5 boto3",
     # Its cache needs two of its many dependencies.
     "duck": "--no-deps duckframework==2.3.2 diskcache pynacl cffi pycparser",
 }

@@ -4,6 +4,9 @@ these backends).
 The backend never sees a value, nor by default the name of a key.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from anyseal.cache.backends import backend_from_url
 from anyseal.cache.backends.memory import MemoryBackend
 from anyseal.cache.codecs import (
@@ -22,23 +25,55 @@ from anyseal.cache.secure import secure
 from anyseal.cache.stats import CacheHealth, CacheStats
 from anyseal.cache.wrapper import EncryptionWrapper
 
+if TYPE_CHECKING:
+    from anyseal.cache.backends.adapters import AiocacheBackend, CashewsBackend
+    from anyseal.cache.backends.http import HttpBackend
+    from anyseal.cache.backends.memcached import MemcachedBackend
+    from anyseal.cache.backends.redis import RedisBackend
+    from anyseal.cache.backends.server import CacheServer
+    from anyseal.cache.backends.sqlite import SQLiteBackend
+
 __all__ = [
     "TTL",
+    "AiocacheBackend",
     "ArrowCodec",
     "Cache",
     "CacheHealth",
     "CacheInfo",
     "CachePolicy",
+    "CacheServer",
     "CacheStats",
+    "CashewsBackend",
     "Codec",
     "Compressed",
     "EncryptionWrapper",
+    "HttpBackend",
     "JSONCodec",
+    "MemcachedBackend",
     "MemoryBackend",
     "MessagePackCodec",
     "PickleCodec",
     "RawCodec",
+    "RedisBackend",
+    "SQLiteBackend",
     "backend_from_url",
     "cached",
     "secure",
 ]
+
+_LAZY = {
+    "AiocacheBackend": "adapters",
+    "CacheServer": "server",
+    "CashewsBackend": "adapters",
+    "HttpBackend": "http",
+    "MemcachedBackend": "memcached",
+    "RedisBackend": "redis",
+    "SQLiteBackend": "sqlite",
+}
+"""Backends that need an extra, or that few need, and their modules: loaded when first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"anyseal.cache.backends.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,7 +40,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def function_name(function: Callable[..., Any]) -> str:
     """What tells *function* from others: its module and qualified name."""
-    return f"{function.__module__}.{function.__qualname__}"
+    try:
+        return f"{function.__module__}.{function.__qualname__}"
+    except AttributeError:
+        raise TypeError("a function without a name of its own needs name=") from None
 
 
 def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
@@ -76,8 +79,7 @@ def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Calla
     # The source is made of the function's own parameter names, which Python has parsed before.
     exec(body, defaults)  # noqa: S102
     bind: Callable[..., Any] = defaults["bind"]
-    bind.__name__ = function.__name__
-    bind.__qualname__ = function.__qualname__
+    bind.__qualname__ = bind.__name__ = getattr(function, "__name__", "function")
     return bind
 
 
@@ -86,6 +88,7 @@ class Arguments:
 
     Args:
         function: Whose signature it is.
+        name: The function's own, or the one that was given to it.
         of_self: What of ``self`` or ``cls`` belongs to the key: a function of it, or None for
             nothing of it. A function whose first parameter has one of these names needs it.
 
@@ -93,9 +96,9 @@ class Arguments:
         ConfigurationError: ``self`` or ``cls`` without *of_self*.
     """
 
-    def __init__(self, function: Callable[..., Any], of_self: Any) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, of_self: Any) -> None:
         signature = inspect.signature(function)
-        self._name = function_name(function)
+        self._name = name
         self._names = list(signature.parameters)
         first = self._names[0] if self._names else ""
         self._of_self: Callable[[Any], Any] | None = None
@@ -125,7 +128,7 @@ class Arguments:
             data = _encode(bound)
         except OverflowError:  # an int beyond 64 bits
             return self._tagged(bound)
-        return data if len(data) <= _KEY_MAX else hashlib.blake2b(data, digest_size=32).digest()
+        return data if len(data) <= _KEY_MAX else _digest(data)
 
     def _tagged(self, bound: tuple[Any, ...]) -> bytes:
         found = []
@@ -138,7 +141,12 @@ class Arguments:
                     "give the decorator key=, or pass plain values"
                 ) from None
         data = b"\xc1" + _encode(found)  # a byte that MessagePack never begins with
-        return data if len(data) <= _KEY_MAX else hashlib.blake2b(data, digest_size=32).digest()
+        return data if len(data) <= _KEY_MAX else _digest(data)
+
+
+def _digest(data: bytes) -> bytes:
+    """What stands for long arguments; begins as none that are short do."""
+    return b"\xc1\xc1" + hashlib.blake2b(data, digest_size=32).digest()
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -162,8 +170,10 @@ def _plain(value: Any, depth: int) -> Any:
 
 def _of_class(value: Any, depth: int) -> Any:
     """What of an object tells it from others of its class."""
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, enum.Enum):
-        return value.name
+        return value.name if value.name is not None else ["flag", str(value.value)]
     if isinstance(value, _TEXT):
         return str(value)
     if isinstance(value, _TIMES):
@@ -176,10 +186,9 @@ def _of_class(value: Any, depth: int) -> Any:
     if isinstance(value, msgspec.Struct):
         names = value.__struct_fields__
         return [_plain(getattr(value, name), depth + 1) for name in names]
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, tuple | list):  # a NamedTuple, or a subclass
         return [_plain(each, depth + 1) for each in value]
     if isinstance(value, int | float | str | bytes):  # a subclass
-        return repr(value) if isinstance(value, int | float) else value[:]
+        plain: Any = next(kind for kind in (int, float, str, bytes) if isinstance(value, kind))
+        return _plain(plain(value), depth)
     raise TypeError(f"a {type(value).__name__} is none of the types that keys are made of")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from typing import Any
 
 from anyseal.errors import BackendError, ConfigurationError
@@ -27,24 +29,46 @@ class _Opened(pybreaker.CircuitBreakerListener):
             self.at = time.monotonic()
 
 
+_live: weakref.WeakSet[Breaker] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for breaker in list(_live):
+        breaker._renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)
+
+
 class Breaker:
     """Counts failures in a row; while the circuit is open nothing is asked, but for one probe
     after *reset* seconds."""
 
     def __init__(self, failures: int, reset: float, name: str) -> None:
+        self._failures = failures
         self._reset = reset
+        self._name = name
+        self._renew()
+        _live.add(self)
+
+    def _renew(self) -> None:
+        """Begin closed; also in a forked child, where the parent's probe and its locks are gone."""
         self._opened = _Opened()
+        self._lock = threading.Lock()
         self._probing = threading.Lock()
         self._clean = True
+        self.refusals = 0
+        """Entries in a row that did not verify; whoever opens one sets it to 0. Apart from the
+        failures of calls: the call that brought such an entry went well."""
         self._breaker = (
             pybreaker.CircuitBreaker(
-                fail_max=failures,
-                reset_timeout=reset,
+                fail_max=self._failures,
+                reset_timeout=self._reset,
                 listeners=[self._opened],
-                name=name,
+                name=self._name,
                 throw_new_error_on_trip=False,
             )
-            if failures
+            if self._failures
             else None
         )
 
@@ -70,15 +94,19 @@ class Breaker:
 
     def succeeded(self, probe: bool = False) -> None:
         """The call went well."""
-        if self._clean or self._breaker is None:
+        breaker = self._breaker
+        if self._clean or breaker is None:
             return
-        if probe or self._breaker.current_state == pybreaker.STATE_CLOSED:
-            self._breaker.call(lambda: None)
-            self._clean = True
-        self.left(probe)
+        try:
+            with self._lock:
+                if probe or breaker.current_state == pybreaker.STATE_CLOSED:
+                    breaker.call(lambda: None)
+                    self._clean = True
+        finally:
+            self.left(probe)
 
     def failed(self, error: Exception, probe: bool = False) -> None:
-        """The call went wrong, or what it gave did not verify."""
+        """The call went wrong."""
         breaker = self._breaker
         if breaker is None:
             return
@@ -86,14 +114,28 @@ class Breaker:
         def fail() -> None:
             raise error
 
-        self._clean = False
-        if probe or breaker.current_state == pybreaker.STATE_CLOSED:
-            try:
-                breaker.call(fail)
-            except Exception as exc:
-                if exc is not error:
-                    raise
-        self.left(probe)
+        try:
+            with self._lock:
+                self._clean = False
+                if probe or breaker.current_state == pybreaker.STATE_CLOSED:
+                    breaker.call(fail)
+        except Exception as exc:
+            if exc is not error:
+                raise
+        finally:
+            self.left(probe)
+
+    def refused(self) -> None:
+        """An entry did not verify: as many in a row open the circuit, too."""
+        breaker = self._breaker
+        if breaker is None:
+            return
+        with self._lock:
+            self.refusals += 1
+            if self.refusals >= self._failures:
+                self.refusals = 0
+                self._clean = False
+                breaker.open()
 
     def left(self, probe: bool) -> None:
         """A probe is over, however it ended."""

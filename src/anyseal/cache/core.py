@@ -11,10 +11,11 @@ from typing import Any, Self, TypeVar
 import anyio
 
 from anyseal import offload
-from anyseal.cache.entry import LARGE, Entry, check_key
+from anyseal.cache.entry import ERROR, LARGE, RAW, VALUE, Entry, check_key
 from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
 from anyseal.cache.herd import Background, Herd, Job
 from anyseal.cache.large import (
+    GuardedRanges,
     Pieces,
     PieceSink,
     Whereabouts,
@@ -24,7 +25,17 @@ from anyseal.cache.large import (
 )
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
-from anyseal.errors import BackendError, DecryptionError, FormatError, SourceError
+from anyseal.errors import (
+    BackendError,
+    ConfigurationError,
+    DecryptionError,
+    ExpiredError,
+    FormatError,
+    KmsError,
+    MetastoreError,
+    SourceChangedError,
+    WrongKeyError,
+)
 from anyseal.keys import Key
 from anyseal.objects.reader import ObjectReader
 from anyseal.objects.writer import ObjectWriter
@@ -35,6 +46,14 @@ __all__ = ["Cache"]
 T = TypeVar("T")
 
 SCAN_BATCH = 1000
+SET_TASKS = 64
+LARGE_ATTEMPTS = 4
+"""How often an object that was replaced while it was read is looked for again."""
+
+HEALTH = "anyseal.health"
+"""The partition of probes."""
+
+NOT_OPENED = (DecryptionError, FormatError, ExpiredError, WrongKeyError)
 INLINE_DECODE_BYTES = 1 << 20
 
 
@@ -58,6 +77,7 @@ class Cache(CacheBase):
         policy: Lifetimes, herds, failures.
         plain_keys: Store the names of partitions and keys as they are. Default: keyed hashes.
         name_key: The key that names are made under. Default: the keyring's.
+        suite: What new entries are sealed with. Default: the machine's best.
         metrics: Called with each CacheEvent (its ``cache`` is the namespace).
         audit: Called with an AuditEvent for each use of a key.
         on_rotation: Called when an entry opens under a key that is no longer current.
@@ -73,12 +93,18 @@ class Cache(CacheBase):
         own = getattr(backend, "enforces_timeout", False)
         self._timeout = None if own else self.policy.timeout
         self._leasing = isinstance(backend, LeasingBackend)
+        self._watches = self._local is not None and isinstance(backend, WatchedBackend)
+        self._watching: anyio.lowlevel.RunVar[bool] = anyio.lowlevel.RunVar("_anyseal_watching")
+        self._ranges = GuardedRanges(backend, self._guarded)
 
     # ---- driving the flows
 
     async def _answer(self, need: Need) -> Any:
         if need.keyring:
-            return await getattr(self._keyring, need.method)(*need.args)
+            try:
+                return await getattr(self._keyring, need.method)(*need.args)
+            except (KmsError, MetastoreError) as exc:
+                raise self._no_keys(exc) from exc
         call = getattr(self._backend, need.method)
         return await self._guarded(call, *need.args, **need.options)
 
@@ -123,9 +149,11 @@ class Cache(CacheBase):
             names = self._names_hit(partition)
             if names is None or len(names.keys) > 1:
                 return await self._drive(self._find(partition, key))
+            if self._watches and not self._watching.get(False):
+                self._watch_here()
             # The flow, with its one need met here: driving it costs as much as opening.
-            version = None if self._local is None else self._local.version
             stored = names.names(key)
+            (version,) = self._versions(stored)
             (sealed,) = await self._guarded(self._backend.get_many, stored)
             if sealed is None:
                 return None
@@ -141,19 +169,52 @@ class Cache(CacheBase):
                 raise
             return None
 
-    async def _value(self, partition: str, key: bytes, entry: Entry, type: Any) -> Any:
-        """The value of *entry*, or UNSET if it cannot be had."""
-        kind, payload = entry.kind, entry.payload
+    async def _payload(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any] | None:
+        """Kind and payload of *entry*, wherever they are; None if it tells of nothing."""
+        if entry.kind == ERROR:  # not what a reader of values expects
+            return None
+        for _ in range(LARGE_ATTEMPTS):
+            if entry.kind != LARGE:
+                return entry.kind, entry.payload
+            try:
+                return await self._read_large(partition, key, entry)
+            except (SourceChangedError, *NOT_OPENED) as exc:
+                error = exc
+            # Replaced since the entry was read, or since this process kept it: look again.
+            self._forget(partition, key)
+            there = await self._drive(self._find(partition, key))
+            if there is None:
+                return None
+            if there.sealed == entry.sealed:
+                await self._drive(self._without_object(partition, key, entry, error))
+                return None
+            entry = there
+        return None
+
+    async def _decode(self, kind: int, payload: Any, type: Any) -> Any:
+        """The value that a payload stands for, off the loop if it is long."""
+        if kind == VALUE and len(payload) > INLINE_DECODE_BYTES:
+            return await offload.run(self._decoded, kind, payload, type)
+        return self._decoded(kind, payload, type)
+
+    async def _value(
+        self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
+    ) -> Any:
+        """The value of *entry*, or UNSET if it cannot be had; *closed* says that a backend which
+        is down is an error whatever the policy says."""
         try:
-            if kind == LARGE:
-                kind, payload = await self._read_large(partition, key, entry)
-            if len(payload) > INLINE_DECODE_BYTES and kind != LARGE:
-                return await offload.run(self._decoded, kind, payload, type)
-            return self._decoded(kind, payload, type)
-        except (FormatError, DecryptionError) as exc:
-            await self._drive(self._refused(partition, key, entry.stored, entry.sealed, exc))
-        except (SourceError, BackendError):
-            if self.policy.on_backend_error == "closed":
+            found = await self._payload(partition, key, entry)
+            if found is None:
+                return UNSET
+            try:
+                return await self._decode(*found, type)
+            except FormatError as exc:
+                flow = self._refused(
+                    partition, key, entry.stored, entry.sealed, exc, undecodable=True
+                )
+                await self._drive(flow)
+        except BackendError:
+            if closed or self.policy.on_backend_error == "closed":
                 raise
         return UNSET
 
@@ -196,7 +257,7 @@ class Cache(CacheBase):
         self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
     ) -> dict[str | bytes, Any]:
         """The values of those of *keys* that are there, in one look at the backend."""
-        wanted = {key: check_key(key) for key in keys}
+        wanted = {key: check_key(key) for key in several(keys)}
         entries, local = self._held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
@@ -219,7 +280,18 @@ class Cache(CacheBase):
         """Whether *key* has an entry that opens and has not ended."""
         data = check_key(key)
         entry = self._local_entry(partition, data) or await self._found(partition, data)
-        return entry is not None and not self._stale(entry)
+        if entry is None or self._stale(entry) or entry.kind == ERROR:
+            return False
+        if entry.kind != LARGE:
+            return True
+        try:
+            at, name = Whereabouts.of(entry), object_name(entry.stored)
+            end = await self._guarded(self._backend.get_range, name, at.sealed_size - 1, 1)
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return False
+        return len(end) == 1
 
     # ---- writing
 
@@ -240,7 +312,8 @@ class Cache(CacheBase):
             value: What the codec encodes, or None. Bytes above 1 MiB are stored in pieces.
             ttl: Seconds or a timedelta; None: until deleted. Default: the cache's.
             tags: At most 32; ``delete_tag`` ends all entries that carry one.
-            if_absent: Only if the backend has none.
+            if_absent: Only if there is none. For a value in pieces the look and the writing are
+                two steps.
             partition: Whose key seals.
 
         Returns:
@@ -252,12 +325,19 @@ class Cache(CacheBase):
         """
         data, seconds = check_key(key), self._lives(ttl)
         kind, payload = self._prepared(value)
+        return await self._set(
+            partition, data, kind, payload, ttl=seconds, tags=tags, if_absent=if_absent
+        )
+
+    async def _set(
+        self, partition: str, key: bytes, kind: int, payload: Any, *, tags: Sequence[str],
+        **options: Any,
+    ) -> bool:  # fmt: skip
+        """Store a payload with *tags*, as the policy says."""
         try:
             names = await self._drive(self._names(partition))
             carried = await self._drive(self._generations(names, partition, tags))
-            return await self._put(
-                partition, data, kind, payload, ttl=seconds, tags=carried, if_absent=if_absent
-            )
+            return await self._put(partition, key, kind, payload, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -280,20 +360,26 @@ class Cache(CacheBase):
         partition: str = "default",
     ) -> int:
         """``set`` each of *items*, several at once; how many were stored."""
-        stored = 0
-        queue = iter(items.items())
+        seconds, stored = self._lives(ttl), 0
+        prepared = [(check_key(key), *self._prepared(value)) for key, value in items.items()]
+        queue = iter(prepared)  # nothing is stored unless all can be
+        failed: list[Exception] = []
 
-        async def work() -> None:
+        async def work(group: Any) -> None:
             nonlocal stored
-            for key, value in queue:
-                stored += await self.set(key, value, ttl=ttl, tags=tags, partition=partition)
+            try:
+                for each in queue:
+                    done = await self._set(partition, *each, ttl=seconds, tags=tags)
+                    stored += done  # only now: others have counted meanwhile
+            except Exception as exc:
+                failed.append(exc)
+                group.cancel_scope.cancel()
 
-        for key, value in items.items():  # before the first is stored
-            check_key(key)
-            self._prepared(value)
         async with anyio.create_task_group() as group:
-            for _ in range(min(len(items), 64)):
-                group.start_soon(work)
+            for _ in range(min(len(prepared), SET_TASKS)):
+                group.start_soon(work, group)
+        if failed:
+            raise failed[0]
         return stored
 
     async def delete(self, *keys: str | bytes, partition: str = "default") -> int:
@@ -317,11 +403,12 @@ class Cache(CacheBase):
             entry = await self._drive(self._find(partition, data))
             if entry is None:
                 return default
-            value = await self._value(partition, data, entry, type)
+            value = await self._value(partition, data, entry, type, closed=True)
             call = self._backend.compare_and_set
-            taken = await self._guarded(call, entry.stored, entry.sealed, None)
-            if self._local is not None:
-                self._local.drop((partition, data))
+            try:
+                taken = await self._guarded(call, entry.stored, entry.sealed, None)
+            finally:
+                self._forget(partition, data, entry.stored)
             if taken:
                 if entry.kind == LARGE:
                     await self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -368,6 +455,7 @@ class Cache(CacheBase):
                 for at in range(0, len(names), SCAN_BATCH):
                     batch = names[at : at + SCAN_BATCH]
                     deleted += await self._guarded(self._backend.delete_many, batch)
+        self._local_clear(partition)
         return deleted
 
     # ---- computing
@@ -430,8 +518,9 @@ class Cache(CacheBase):
         temporary = temporary_name(name)
         sealing = await self._drive(self._current(partition))
         writer = ObjectWriter(
-            PieceSink(self._backend, temporary), sealing, context=names.context(key, at.what)
-        )
+            PieceSink(self._ranges, temporary), sealing,
+            context=names.context(key, at.what), suite=self._suite,
+        )  # fmt: skip
         async with writer:
             await writer.write(payload)
             size = await writer.finish()
@@ -445,7 +534,7 @@ class Cache(CacheBase):
         """Kind and payload of the object that *entry* tells of."""
         at = Whereabouts.of(entry)
         names = await self._drive(self._names(partition))
-        source = Pieces(self._backend, object_name(entry.stored), at.sealed_size)
+        source = Pieces(self._ranges, object_name(entry.stored), at.sealed_size)
         by_key = isinstance(self._keyring, Key)
         async with await ObjectReader.open(
             source,
@@ -463,28 +552,34 @@ class Cache(CacheBase):
         started = perf_counter()
         failure = "ok"
         try:
-            flow = self._store("\0health", key, 1, expected, ttl=60.0)
+            flow = self._store(HEALTH, key, RAW, expected, ttl=60.0)
             await self._drive(flow)
-            if self._local is not None:
-                self._local.drop(("\0health", key))
-            entry = await self._drive(self._find("\0health", key))
+            entry = await self._drive(self._find(HEALTH, key))
             if entry is None or bytes(entry.payload) != expected:
                 failure = "lost"
-            await self._drive(self._delete("\0health", [key]))
+            await self._drive(self._delete(HEALTH, [key]))
         except Exception as exc:
             failure = type(exc).__name__
         return self._health(failure, started)
+
+    def _watch_here(self) -> None:
+        """Begin to watch the backend in this event loop, once."""
+        self._watching.set(True)
+        self._background.start(self._watch, lambda: self._watching.set(False))
 
     async def _watch(self) -> None:
         """Forget what other processes changed, as the backend tells of it."""
         local = self._local
         if local is not None and isinstance(self._backend, WatchedBackend):
-            async for names in self._backend.changes(f"{self.namespace}:"):
-                local.drop_names(names)
+            try:
+                async for names in self._backend.changes(f"{self.namespace}:"):
+                    local.drop_names(names)
+            finally:
+                local.drop_names(None)
 
     async def __aenter__(self) -> Self:
-        if self._local is not None and isinstance(self._backend, WatchedBackend):
-            self._background.start(self._watch)
+        if self._watches and not self._watching.get(False):
+            self._watch_here()
         return self
 
     async def __aexit__(
@@ -506,7 +601,14 @@ def said(error: BaseException) -> str:
     return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
+def several(keys: Iterable[str | bytes]) -> Iterable[str | bytes]:
+    """*keys*, which must not be a single one. Raises TypeError."""
+    if isinstance(keys, str | bytes):
+        raise TypeError("keys must be an iterable of keys, not a single one")
+    return keys
+
+
 def only_one(partition: str | None) -> str:
     if partition is None:
-        raise BackendError("this backend cannot list names: clear one partition at a time")
+        raise ConfigurationError("this backend cannot list names: clear one partition at a time")
     return partition

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import typing
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -12,12 +13,14 @@ from typing import Any
 
 from anyseal.cache.arguments import Arguments, function_name
 from anyseal.cache.core import Cache
-from anyseal.cache.entry import function_key
+from anyseal.cache.entry import check_key, function_key
 from anyseal.cache.flows import UNSET, CacheBase
 from anyseal.cache.herd import Job
-from anyseal.errors import BackendError, ConfigurationError
+from anyseal.errors import ConfigurationError, FormatError
 
 __all__ = ["CacheInfo", "cached"]
+
+logger = logging.getLogger("anyseal.cache")
 
 
 @dataclass(slots=True)
@@ -50,8 +53,10 @@ class CachedFunction:
         self._partition = options["partition"]
         self._tags = options["tags"]
         self._type = options["type"]
-        self._arguments = Arguments(function, options["of_self"]) if self._key is None else None
         self._name = options["name"] or function_name(function)
+        self._arguments = (
+            Arguments(function, self._name, options["of_self"]) if self._key is None else None
+        )
         self._ttl = options["ttl"]
         self._condition = options["condition"]
         self._exceptions = tuple(options["exceptions"])
@@ -84,7 +89,16 @@ class CachedFunction:
             hints = typing.get_type_hints(self.function, include_extras=True)
         except Exception:  # a name that exists only for the type checker
             return Any
-        return hints.get("return", Any)
+        found = hints.get("return", Any)
+        decoder = getattr(self.cache.codec, "decoder", None)
+        if decoder is not None:
+            try:
+                decoder(found)
+            except TypeError:
+                logger.warning("%s: results come back as plain data: the codec cannot decode into "
+                               "its return annotation", self._name)  # fmt: skip
+                return Any
+        return found
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The key of a call."""
@@ -92,7 +106,7 @@ class CachedFunction:
             given = self._key(*args, **kwargs)
             if not isinstance(given, str) or not given:
                 raise TypeError(f"{self._name}: key= must return a non-empty str")
-            return b"s" + given.encode()
+            return check_key(given)
         bound = self._arguments.bind(*args, **kwargs)
         return function_key(self._name, self._arguments.encode(bound))
 
@@ -142,7 +156,10 @@ class CachedFunction:
         entry = cache._local_entry(partition, key)
         if entry is None or entry.kind > 2 or entry.fresh_until:
             return UNSET
-        value = cache._decoded(entry.kind, entry.payload, self.type)
+        try:
+            value = cache._decoded(entry.kind, entry.payload, self.type)
+        except FormatError:  # its annotation is wrong: the long way tells, and never fails
+            return UNSET
         cache._observer.count("local_hits")
         self.info.hits += 1
         return value
@@ -183,6 +200,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         for prefix in _prefixes(self, names):
             async for found in cache._backend.scan(prefix):
                 deleted += await cache._guarded(cache._backend.delete_many, found)
+        cache._local_clear(partition)
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -223,6 +241,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         for prefix in _prefixes(self, names):
             for found in cache._backend.scan(prefix):
                 deleted += cache._guarded(cache._backend.delete_many, found)
+        cache._local_clear(partition)
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -231,7 +250,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
 def _prefixes(self: CachedFunction, names: Any) -> list[str]:
     """What the names of the function's entries begin with."""
     if self._arguments is None:
-        raise BackendError(f"{self._name} makes its own keys: delete them, or a tag")
+        raise ConfigurationError(f"{self._name} makes its own keys: delete them, or a tag")
     found: list[str] = names.function_prefixes(self._name)
     return found
 

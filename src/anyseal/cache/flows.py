@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 from anyseal.cache.breaker import Breaker
-from anyseal.cache.codecs import codec_named
+from anyseal.cache.codecs import MessagePackCodec, RawCodec, codec_named
 from anyseal.cache.entry import (
     ERROR,
     GENERATION_BYTES,
@@ -36,14 +36,19 @@ from anyseal.cache.local import LocalLayer
 from anyseal.cache.policy import TTL, CachePolicy, now_ms, seconds_of
 from anyseal.cache.stats import CacheHealth, CacheStats, Observer
 from anyseal.errors import (
+    AnysealError,
+    BackendError,
     ConfigurationError,
     DecryptionError,
     ExpiredError,
     FormatError,
+    SourceChangedError,
     WrongKeyError,
 )
+from anyseal.keyring.static import StaticKeyring
 from anyseal.keys import Key
 from anyseal.ports import AuditHook, Keyring, MetricsHook, NamingKeyring
+from anyseal.suites import Suite, suite_named
 from anyseal.value import KEY_ID, key_id_of, open_under, seal_under
 
 __all__ = ["UNSET", "CacheBase", "Flow", "Need", "RotationHook", "redirected"]
@@ -51,6 +56,10 @@ __all__ = ["UNSET", "CacheBase", "Flow", "Need", "RotationHook", "redirected"]
 T = TypeVar("T")
 
 PARTITIONS_MAX = 10_000
+_BYTES_TYPES = (Any, bytes, object, bytes | None)
+"""What bytes that no codec touched may be asked for as."""
+FOREVER_MS = 1 << 40
+"""Some 34 years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ class CacheBase:
         policy: CachePolicy | None = None,
         plain_keys: bool = False,
         name_key: Key | None = None,
+        suite: Suite | str | None = None,
         metrics: MetricsHook | None = None,
         audit: AuditHook | None = None,
         on_rotation: RotationHook | None = None,
@@ -123,12 +133,17 @@ class CacheBase:
             raise ConfigurationError(f"{type(keyring).__name__} has no key for names: name_key=")
         self.namespace = check_namespace(namespace)
         self.codec = codec_named(codec)
+        # Its bytes come back as bytes: large ones need not go through it.
+        self._bytes_pass = isinstance(self.codec, MessagePackCodec | RawCodec)
         self.policy = policy if policy is not None else CachePolicy()
         self._backend = backend
         self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._plain_keys = plain_keys
         self._name_key = name_key
+        self._suite = suite_named(suite)
+        # A hierarchy's partition that was shredded gets a name key that is another.
+        self._names_change = name_key is None and not isinstance(keyring, Key | StaticKeyring)
         self._on_rotation = on_rotation
         self._observer = Observer(namespace, metrics, audit)
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset, namespace)
@@ -143,7 +158,12 @@ class CacheBase:
         """What *partition*'s names are made of, if nothing must be waited for."""
         found = self._partitions.get(partition)
         if found is not None:
-            return found
+            if not self._names_change:
+                return found
+            keys = self._keyring.name_keys_hit(partition)
+            if keys is None:
+                return None
+            return found if keys[0] is found.keys[0] else self._remember(partition, keys)
         if not isinstance(partition, str):
             raise TypeError(f"partition must be str, not {type(partition).__name__}")
         if not 1 <= len(partition.encode()) <= 1024:
@@ -205,6 +225,7 @@ class CacheBase:
             self._observer.used(partition, sealed[KEY_ID], "decrypt", type(exc).__name__)
             raise
         entry.sealed = sealed
+        self._breaker.refusals = 0
         self._observer.used(partition, with_key._key_id, "decrypt", "ok")
         return entry
 
@@ -226,6 +247,7 @@ class CacheBase:
             return None
         entry.sealed = sealed
         entry.stored = stored
+        self._breaker.refusals = 0
         self._observer.used(partition, with_key._key_id, "decrypt", "ok")
         return entry
 
@@ -254,16 +276,25 @@ class CacheBase:
         return entry
 
     def _refused(
-        self, partition: str, key: bytes, stored: str, sealed: bytes, error: Exception
+        self,
+        partition: str,
+        key: bytes,
+        stored: str,
+        sealed: bytes,
+        error: Exception,
+        *,
+        undecodable: bool = False,
     ) -> Flow[None]:
-        """An entry does not open: count it, and evict it or raise, as the policy says."""
+        """An entry does not open, or is *undecodable*: count it, and evict it or raise, as the
+        policy says."""
         if isinstance(error, ExpiredError):
             self._observer.count("expired")
         else:
             wrong = isinstance(error, WrongKeyError)
             self._observer.count("wrong_key" if wrong else "tampered")
             self._observer.warn("an entry was refused", partition, error)
-            self._breaker.failed(error)
+            if not undecodable:
+                self._breaker.refused()
         if self._local is not None:
             self._local.drop((partition, key))
         if self.policy.on_tamper == "raise" and not isinstance(error, ExpiredError):
@@ -288,16 +319,24 @@ class CacheBase:
         fresh = pack(
             entry.kind, payload, fresh_until=entry.fresh_until, cost_ms=entry.cost_ms, tags=tags
         )
-        sealed = seal_under(fresh, current, names.context(key), expires_ms=expires)
+        sealed = seal_under(fresh, current, names.context(key), self._suite, expires_ms=expires)
         left = max(1, expires - now_ms()) if expires else None
-        name = names.names(key)[0]
-        if name == entry.stored:
-            done = yield ask("compare_and_set", name, entry.sealed, sealed, ttl_ms=left)
-        else:  # the name was made under the old key, too
-            done = yield ask("set", name, sealed, ttl_ms=left, if_absent=True)
-            yield ask("compare_and_set", entry.stored, entry.sealed, None)
-        if done:
+        if (yield from self._replaced(entry, names.names(key)[0], sealed, left)):
             self._observer.count("resealed")
+
+    def _replaced(self, entry: Entry, name: str, sealed: bytes, ttl_ms: int | None) -> Flow[bool]:
+        """Put *sealed* in the place of *entry*, whose name may have been made under an old key.
+
+        Then the old one goes first: were it the other way round, of two who take the value out
+        both could get it.
+        """
+        if name == entry.stored:
+            done = yield ask("compare_and_set", name, entry.sealed, sealed, ttl_ms=ttl_ms)
+        else:
+            done = yield ask("compare_and_set", entry.stored, entry.sealed, None)
+            if done:
+                done = yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)
+        return bool(done)
 
     # ---- tags
 
@@ -317,10 +356,10 @@ class CacheBase:
                 asked.append(tag)
             else:
                 found[tag] = yield from self._generation(names, partition, tag, held)
-        version = None if self._local is None else self._local.version
         stored = [names.tag_record(tag) for tag in asked]
+        versions = self._versions(stored)
         answers = (yield ask("get_many", stored)) if asked else []
-        for tag, record, sealed in zip(asked, stored, answers, strict=True):
+        for tag, record, sealed, version in zip(asked, stored, answers, versions, strict=True):
             if sealed is not None:
                 found[tag] = yield from self._generation(names, partition, tag, sealed)
                 if self._local is not None:
@@ -352,7 +391,7 @@ class CacheBase:
         extra: Sequence[Tag] = (),
     ) -> Flow[tuple[Tag, ...]]:
         """The tags as an entry made now carries them; those without a record get one."""
-        if isinstance(tags, str | bytes):
+        if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
             raise TypeError("tags must be a sequence of str")
         wanted = [names.tags(tag)[0] for tag in dict.fromkeys((*tags, *self._everywhere))]
         if not wanted:
@@ -371,11 +410,13 @@ class CacheBase:
         """Give a tag a generation that no entry has."""
         key = yield from self._current(partition)
         generation = os.urandom(GENERATION_BYTES)
-        sealed = seal_under(generation, key, names.context(tag.encode(), b"tag"))
+        sealed = seal_under(generation, key, names.context(tag.encode(), b"tag"), self._suite)
         record = names.tag_record(tag)
-        if self._local is not None:
-            self._local.drop(("", tag.encode()))
-        stored = yield ask("set", record, sealed, if_absent=only_absent)
+        try:
+            self._forget("", tag.encode(), record)
+            stored = yield ask("set", record, sealed, if_absent=only_absent)
+        finally:
+            self._forget("", tag.encode(), record)
         if not stored:  # someone else was first; or what is there does not open
             (there,) = yield ask("get_many", [record])
             found = (
@@ -401,9 +442,9 @@ class CacheBase:
         """The entry of *key* that opens, from the backend."""
         names = yield from self._names(partition)
         stored = names.names(key)
-        version = None if self._local is None else self._local.version
+        versions = self._versions(stored)
         answers = yield ask("get_many", stored)
-        for name, sealed in zip(stored, answers, strict=True):
+        for name, sealed, version in zip(stored, answers, versions, strict=True):
             if sealed is None:
                 continue
             entry = self._opened(names, partition, key, name, sealed)
@@ -418,10 +459,11 @@ class CacheBase:
         """The entries of *keys* that open, in one look at the backend."""
         names = yield from self._names(partition)
         places = [(key, name) for key in dict.fromkeys(keys) for name in names.names(key)]
-        version = None if self._local is None else self._local.version
-        answers = (yield ask("get_many", [name for _, name in places])) if places else []
+        stored = [name for _, name in places]
+        versions = self._versions(stored)
+        answers = (yield ask("get_many", stored)) if places else []
         found: dict[bytes, Entry] = {}
-        for (key, name), sealed in zip(places, answers, strict=True):
+        for (key, name), sealed, version in zip(places, answers, versions, strict=True):
             if sealed is not None and key not in found:
                 entry = self._opened(names, partition, key, name, sealed)
                 if entry is None:
@@ -431,14 +473,42 @@ class CacheBase:
                     found[key] = entry
         return found
 
+    def _versions(self, stored: Sequence[str]) -> list[int]:
+        """What the in-process layer knows of changes, before the backend is asked."""
+        local = self._local
+        return [0] * len(stored) if local is None else [local.version(name) for name in stored]
+
     def _keep(
-        self, partition: str, key: bytes, name: str, sealed: bytes, version: int | None
+        self,
+        partition: str,
+        key: bytes,
+        name: str,
+        sealed: bytes,
+        version: int,
+        *,
+        own: bool = False,
     ) -> None:
         """Put *sealed* into the in-process layer."""
         if self._local is not None:
             expires = int.from_bytes(sealed[20:28])
             left = max(0.0, (expires - now_ms()) / 1000) if expires else None
-            self._local.put((partition, key), name, sealed, left, version)
+            self._local.put((partition, key), name, sealed, left, version, own=own)
+
+    def _forget(self, partition: str, key: bytes, *names: str) -> None:
+        """Drop an entry from the in-process layer; *names* are those under which it changes.
+
+        Before a write and after it: in between another caller may read what was there before, and
+        keep it.
+        """
+        if self._local is not None:
+            self._local.drop((partition, key), names)
+
+    def _forget_all(self, partition: str, keys: Sequence[bytes], names: Sequence[str]) -> None:
+        """The same for several."""
+        if self._local is not None:
+            self._local.drop_names(list(names))
+            for key in keys:
+                self._local.drop((partition, key))
 
     def _local_entry(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key* from this process: the hit that touches nothing else."""
@@ -481,31 +551,62 @@ class CacheBase:
         with_key = yield from self._current(partition)
         fresh, end = self.policy.lifetime(ttl)
         plain = pack(kind, payload, fresh_until=fresh, cost_ms=cost_ms, tags=tags)
-        sealed = seal_under(plain, with_key, names.context(key), expires_ms=end)
+        sealed = seal_under(plain, with_key, names.context(key), self._suite, expires_ms=end)
         self._observer.used(partition, with_key._key_id, "encrypt", "ok")
         stored = names.names(key)
-        if self._local is not None:
-            self._local.drop((partition, key))
+        if if_absent and len(stored) > 1:  # the backend looks under the newest name only
+            entry = yield from self._find(partition, key)
+            if entry is not None and not self._stale(entry):
+                return False
         ttl_ms = max(1, end - now_ms()) if end else None
-        done = yield ask("set", stored[0], sealed, ttl_ms=ttl_ms, if_absent=if_absent)
+        done = False
+        try:
+            self._forget(partition, key, *stored)
+            (version, *_) = self._versions(stored)
+            if if_absent:
+                done = yield from self._set_absent(names, partition, key, sealed, ttl_ms)
+            else:
+                done = yield ask("set", stored[0], sealed, ttl_ms=ttl_ms, if_absent=False)
+        finally:
+            if done:
+                self._keep(partition, key, stored[0], sealed, version, own=True)
+            else:
+                self._forget(partition, key, *stored)
         if done:
             self._observer.count("sets")
-            if self._local is not None:
-                self._keep(partition, key, stored[0], sealed, None)
             if len(stored) > 1:  # else an older entry would come back when this one ends
                 yield ask("delete_many", stored[1:])
         return bool(done)
+
+    def _set_absent(
+        self, names: PartitionNames, partition: str, key: bytes, sealed: bytes, ttl_ms: int | None
+    ) -> Flow[bool]:
+        """Store if there is no entry, or only one that has ended: by a tag, or by its expiry."""
+        name = names.names(key)[0]
+        for _ in range(3):
+            if (yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)):
+                return True
+            (there,) = yield ask("get_many", [name])
+            if there is None:
+                continue  # it went meanwhile
+            entry = yield from self._open(names, partition, key, name, there)
+            if entry is not None and not self._stale(entry):
+                return False
+            if (yield ask("compare_and_set", name, there, sealed, ttl_ms=ttl_ms)):
+                return True
+        return False
 
     def _delete(self, partition: str, keys: Sequence[bytes]) -> Flow[int]:
         """Delete entries; how many were there."""
         names = yield from self._names(partition)
         stored = [name for key in keys for name in names.names(key)]
-        if self._local is not None:
-            for key in keys:
-                self._local.drop((partition, key))
         if not stored:
             return 0
-        count = yield ask("delete_many", stored)
+        try:
+            self._forget_all(partition, keys, stored)
+            count = yield ask("delete_many", stored)
+        finally:
+            self._forget_all(partition, keys, stored)
         if hasattr(self._backend, "put_range"):
             yield ask("delete_many", [name + OBJECT for name in stored])
         self._observer.count("deletes", len(keys))
@@ -516,7 +617,7 @@ class CacheBase:
         names = yield from self._names(partition)
         while True:
             entry = yield from self._find(partition, key)
-            if entry is None:
+            if entry is None or self._stale(entry):
                 return False
             with_key = yield from self._current(partition)
             fresh, end = self.policy.lifetime(ttl)
@@ -524,16 +625,39 @@ class CacheBase:
                 entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
                 tags=entry.tags,
             )  # fmt: skip
-            sealed = seal_under(plain, with_key, names.context(key), expires_ms=end)
+            sealed = seal_under(plain, with_key, names.context(key), self._suite, expires_ms=end)
             ttl_ms = max(1, end - now_ms()) if end else None
+            name = names.names(key)[0]
             if entry.kind == LARGE:
-                lives = (1 << 40) if ttl_ms is None else ttl_ms
-                yield ask("put_range", entry.stored + OBJECT, 0, b"", ttl_ms=lives)
-            if self._local is not None:
-                self._local.drop((partition, key))
-            done = yield ask("compare_and_set", entry.stored, entry.sealed, sealed, ttl_ms=ttl_ms)
+                name = entry.stored  # the object is there, too
+                if not (yield ask("get_range", name + OBJECT, 0, 1)):
+                    yield ask("compare_and_set", name, entry.sealed, None)
+                    return False
+                lives = FOREVER_MS if ttl_ms is None else ttl_ms
+                yield ask("put_range", name + OBJECT, 0, b"", ttl_ms=lives)
+            try:
+                self._forget(partition, key, entry.stored, name)
+                done = yield from self._replaced(entry, name, sealed, ttl_ms)
+            finally:
+                self._forget(partition, key, entry.stored, name)
             if done:
                 return True
+
+    def _without_object(
+        self, partition: str, key: bytes, entry: Entry, error: Exception
+    ) -> Flow[None]:
+        """The object that *entry* tells of is gone, or does not open."""
+        if isinstance(error, SourceChangedError):
+            yield ask("compare_and_set", entry.stored, entry.sealed, None)
+        else:
+            yield from self._refused(partition, key, entry.stored, entry.sealed, error)
+
+    def _no_keys(self, error: AnysealError) -> BackendError:
+        """The keyring has to ask a service which does not answer: the cache is as good as down."""
+        self._observer.count("backend_errors")
+        found = BackendError(f"the keys cannot be had: {type(error).__name__}")
+        found.retryable = error.retryable
+        return found
 
     # ---- values
 
@@ -546,12 +670,14 @@ class CacheBase:
         """
         if value is None:
             return NONE, b""
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, bytes | bytearray | memoryview) and self._bytes_pass:
             size = memoryview(value).nbytes
             if size > self.policy.large_bytes:
                 if size > self.policy.max_bytes:
                     raise ValueError(f"the value has more than {self.policy.max_bytes:,} bytes")
-                return RAW, value  # type: ignore[return-value]
+                if isinstance(value, memoryview):
+                    value = value.cast("B") if value.c_contiguous else bytes(value)
+                return RAW, value
         payload = self.codec.encode(value)
         if len(payload) > self.policy.max_bytes:
             raise ValueError(f"the value encodes to more than {self.policy.max_bytes:,} bytes")
@@ -564,6 +690,8 @@ class CacheBase:
         if kind == NONE:
             return None
         if kind == RAW:
+            if type not in _BYTES_TYPES:
+                raise FormatError("the entry holds bytes")
             return payload if payload.__class__ is bytes else bytes(payload)
         if kind == ERROR:
             raise FormatError("the entry holds an exception, which nobody here expects")
@@ -585,7 +713,7 @@ class CacheBase:
         except FormatError:
             return None
         for kind in expected:
-            for each in (kind, *kind.__subclasses__()):
+            for each in _with_subclasses(kind):
                 if name == f"{each.__module__}.{each.__qualname__}":
                     with contextlib.suppress(Exception):
                         return each(*args)
@@ -593,6 +721,16 @@ class CacheBase:
 
     def _lives(self, ttl: Any) -> float | None:
         return self._ttl if ttl is UNSET else seconds_of(ttl)
+
+    def _lives_for(self, job: Any, value: Any) -> Any:
+        """How long *value* lives; UNSET if what its function of a ttl says cannot be."""
+        try:
+            return self._lives(job.ttl(value) if callable(job.ttl) else job.ttl)
+        except (TypeError, ValueError) as exc:
+            if not job.lenient:
+                raise
+            self._observer.warn("a value is not cached: its ttl", job.partition, exc)
+            return UNSET
 
     @staticmethod
     def _stale(entry: Entry) -> bool:
@@ -630,3 +768,10 @@ class CacheBase:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.namespace!r} {type(self._backend).__name__}>"
+
+
+def _with_subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:
+    """*kind*, and what inherits from it."""
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _with_subclasses(each)

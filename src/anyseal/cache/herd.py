@@ -8,6 +8,7 @@ ends by itself, and the next one takes it.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import os
 import random
@@ -22,13 +23,13 @@ import sniffio
 
 from anyseal.cache.entry import ERROR, LOCK, Entry
 from anyseal.cache.flows import UNSET, CacheBase, Need, redirected
-from anyseal.errors import BackendError
+from anyseal.errors import BackendError, FormatError
 from anyseal.flight import SingleFlight
 
 if TYPE_CHECKING:
     from anyseal.cache.core import Cache
 
-__all__ = ["POLL_FIRST", "POLL_MAX", "Background", "Computed", "Herd", "Job", "next_poll"]
+__all__ = ["LEFT", "POLL_FIRST", "POLL_MAX", "Background", "Computed", "Herd", "Job", "next_poll"]
 
 logger = logging.getLogger("anyseal.cache")
 
@@ -75,8 +76,12 @@ class Computed:
 
     value: Any
     kind: int = -1
+    """Below 0: there is no payload."""
     payload: Any = b""
-    error: Exception | None = None
+
+
+LEFT = Computed(UNSET)
+"""A refresh that another process is about."""
 
 
 def next_poll(delay: float) -> float:
@@ -91,36 +96,48 @@ class Background:
         self._scopes: dict[anyio.CancelScope, tuple[Any, anyio.Event]] = {}
         self._tasks: set[Any] = set()
 
-    def start(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Run *function* in the background; what it raises is logged."""
+    def start(
+        self, function: Callable[[], Awaitable[None]], over: Callable[[], object] | None = None
+    ) -> None:
+        """Run *function* in the background; what it raises is logged.
+
+        *over* is called when it has ended, also if it was cancelled before it began.
+        """
+        scope, ended = anyio.CancelScope(), anyio.Event()
+        self._scopes[scope] = (anyio.lowlevel.current_token(), ended)
 
         async def run() -> None:
-            ended = anyio.Event()
-            with anyio.CancelScope() as scope:
-                self._scopes[scope] = (anyio.lowlevel.current_token(), ended)
-                try:
-                    await function()
-                except Exception as exc:
-                    logger.warning("a background task of the cache failed: %s", type(exc).__name__)
-                finally:
-                    del self._scopes[scope]
-                    ended.set()
+            try:
+                with scope:
+                    try:
+                        await function()
+                    except Exception as exc:
+                        name = type(exc).__name__
+                        logger.warning("a background task of the cache failed: %s", name)
+            finally:
+                end()
+
+        def end() -> None:
+            if self._scopes.pop(scope, None) is not None:
+                ended.set()
+                if over is not None:
+                    over()
 
         if sniffio.current_async_library() == "trio":
             import trio
 
-            trio.lowlevel.spawn_system_task(run)
+            trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
         else:
             import asyncio
 
             task = asyncio.get_running_loop().create_task(run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: end())
 
     async def aclose(self) -> None:
         """Cancel this event loop's tasks, and wait for their end."""
         here = anyio.lowlevel.current_token()
-        await anyio.lowlevel.checkpoint()  # one that was just started has its scope then
         for scope, (token, ended) in list(self._scopes.items()):
             if token == here:
                 scope.cancel()
@@ -132,7 +149,7 @@ class Herd:
 
     def __init__(self) -> None:
         self._flights: SingleFlight[Computed] = SingleFlight()
-        self._refreshing: set[tuple[str, bytes]] = set()
+        self._refreshing: set[tuple[Any, str, bytes]] = set()
         self._renewals: anyio.lowlevel.RunVar[Any] = anyio.lowlevel.RunVar("_anyseal_leases")
 
     async def value(self, cache: Cache, job: Job) -> Any:
@@ -157,11 +174,14 @@ class Herd:
             return await self._compute(cache, job)
 
         computed = await self._flights.run(job.flight, lead)
+        while computed is LEFT:  # it was a refresh, and another process has the lease
+            computed = await self._flights.run(job.flight, lead)
         if led or computed.kind < 0:
             return computed.value
-        if computed.error is not None:
-            raise computed.error
-        return cache._decoded(computed.kind, computed.payload, job.type)
+        try:
+            return await cache._decode(computed.kind, computed.payload, job.type)
+        except FormatError:  # its annotation is wrong: then what the function returned
+            return computed.value
 
     async def _usable(self, cache: Cache, job: Job, entry: Entry) -> Any:
         """The value of *entry*, which may be stale: then it is refreshed in the background."""
@@ -184,24 +204,22 @@ class Herd:
 
     def _refresh_soon(self, cache: Cache, job: Job) -> None:
         """Compute in the background, unless that is under way here."""
-        mark = (job.partition, job.key)
+        # An event loop that ended, or a parent process, may have left its mark.
+        mark = (anyio.lowlevel.current_token(), job.partition, job.key)
         if mark in self._refreshing:
             return
         self._refreshing.add(mark)
 
         async def refresh() -> None:
-            try:
-                await self._flights.run(job.flight, lambda: self._refresh(cache, job))
-            finally:
-                self._refreshing.discard(mark)
+            await self._flights.run(job.flight, lambda: self._refresh(cache, job))
 
-        cache._background.start(refresh)
+        cache._background.start(refresh, lambda: self._refreshing.discard(mark))
 
     async def _refresh(self, cache: Cache, job: Job) -> Computed:
         """Compute under the lease; if another process has it, leave it to that one."""
         lease = await self._lease(cache, job)
         if lease is None:
-            return Computed(None)
+            return LEFT
         async with lease:
             return await self._run(cache, job)
 
@@ -211,10 +229,12 @@ class Herd:
         if renewals is None:
             renewals = _Renewals()
             self._renewals.set(renewals)
-        names = cache._names_hit(job.partition) or await cache._drive(cache._names(job.partition))
-        lease = _Lease(cache, names, job.key, renewals)
+        lease = _Lease(cache, renewals)
         try:
-            return lease if await lease.take() else None
+            names = cache._names_hit(job.partition)
+            if names is None:
+                names = await cache._drive(cache._names(job.partition))
+            return lease if await lease.take(names.names(job.key)) else None
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -250,14 +270,17 @@ class Herd:
             if error is None:
                 return None
             raise error
-        value = await cache._value(job.partition, job.key, entry, job.type)
-        if value is UNSET:
-            return None
-        return (
-            Computed(value, entry.kind, bytes(entry.payload))
-            if entry.kind < ERROR
-            else Computed(value)
-        )
+        try:
+            found = await cache._payload(job.partition, job.key, entry)
+            if found is None:
+                return None
+            return Computed(await cache._decode(*found, job.type), *found)
+        except BackendError:
+            if cache.policy.on_backend_error == "closed":
+                raise
+        except FormatError:  # undecodable: then computed here
+            pass
+        return None
 
     async def _tags(self, cache: Cache, job: Job) -> Any:
         """The job's tags as its entry will carry them; None if the backend is down.
@@ -266,8 +289,8 @@ class Herd:
         """
         if not job.tags and not cache._everywhere:
             return ()
-        names = await cache._drive(cache._names(job.partition))
         try:
+            names = await cache._drive(cache._names(job.partition))
             return await cache._drive(cache._generations(names, job.partition, job.tags))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
@@ -279,7 +302,10 @@ class Herd:
         tags = await self._tags(cache, job)
         started = perf_counter()
         try:
-            value = await job.factory()
+            made = job.factory()
+            if not hasattr(made, "__await__"):
+                raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
+            value = await made
         except job.exceptions as exc:
             await self._keep(cache, job, tags, *cache._frozen(exc), started, exc, lease)
             raise
@@ -300,7 +326,9 @@ class Herd:
         """Store a computed payload, if it is wanted and can be."""
         if tags is None or (job.condition is not None and not job.condition(value)):
             return
-        ttl = cache._lives(job.ttl(value) if callable(job.ttl) else job.ttl)
+        ttl = cache._lives_for(job, value)
+        if ttl is UNSET:
+            return
         options = {"ttl": ttl, "tags": tags, "cost_ms": round((perf_counter() - started) * 1000)}
         try:
             if lease is None or not lease.settles or len(payload) > cache.policy.large_bytes:
@@ -308,6 +336,7 @@ class Herd:
             else:
                 flow = cache._store(job.partition, job.key, kind, bytes(payload), **options)
                 await cache._drive(redirected(flow, "set", lease.settling))
+                lease.settled()
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -349,11 +378,10 @@ class _Lease:
 
     __slots__ = ("_cache", "_entry", "_name", "_owner", "_renewals", "found", "held", "seconds")
 
-    def __init__(self, cache: Cache, names: Any, key: bytes, renewals: _Renewals) -> None:
-        stored = names.names(key)
+    def __init__(self, cache: Cache, renewals: _Renewals) -> None:
         self._cache = cache
-        self._entry = stored[0] if len(stored) == 1 else None
-        self._name = stored[0] + LOCK
+        self._entry: str | None = None
+        self._name = ""
         self._owner = os.urandom(16)
         self._renewals = renewals
         self.seconds: float = cache.policy.lease or 0.0
@@ -365,20 +393,26 @@ class _Lease:
     def _ttl_ms(self) -> int:
         return max(1, round(self.seconds * 1000))
 
-    async def take(self) -> bool:
-        """Whether nobody else has it."""
+    async def take(self, stored: list[str]) -> bool:
+        """Whether nobody else has it; *stored* is where the entry may be."""
+        self._entry = stored[0] if len(stored) == 1 else None
+        self._name = stored[0] + LOCK
         if not self.seconds:
             return True
         cache = self._cache
-        if cache._leasing and self._entry is not None:
-            self.held, self.found = await cache._guarded(
-                cache._backend.take_lease, self._name, self._owner, self._entry,
-                ttl_ms=self._ttl_ms,
-            )  # fmt: skip
-        else:
-            self.held = await cache._guarded(
-                cache._backend.set, self._name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
-            )
+        try:
+            if cache._leasing and self._entry is not None:
+                self.held, self.found = await cache._guarded(
+                    cache._backend.take_lease, self._name, self._owner, self._entry,
+                    ttl_ms=self._ttl_ms,
+                )  # fmt: skip
+            else:
+                self.held = await cache._guarded(
+                    cache._backend.set, self._name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
+                )
+        except anyio.get_cancelled_exc_class():
+            await self._give_back()  # it may have been taken: others should not wait for its end
+            raise
         return self.held
 
     @property
@@ -389,10 +423,18 @@ class _Lease:
     def settling(self, need: Need) -> Need:
         """The ``set`` of the entry, which also ends the lease."""
         name, sealed = need.args
-        self.held = False
-        self._renewals.drop(self)
         ttl_ms = need.options["ttl_ms"]
         return Need("settle", (name, sealed, self._name, self._owner), {"ttl_ms": ttl_ms})
+
+    def settled(self) -> None:
+        """The entry is stored, and the lease with it ended."""
+        self.held = False
+        self._renewals.drop(self)
+
+    async def _give_back(self) -> None:
+        with anyio.CancelScope(shield=True), contextlib.suppress(BackendError):
+            call = self._cache._backend.compare_and_set
+            await self._cache._guarded(call, self._name, self._owner, None)
 
     async def renew(self) -> None:
         """Hold it for its time from now on."""
@@ -409,6 +451,4 @@ class _Lease:
             return
         self.held = False
         self._renewals.drop(self)
-        with anyio.CancelScope(shield=True), contextlib.suppress(BackendError):
-            call = self._cache._backend.compare_and_set
-            await self._cache._guarded(call, self._name, self._owner, None)
+        await self._give_back()

@@ -8,18 +8,20 @@ object than its own.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyseal.cache.entry import LARGE, OBJECT, RAW, TEMPORARY, VALUE, Entry
 from anyseal.cache.flows import Flow, Need, redirected
 from anyseal.errors import FormatError, SourceChangedError
-from anyseal.ports import BlockingRangedBackend, Ends, RangedBackend
+from anyseal.ports import Ends
 
 __all__ = [
     "PIECE_BYTES",
     "BlockingPieceSink",
     "BlockingPieces",
+    "GuardedRanges",
     "PieceSink",
     "Pieces",
     "Whereabouts",
@@ -83,6 +85,26 @@ def object_name(name: str) -> str:
     return name + OBJECT
 
 
+class GuardedRanges:
+    """A ranged backend, each call of which goes through a cache's guard: its time and its breaker.
+
+    For both sides: it returns what the guard returns.
+    """
+
+    def __init__(self, backend: Any, guard: Callable[..., Any]) -> None:
+        self._backend = backend
+        self._guard = guard
+
+    def put_range(self, *args: Any, **options: Any) -> Any:
+        return self._guard(self._backend.put_range, *args, **options)
+
+    def get_range(self, *args: Any) -> Any:
+        return self._guard(self._backend.get_range, *args)
+
+    def delete_many(self, *args: Any) -> Any:
+        return self._guard(self._backend.delete_many, *args)
+
+
 class _Buffered:
     """Cuts what is written into pieces of at most PIECE_BYTES."""
 
@@ -111,7 +133,7 @@ class _Buffered:
 class PieceSink(_Buffered):
     """A sink for ObjectWriter: pieces of a value under a temporary name."""
 
-    def __init__(self, backend: RangedBackend, name: str) -> None:
+    def __init__(self, backend: GuardedRanges, name: str) -> None:
         super().__init__()
         self._backend = backend
         self._name = name
@@ -134,7 +156,7 @@ class PieceSink(_Buffered):
 class BlockingPieceSink(_Buffered):
     """The same for the sync ObjectWriter."""
 
-    def __init__(self, backend: BlockingRangedBackend, name: str) -> None:
+    def __init__(self, backend: GuardedRanges, name: str) -> None:
         super().__init__()
         self._backend = backend
         self._name = name
@@ -162,7 +184,7 @@ def _check_piece(piece: bytes, wanted: int) -> None:
 class Pieces:
     """A source for ObjectReader: an object of known size in a backend."""
 
-    def __init__(self, backend: RangedBackend, name: str, size: int) -> None:
+    def __init__(self, backend: GuardedRanges, name: str, size: int) -> None:
         self._backend = backend
         self._name = name
         self._size = size
@@ -175,7 +197,7 @@ class Pieces:
 
     async def read(self, offset: int, length: int) -> bytes | bytearray:
         if length <= PIECE_BYTES:
-            piece = await self._backend.get_range(self._name, offset, length)
+            piece: bytes = await self._backend.get_range(self._name, offset, length)
             _check_piece(piece, length)
             return piece
         found = bytearray()
@@ -193,7 +215,7 @@ class Pieces:
 class BlockingPieces:
     """The same for the sync ObjectReader."""
 
-    def __init__(self, backend: BlockingRangedBackend, name: str, size: int) -> None:
+    def __init__(self, backend: GuardedRanges, name: str, size: int) -> None:
         self._backend = backend
         self._name = name
         self._size = size

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TypeAlias
 
 __all__ = ["LocalLayer"]
@@ -12,7 +15,21 @@ __all__ = ["LocalLayer"]
 ENTRY_COST = 300
 """Bytes that an entry takes beside its sealed bytes, about."""
 
+_STRIPES = 1024
+"""Changes are counted for so many groups of names."""
+
 LocalKey: TypeAlias = tuple[str, bytes]
+
+
+_live: weakref.WeakSet[LocalLayer] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for layer in list(_live):
+        layer.renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)
 
 
 class LocalLayer:
@@ -30,12 +47,14 @@ class LocalLayer:
         self._lock = threading.Lock()
         self._held: OrderedDict[LocalKey, tuple[bytes, str, float]] = OrderedDict()
         self._by_name: dict[str, LocalKey] = {}
-        self._version = 0
+        self._epoch = 0
+        self._changes = [0] * _STRIPES
+        _live.add(self)
 
-    @property
-    def version(self) -> int:
-        """Changes whenever something is dropped: what was read before may be old by now."""
-        return self._version
+    def version(self, name: str) -> int:
+        """Changes whenever the entry of *name* may have changed (and sometimes when another one
+        did): what was read from the backend before may be old by now."""
+        return self._epoch + self._changes[hash(name) % _STRIPES]
 
     def get(self, key: LocalKey) -> tuple[bytes, str] | None:
         """The sealed bytes and their name in the backend."""
@@ -52,19 +71,29 @@ class LocalLayer:
         return held[0], held[1]
 
     def put(
-        self, key: LocalKey, name: str, sealed: bytes, ttl: float | None, version: int | None
+        self,
+        key: LocalKey,
+        name: str,
+        sealed: bytes,
+        ttl: float | None,
+        version: int,
+        *,
+        own: bool = False,
     ) -> None:
-        """Keep *sealed*, at most for *ttl* seconds; not if something was dropped since
-        *version*: it may have been this."""
+        """Keep *sealed*, at most for *ttl* seconds; not if there was a change since *version*.
+
+        *own* says that *sealed* was written, not read: then it is a change itself.
+        """
         size = len(sealed) + ENTRY_COST
-        if size * 8 > self._max_bytes:
-            self.drop(key)
-            return
         until = time.monotonic() + (self._ttl if ttl is None else min(ttl, self._ttl))
         with self._lock:
-            if version is not None and version != self._version:
+            late = version != self.version(name)
+            if own:
+                self._changed(name)
+            if own or not late:
+                self._remove(key)
+            if late or size * 8 > self._max_bytes:
                 return
-            self._remove(key)
             self._held[key] = (sealed, name, until)
             self._by_name[name] = key
             self._bytes += size
@@ -77,22 +106,27 @@ class LocalLayer:
             self._bytes -= len(held[0]) + ENTRY_COST
             self._by_name.pop(held[1], None)
 
-    def drop(self, key: LocalKey) -> None:
-        """Forget one entry."""
+    def _changed(self, name: str) -> None:
+        self._changes[hash(name) % _STRIPES] += 1
+
+    def drop(self, key: LocalKey, names: Sequence[str] = ()) -> None:
+        """Forget one entry; *names* are those in the backend under which it changes now."""
         with self._lock:
-            self._version += 1
+            for name in names:
+                self._changed(name)
             self._remove(key)
 
     def drop_names(self, names: list[str] | None) -> None:
         """Forget the entries stored under these names; None: all."""
         with self._lock:
-            self._version += 1
             if names is None:
+                self._epoch += 1
                 self._held.clear()
                 self._by_name.clear()
                 self._bytes = 0
                 return
             for name in names:
+                self._changed(name)
                 key = self._by_name.get(name)
                 if key is not None:
                     self._remove(key)
@@ -103,7 +137,7 @@ class LocalLayer:
             self.drop_names(None)
             return
         with self._lock:
-            self._version += 1
+            self._epoch += 1
             for key in [key for key in self._held if key[0] == partition]:
                 self._remove(key)
 
@@ -113,5 +147,7 @@ class LocalLayer:
         return len(self._held), self._bytes
 
     def renew(self) -> None:
-        """In a forked child: a thread that held the lock is gone."""
+        """In a forked child: a thread that held the lock is gone, and left things half done."""
+        if self._lock.locked():
+            self._held, self._by_name, self._bytes = OrderedDict(), {}, 0
         self._lock = threading.Lock()

@@ -22,6 +22,7 @@ from anyseal.keyring.static import (
     StaticKeyring,
 )
 from anyseal.keys import Key
+from anyseal.suites import Suite
 
 __all__ = ["secure"]
 
@@ -83,6 +84,7 @@ def secure(
     previous_master_keys: Sequence[Any] = (),
     namespace: str = "secure",
     serializer: Any = "msgpack",
+    suite: Suite | str | None = None,
     policy: CachePolicy | None = None,
     metrics: Any = None,
     audit: Any = None,
@@ -106,8 +108,9 @@ def secure(
         previous_master_keys: The same, given here.
         namespace: As for Cache.
         serializer: A codec, as for Cache.
-        policy: As for Cache. Default: entries of a remote backend are also kept in this process,
-            16 MiB of them.
+        suite: As for Cache.
+        policy: As for Cache. Default: on ``async def``, up to 16 MiB of entries are also kept in
+            this process, sealed; Redis tells it what others change.
         metrics: As for Cache; so are *audit* and *on_rotation*.
         options: What else ``cached`` takes, such as ``key``, ``tags`` and ``condition``.
 
@@ -120,16 +123,17 @@ def secure(
     if unknown:
         raise ConfigurationError(f"cache.secure does not know {', '.join(sorted(unknown))}")
     keyring = _keyring(master_key, key_rotation_enabled, previous_master_keys)
-    if policy is None:
-        policy = CachePolicy(local_bytes=LOCAL_BYTES)
 
     def decorator(function: Callable[..., Any]) -> Any:
         is_async = inspect.iscoroutinefunction(function)
         # The sync cache is on a floor below this one: it is loaded when it is first needed.
         kind = Cache if is_async else importlib.import_module("anyseal.sync.cache").Cache
+        # Sync code is not told what others change: it keeps no copies of what is shared.
+        local = LOCAL_BYTES if is_async or backend is None else 0
         cache = kind(
             _backend(backend, is_async), keyring, namespace=namespace, codec=serializer,
-            policy=policy, metrics=metrics, audit=audit, on_rotation=on_rotation,
+            suite=suite, policy=policy or CachePolicy(local_bytes=local),
+            metrics=metrics, audit=audit, on_rotation=on_rotation,
         )  # fmt: skip
         given: dict[str, Any] = {
             "key": None, "of_self": ..., "tags": (), "type": UNSET, "condition": None,

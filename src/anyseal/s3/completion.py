@@ -26,7 +26,7 @@ from anyseal.s3.calls import Calls, Part
 
 __all__ = ["CompletedUpload", "Completion", "listed_receipt"]
 
-_LANDING_PAUSES = (0.0, 0.1, 0.4, 1.5)
+_LANDING_PAUSES = (0.0, 0.1, 0.4)
 """Seconds: another worker's completion may be under way when ours hears that the upload is gone."""
 
 

@@ -72,6 +72,7 @@ class UploadCalls(BucketBase):
 
         Raises:
             ConfigurationError: No part size fits an object of *size* bytes.
+            ValueError: *expires_in* is not positive, or *key* or *context* is out of bounds.
             SourceError: The store did not answer, or refused.
 
         Cost: one request. An error or a cancellation leaves no upload behind.
@@ -80,6 +81,8 @@ class UploadCalls(BucketBase):
         name, given = self._partition(partition), self._context(key, context)
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"size must be int, not {type(size).__name__}")
+        if not expires_in > 0:
+            raise ValueError("expires_in must be positive")
         expires_at = time.time() + expires_in
         expiry_ms(expires_at)
         chosen = suite_named(self._suite if suite is None else suite)

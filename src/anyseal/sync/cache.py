@@ -9,13 +9,21 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from anyseal import offload
-from anyseal.cache.core import SCAN_BATCH, only_one
-from anyseal.cache.entry import LARGE, Entry, check_key
+from anyseal.cache.core import (
+    HEALTH,
+    LARGE_ATTEMPTS,
+    NOT_OPENED,
+    SCAN_BATCH,
+    only_one,
+    several,
+)
+from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
 from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
 from anyseal.cache.herd import Job
 from anyseal.cache.large import (
     BlockingPieces,
     BlockingPieceSink,
+    GuardedRanges,
     Whereabouts,
     object_name,
     published,
@@ -23,7 +31,13 @@ from anyseal.cache.large import (
 )
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
-from anyseal.errors import BackendError, DecryptionError, FormatError, SourceError
+from anyseal.errors import (
+    BackendError,
+    FormatError,
+    KmsError,
+    MetastoreError,
+    SourceChangedError,
+)
 from anyseal.keys import Key
 from anyseal.ports import BlockingBackend, BlockingRangedBackend, LocalKeyring
 from anyseal.sync.herd import Herd
@@ -56,6 +70,7 @@ class Cache(CacheBase):
             raise TypeError(f"{type(backend).__name__} is not a blocking backend")
         super().__init__(backend, keyring, **settings)
         self._herd = Herd()
+        self._ranges = GuardedRanges(backend, self._guarded)
 
     # ---- driving the flows
 
@@ -66,7 +81,10 @@ class Cache(CacheBase):
         local = getattr(self._keyring, f"{need.method}_local", None)
         if local is not None and isinstance(self._keyring, LocalKeyring):
             return local(*need.args)
-        return offload.wait(getattr(self._keyring, need.method), *need.args)
+        try:
+            return offload.wait(getattr(self._keyring, need.method), *need.args)
+        except (KmsError, MetastoreError) as exc:
+            raise self._no_keys(exc) from exc
 
     def _guarded(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
         """One call of the backend, counted by the breaker."""
@@ -107,16 +125,46 @@ class Cache(CacheBase):
                 raise
             return None
 
-    def _value(self, partition: str, key: bytes, entry: Entry, type: Any) -> Any:
-        kind, payload = entry.kind, entry.payload
+    def _payload(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any] | None:
+        """Kind and payload of *entry*, wherever they are; None if it tells of nothing."""
+        if entry.kind == ERROR:  # not what a reader of values expects
+            return None
+        for _ in range(LARGE_ATTEMPTS):
+            if entry.kind != LARGE:
+                return entry.kind, entry.payload
+            try:
+                return self._read_large(partition, key, entry)
+            except (SourceChangedError, *NOT_OPENED) as exc:
+                error = exc
+            # Replaced since the entry was read, or since this process kept it: look again.
+            self._forget(partition, key)
+            there = self._drive(self._find(partition, key))
+            if there is None:
+                return None
+            if there.sealed == entry.sealed:
+                self._drive(self._without_object(partition, key, entry, error))
+                return None
+            entry = there
+        return None
+
+    def _value(
+        self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
+    ) -> Any:
+        """The value of *entry*, or UNSET if it cannot be had; *closed* says that a backend which
+        is down is an error whatever the policy says."""
         try:
-            if kind == LARGE:
-                kind, payload = self._read_large(partition, key, entry)
-            return self._decoded(kind, payload, type)
-        except (FormatError, DecryptionError) as exc:
-            self._drive(self._refused(partition, key, entry.stored, entry.sealed, exc))
-        except (SourceError, BackendError):
-            if self.policy.on_backend_error == "closed":
+            found = self._payload(partition, key, entry)
+            if found is None:
+                return UNSET
+            try:
+                return self._decoded(*found, type)
+            except FormatError as exc:
+                flow = self._refused(
+                    partition, key, entry.stored, entry.sealed, exc, undecodable=True
+                )
+                self._drive(flow)
+        except BackendError:
+            if closed or self.policy.on_backend_error == "closed":
                 raise
         return UNSET
 
@@ -144,7 +192,7 @@ class Cache(CacheBase):
         self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
     ) -> dict[str | bytes, Any]:
         """The values of those of *keys* that are there, in one look at the backend."""
-        wanted = {key: check_key(key) for key in keys}
+        wanted = {key: check_key(key) for key in several(keys)}
         entries, local = self._held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
@@ -167,7 +215,18 @@ class Cache(CacheBase):
         """Whether *key* has an entry that opens and has not ended."""
         data = check_key(key)
         entry = self._local_entry(partition, data) or self._found(partition, data)
-        return entry is not None and not self._stale(entry)
+        if entry is None or self._stale(entry) or entry.kind == ERROR:
+            return False
+        if entry.kind != LARGE:
+            return True
+        try:
+            at, name = Whereabouts.of(entry), object_name(entry.stored)
+            end = self._guarded(self._backend.get_range, name, at.sealed_size - 1, 1)
+        except BackendError:
+            if self.policy.on_backend_error == "closed":
+                raise
+            return False
+        return len(end) == 1
 
     # ---- writing
 
@@ -184,12 +243,19 @@ class Cache(CacheBase):
         """Seal *value* and store it under *key*; whether it was stored."""
         data, seconds = check_key(key), self._lives(ttl)
         kind, payload = self._prepared(value)
+        return self._set(
+            partition, data, kind, payload, ttl=seconds, tags=tags, if_absent=if_absent
+        )
+
+    def _set(
+        self, partition: str, key: bytes, kind: int, payload: Any, *, tags: Sequence[str],
+        **options: Any,
+    ) -> bool:  # fmt: skip
+        """Store a payload with *tags*, as the policy says."""
         try:
             names = self._drive(self._names(partition))
             carried = self._drive(self._generations(names, partition, tags))
-            return self._put(
-                partition, data, kind, payload, ttl=seconds, tags=carried, if_absent=if_absent
-            )
+            return self._put(partition, key, kind, payload, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -211,13 +277,9 @@ class Cache(CacheBase):
         partition: str = "default",
     ) -> int:
         """``set`` each of *items*; how many were stored."""
-        for key, value in items.items():  # before the first is stored
-            check_key(key)
-            self._prepared(value)
-        return sum(
-            self.set(key, value, ttl=ttl, tags=tags, partition=partition)
-            for key, value in items.items()
-        )
+        seconds = self._lives(ttl)
+        prepared = [(check_key(key), *self._prepared(value)) for key, value in items.items()]
+        return sum(self._set(partition, *each, ttl=seconds, tags=tags) for each in prepared)
 
     def delete(self, *keys: str | bytes, partition: str = "default") -> int:
         """Delete entries; how many were there. Raises BackendError."""
@@ -232,10 +294,12 @@ class Cache(CacheBase):
             entry = self._drive(self._find(partition, data))
             if entry is None:
                 return default
-            value = self._value(partition, data, entry, type)
-            taken = self._guarded(self._backend.compare_and_set, entry.stored, entry.sealed, None)
-            if self._local is not None:
-                self._local.drop((partition, data))
+            value = self._value(partition, data, entry, type, closed=True)
+            call = self._backend.compare_and_set
+            try:
+                taken = self._guarded(call, entry.stored, entry.sealed, None)
+            finally:
+                self._forget(partition, data, entry.stored)
             if taken:
                 if entry.kind == LARGE:
                     self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -271,6 +335,7 @@ class Cache(CacheBase):
                 for at in range(0, len(names), SCAN_BATCH):
                     batch = names[at : at + SCAN_BATCH]
                     deleted += self._guarded(self._backend.delete_many, batch)
+        self._local_clear(partition)
         return deleted
 
     # ---- computing
@@ -322,8 +387,10 @@ class Cache(CacheBase):
         name, at = names.names(key)[0], Whereabouts.fresh(kind)
         temporary = temporary_name(name)
         sealing = self._drive(self._current(partition))
-        sink = BlockingPieceSink(self._backend, temporary)
-        with ObjectWriter(sink, sealing, context=names.context(key, at.what)) as writer:
+        sink = BlockingPieceSink(self._ranges, temporary)
+        with ObjectWriter(
+            sink, sealing, context=names.context(key, at.what), suite=self._suite
+        ) as writer:
             writer.write(payload)
             size = writer.finish()
         flow = self._store(
@@ -335,7 +402,7 @@ class Cache(CacheBase):
         """Kind and payload of the object that *entry* tells of."""
         at = Whereabouts.of(entry)
         names = self._drive(self._names(partition))
-        source = BlockingPieces(self._backend, object_name(entry.stored), at.sealed_size)
+        source = BlockingPieces(self._ranges, object_name(entry.stored), at.sealed_size)
         by_key = isinstance(self._keyring, Key)
         with ObjectReader.open(
             source,
@@ -353,11 +420,11 @@ class Cache(CacheBase):
         started = perf_counter()
         failure = "ok"
         try:
-            self._drive(self._store("\0health", key, 1, expected, ttl=60.0))
-            entry = self._drive(self._find("\0health", key))
+            self._drive(self._store(HEALTH, key, RAW, expected, ttl=60.0))
+            entry = self._drive(self._find(HEALTH, key))
             if entry is None or bytes(entry.payload) != expected:
                 failure = "lost"
-            self._drive(self._delete("\0health", [key]))
+            self._drive(self._delete(HEALTH, [key]))
         except Exception as exc:
             failure = type(exc).__name__
         return self._health(failure, started)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from anyseal.cache.entry import ERROR, LOCK, Entry
 from anyseal.cache.flows import UNSET
-from anyseal.cache.herd import POLL_FIRST, Computed, Job, next_poll
-from anyseal.errors import BackendError
+from anyseal.cache.herd import LEFT, POLL_FIRST, Computed, Job, next_poll
+from anyseal.errors import BackendError, FormatError
 from anyseal.flight import ThreadFlight
 
 if TYPE_CHECKING:
@@ -29,6 +31,17 @@ REFRESHES_MAX = 8
 refreshed by a later caller."""
 
 
+_live: weakref.WeakSet[Herd] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for herd in list(_live):
+        herd._refreshing = set()  # those threads are the parent's
+
+
+os.register_at_fork(after_in_child=_renew_all)
+
+
 class Herd:
     """Computes missing values for one cache."""
 
@@ -36,6 +49,7 @@ class Herd:
         self._flights: ThreadFlight[Computed] = ThreadFlight()
         self._refreshing: set[tuple[str, bytes]] = set()
         self._closed = False
+        _live.add(self)
 
     def value(self, cache: Cache, job: Job) -> Any:
         """The value of the job's key, found or computed."""
@@ -59,9 +73,14 @@ class Herd:
             return self._compute(cache, job)
 
         computed = self._flights.run(job.flight, lead)
+        while computed is LEFT:  # it was a refresh, and another process has the lease
+            computed = self._flights.run(job.flight, lead)
         if led or computed.kind < 0:
             return computed.value
-        return cache._decoded(computed.kind, computed.payload, job.type)
+        try:
+            return cache._decoded(computed.kind, computed.payload, job.type)
+        except FormatError:  # its annotation is wrong: then what the function returned
+            return computed.value
 
     def _usable(self, cache: Cache, job: Job, entry: Entry) -> Any:
         """The value of *entry*, which may be stale: then it is refreshed in the background."""
@@ -97,20 +116,26 @@ class Herd:
             finally:
                 self._refreshing.discard(mark)
 
-        threading.Thread(target=refresh, name="anyseal-refresh", daemon=True).start()
+        run = contextvars.copy_context().run  # the function may look at a ContextVar
+        thread = threading.Thread(target=run, args=(refresh,), name="anyseal-refresh", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter is about to end
+            self._refreshing.discard(mark)
 
     def _refresh(self, cache: Cache, job: Job) -> Computed:
         lease = self._lease(cache, job)
         if lease is None:  # another process has it
-            return Computed(None)
+            return LEFT
         with lease:
             return self._run(cache, job)
 
     def _lease(self, cache: Cache, job: Job) -> _Lease | None:
         """The lease on the job's key; None if another has it."""
-        lease = _Lease(cache, cache._drive(cache._names(job.partition)), job.key)
+        lease = _Lease(cache)
         try:
-            return lease if lease.take() else None
+            names = cache._drive(cache._names(job.partition))
+            return lease if lease.take(names.names(job.key)[0] + LOCK) else None
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -146,17 +171,23 @@ class Herd:
             if error is None:
                 return None
             raise error
-        value = cache._value(job.partition, job.key, entry, job.type)
-        if value is UNSET:
-            return None
-        if entry.kind > ERROR:
-            return Computed(value)
-        return Computed(value, entry.kind, bytes(entry.payload))
+        try:
+            found = cache._payload(job.partition, job.key, entry)
+            if found is None:
+                return None
+            return Computed(cache._decoded(*found, job.type), *found)
+        except BackendError:
+            if cache.policy.on_backend_error == "closed":
+                raise
+        except FormatError:  # undecodable: then computed here
+            pass
+        return None
 
     def _run(self, cache: Cache, job: Job) -> Computed:
         """Call the factory and store what it returns."""
-        names = cache._drive(cache._names(job.partition))
         try:
+            names = cache._drive(cache._names(job.partition))
+            # Before the factory: a tag that is deleted meanwhile must end the result, too.
             tags = cache._drive(cache._generations(names, job.partition, job.tags))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
@@ -185,13 +216,12 @@ class Herd:
         """Store a computed payload, if it is wanted and can be."""
         if tags is None or (job.condition is not None and not job.condition(value)):
             return
-        ttl = job.ttl(value) if callable(job.ttl) else job.ttl
+        ttl = cache._lives_for(job, value)
+        if ttl is UNSET:
+            return
         cost_ms = round((perf_counter() - started) * 1000)
         try:
-            cache._put(
-                job.partition, job.key, kind, payload,
-                ttl=cache._lives(ttl), tags=tags, cost_ms=cost_ms,
-            )  # fmt: skip
+            cache._put(job.partition, job.key, kind, payload, ttl=ttl, tags=tags, cost_ms=cost_ms)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -204,9 +234,9 @@ class Herd:
 class _Lease:
     """The right to compute one key's value; a thread renews it while it is held for long."""
 
-    def __init__(self, cache: Cache, names: Any, key: bytes) -> None:
+    def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._name = names.names(key)[0] + LOCK
+        self._name = ""
         self._owner = os.urandom(16)
         self._seconds: float = cache.policy.lease or 0.0
         self._over = threading.Event()
@@ -216,8 +246,9 @@ class _Lease:
     def _ask(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return self._cache._guarded(call, self._name, *args, **options)
 
-    def take(self) -> bool:
+    def take(self, name: str) -> bool:
         """Whether nobody else has it."""
+        self._name = name
         if not self._seconds:
             return True
         ttl_ms = max(1, round(self._seconds * 1000))

@@ -18,9 +18,10 @@ from anyseal.cache.backends._redis_clients import (
 )
 from anyseal.cache.backends._redis_cluster import Cluster
 from anyseal.cache.backends._redis_server import Server
+from anyseal.cache.backends.redis_blocking import BlockingRedisBackend
 from anyseal.errors import ConfigurationError
 
-__all__ = ["RedisBackend"]
+__all__ = ["BlockingRedisBackend", "RedisBackend"]
 
 _inherited: list[Any] = []
 """What a forked child must neither use nor close: its sockets and its epoll are the parent's."""

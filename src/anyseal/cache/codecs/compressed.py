@@ -13,7 +13,8 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 from anyseal.cache.codecs.base import Codec, check_bytes, check_name
 from anyseal.errors import ConfigurationError, FormatError
@@ -37,7 +38,7 @@ class Compressed:
     as reports, or pages that are the same for everyone.
 
     Args:
-        codec: The codec whose bytes are compressed.
+        codec: The codec whose bytes are compressed, or its name.
         algorithm: ``zlib``, or ``zstd`` (Python 3.14, or the package zstandard).
         level: The algorithm's own; default its usual one.
         min_size: Shorter values are stored plain. Bytes.
@@ -52,7 +53,7 @@ class Compressed:
 
     def __init__(
         self,
-        codec: Codec,
+        codec: Codec | str,
         *,
         algorithm: str = "zlib",
         level: int | None = None,
@@ -67,6 +68,9 @@ class Compressed:
             raise ConfigurationError(f"level must be {lowest} to {highest} for {algorithm}")
         if min_size < 1 or not 64 <= sample_bytes <= 1 << 20 or not 1 <= max_size <= 1 << 32:
             raise ConfigurationError("min_size, sample_bytes or max_size is out of bounds")
+        if isinstance(codec, str):
+            codecs = import_module("anyseal.cache.codecs")  # which imports this module
+            codec = cast(Codec, codecs.codec_named(codec))
         self.name = check_name(f"{codec.name}+{algorithm}")
         self._codec = codec
         self._number, load = _ALGORITHMS[algorithm]
