@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -332,6 +334,26 @@ def test_put_that_is_stopped_leaves_nothing(bucket: Bucket, proxy: S3Proxy, numb
     assert ([], []) == (bucket.names(), bucket.uploads())
 
 
+def test_second_signal_does_not_wait_for_s3(bucket: Bucket, proxy: S3Proxy) -> None:
+    """Cleaning up takes requests; who has lost the network wants the shell back."""
+    stuck = ("partNumber=2", "DELETE")
+    proxy.behave = lambda one: "hang" if any(s in one.method + one.path for s in stuck) else None
+    process = bucket.shell.start(
+        "s3", "put", "-", f"{bucket.url}/f", "-k", "key", "--part-size", "5M",
+        stdin=subprocess.PIPE, env=bucket.env | {"AWS_ENDPOINT_URL": proxy.url},
+    )  # fmt: skip
+    process.stdin.write(DATA)
+    process.stdin.flush()
+    wait_until(lambda: any("partNumber=2" in one.path for one in proxy.asked))
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: any(one.method == "DELETE" for one in proxy.asked))
+    process.send_signal(signal.SIGINT)
+    assert 130 == process.wait(5)
+    process.communicate()
+    for left in bucket.uploads():
+        bucket.client.abort_multipart_upload(Bucket=bucket.name, Key="f", UploadId=left["UploadId"])
+
+
 def test_put_waiting_for_a_pipe_is_stopped(bucket: Bucket) -> None:
     """Ctrl-C works while the other side of the pipe says nothing."""
     process = bucket.shell.start(
@@ -395,6 +417,18 @@ def test_terminal_shows_progress_and_no_binary(bucket: Bucket) -> None:
     assert "f: sealed and uploaded, 12,582,912 bytes in " in shown
     code, shown = bucket.shell.terminal("s3", "cat", f"{bucket.url}/f", "-k", "key", env=bucket.env)
     assert (2, True) == (code, "not writing binary to a terminal" in shown)
+
+
+def test_commands_of_the_page_run(bucket: Bucket) -> None:
+    """What a reader copies works, in the page's order."""
+    page = (Path(__file__).parent.parent / "docs/cli.md").read_text("utf-8")
+    bucket.shell.path("backup.tar").write_bytes(DATA)
+    lines = re.findall(r"^anyseal s3 ([^|\\\n]*)$", page, re.MULTILINE)
+    for line in lines:
+        words = shlex.split(line.replace("s3://videos", bucket.url), comments=True)
+        bucket.ok(*words)
+    assert len(lines) >= 5
+    assert DATA == bucket.shell.path("copy.tar").read_bytes()
 
 
 # ---- migrate ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -257,7 +258,10 @@ class Connection:
 
 
 async def _until_signal(work: Callable[[], Awaitable[T]]) -> T:
-    """Do *work*; a signal cancels it, and is raised when it has ended."""
+    """Do *work*. A signal cancels it, and is raised when it has cleaned up; a second one ends all.
+
+    Cleaning up is a matter of requests, which S3 may never answer.
+    """
     wanted = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
     results: list[T] = []
     errors: list[Exception] = []
@@ -265,20 +269,20 @@ async def _until_signal(work: Callable[[], Awaitable[T]]) -> T:
 
     async def watch() -> None:
         async for number in received:
+            if came:
+                os._exit(128 + number)
             came.append(int(number))
-            group.cancel_scope.cancel()
-
-    async def job() -> None:
-        try:
-            results.append(await work())
-        except Exception as exc:
-            errors.append(exc)
-        group.cancel_scope.cancel()
+            scope.cancel()
 
     with anyio.open_signal_receiver(*wanted) as received:
         async with anyio.create_task_group() as group:
-            group.start_soon(watch)
-            group.start_soon(job)
+            with anyio.CancelScope() as scope:
+                group.start_soon(watch)
+                try:
+                    results.append(await work())
+                except Exception as exc:
+                    errors.append(exc)
+            group.cancel_scope.cancel()
     if came:
         raise Stopped(came[0])
     if errors:
