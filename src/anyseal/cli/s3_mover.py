@@ -183,6 +183,9 @@ class Mover:
         elif (await self._target.head(target.key)).etag != last["target_etag"]:
             raise SourceChangedError(f"{target} was changed since it was verified")
         if self.how.delete_source:
+            # Not every store heeds If-Match in DeleteObject.
+            if (await self._source.head(old.key)).etag != old.etag:
+                raise SourceChangedError("changed meanwhile, and was not deleted")
             await self._source.delete(old.key, IfMatch=old.etag)
             self.deleted += 1
 
