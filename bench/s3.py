@@ -106,6 +106,8 @@ class ReadingSink:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                if "expect: 100-continue" in head:
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 if "transfer-encoding: chunked" in head:
                     while size := int((await reader.readline()).split(b";")[0], 16):
                         await self._skip(reader, size + 2)

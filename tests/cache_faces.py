@@ -89,10 +89,7 @@ def faces(*wanted: tuple[str, str]) -> Any:
     """Parameters: (loop, case) for a test that takes ``make``."""
     return pytest.mark.parametrize(
         ("anyio_backend", "case"),
-        [
-            pytest.param(LOOPS[loop], _BY_NAME[name], id=f"{name}-{loop}")
-            for loop, name in wanted
-        ],
+        [pytest.param(LOOPS[loop], _BY_NAME[name], id=f"{name}-{loop}") for loop, name in wanted],
         indirect=["anyio_backend"],
     )
 

@@ -509,14 +509,14 @@ async def test_cache_and_its_twin_share_entries() -> None:
     """The sync side reads what the async side wrote, and the other way round."""
     backend = MemoryBackend()
     key = Key.from_bytes(MASTER)
-    cache, twin = Cache(backend, key), sync.Cache(backend.blocking, key)
+    cache, twin = Cache(backend, key), Face(sync.Cache(backend.blocking, key))
     await cache.set("a", USER, partition="p", tags=["t"])
     await cache.set("large", bytes(2 * MIB))
-    assert USER == twin.get("a", type=User, partition="p")
-    assert bytes(2 * MIB) == await anyio.to_thread.run_sync(twin.get, "large")
-    twin.delete_tag("t", partition="p")
+    assert USER == await twin.get("a", type=User, partition="p")
+    assert bytes(2 * MIB) == await twin.get("large")
+    await twin.delete_tag("t", partition="p")
     assert await cache.get("a", partition="p") is None
-    twin.set("b", 1)
+    await twin.set("b", 1)
     assert 1 == await cache.get("b")
 
 

@@ -38,9 +38,7 @@ def cache() -> Cache:
 @pytest.fixture
 def twin() -> sync.Cache:
     """For ``def``; with the in-process layer."""
-    return sync.Cache(
-        BlockingMemoryBackend(), KEYRING, policy=CachePolicy(local_bytes=1 << 20)
-    )
+    return sync.Cache(BlockingMemoryBackend(), KEYRING, policy=CachePolicy(local_bytes=1 << 20))
 
 
 @dataclasses.dataclass
@@ -169,7 +167,7 @@ def test_cached_binds_every_kind_of_parameter(twin: sync.Cache) -> None:
 
     def make(source: str) -> Any:
         space: dict[str, Any] = {"__name__": "m"}
-        exec(source, space)  # noqa: S102
+        exec(source, space)
         return cached(cache=twin)(space["f"])
 
     f = make("def f(a, /, b=2, *args, c, d=4, **kw): return [a, b, list(args), c, d, kw]")
@@ -299,8 +297,13 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
     """What the decorator can be told about keys, lifetimes, and what is worth keeping."""
     calls: list[int] = []
 
-    @cached(cache=cache, key=lambda n, note: f"user:{n}", tags=lambda n, note: [f"tag{n}"],
-            ttl=lambda value: 0.1 if value < 0 else 60, condition=lambda value: value != 0)  # fmt: skip
+    @cached(
+        cache=cache,
+        key=lambda n, note: f"user:{n}",
+        tags=lambda n, note: [f"tag{n}"],
+        ttl=lambda value: 0.1 if value < 0 else 60,
+        condition=lambda value: value != 0,
+    )
     async def load(n: int, note: object) -> int:
         calls.append(n)
         return n
@@ -506,16 +509,16 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_secure_needs_only_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """On async def and def, with the key given or in the environment, with or without brackets."""
+    calls: list[int] = []
+
+    async def function(n: int) -> list[int]:
+        calls.append(n)
+        return [n]
+
     for key in (KEY_HEX, bytes.fromhex(KEY_HEX), Key.from_hex(KEY_HEX)):
-        calls: list[int] = []
-
-        @secure(ttl=60, master_key=key)
-        async def load(n: int) -> list[int]:
-            calls.append(n)
-            return [n]
-
+        load = secure(ttl=60, master_key=key)(function)
         assert [1] == await load(1) == await load(n=1)
-        assert [1] == calls
+    assert [1, 1, 1] == calls
     monkeypatch.setenv("ANYSEAL_MASTER_KEY", KEY_HEX)
 
     @secure

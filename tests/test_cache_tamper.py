@@ -258,7 +258,7 @@ async def test_cache_shows_the_backend_nothing(
     if face.is_async:
 
         @cached(cache=face.cache, partition=marks["tenant"], exceptions=[ValueError])
-        async def MARKfunctionMARK(argument: str) -> str:  # noqa: N802
+        async def MARKfunctionMARK(argument: str) -> str:
             raise ValueError(marks["error"])
 
         with pytest.raises(ValueError, match="MARKerror"):

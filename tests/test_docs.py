@@ -5,6 +5,7 @@ HTML comment on the line before a block changes that:
 
 - ``<!-- not run: why -->``: only compiled; each must be listed in ``NOT_RUN`` below.
 - ``<!-- setup: name -->``: the function of that name in ``SETUPS`` runs first.
+- ``<!-- buckets: one two -->``: these are made first, on a server that the environment names.
 - ``<!-- server: name -->``: that server of ``SERVERS`` runs, and its URL is in the environment.
 - ``<!-- pytest: file name -->``: goes into that file; pytest runs them in a process of its own.
 """
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import redis
 import typer.main
@@ -33,7 +35,7 @@ from anyseal.cache import CachePolicy, CacheStats, cached, secure
 from anyseal.cache.flows import CacheBase
 from anyseal.cli.app import app
 from anyseal.settings import SessionSettings, setting_names
-from storage_servers import RedisServer
+from storage_servers import ACCESS_KEY, SECRET_KEY, RedisServer, SeaweedFS
 from support import pattern
 
 pytest_plugins = ["server_fixtures"]
@@ -45,6 +47,7 @@ NOT_RUN = {
     ("aws.md", "needs AWS"): 2,
     ("migrate-from-asherah.md", "needs the package asherah"): 2,
     ("migrate-from-lenzeye.md", "needs S3"): 3,
+    ("migrate-from-s3-encryption-client.md", "needs an environment of its own"): 1,
     ("vault.md", "needs Vault"): 1,
 }
 """How many blocks of a page are not run for which reason. Added to by hand, with a reason."""
@@ -72,11 +75,38 @@ def _lenzeye_master_key(folder: Path) -> None:
     os.environ["MASTER_KEY"] = "5a" * 32
 
 
+def _reader(folder: Path) -> None:
+    """A stand-in for the program that reads with another client, and what it stands for."""
+    (folder / "s3ec/bin").mkdir(parents=True)
+    (folder / "s3ec/bin/python").symlink_to(sys.executable)
+    program = "import sys; sys.stdout.buffer.write(bytes(100_000) + sys.argv[2].encode())"
+    (folder / "read_s3ec.py").write_text(program)
+    client = boto3.client("s3")
+    for key in ("reports/1.pdf", "reports/2.pdf"):
+        client.put_object(Bucket="old-files", Key=key, Body=b"sealed by another client")
+
+
 SETUPS: dict[str, Callable[[Path], None]] = {
     "video": _video,
     "environment": _static_environment,
     "master key": _lenzeye_master_key,
+    "reader": _reader,
 }
+
+
+def make_buckets(server: SeaweedFS, names: list[str]) -> None:
+    """Empty buckets, and an environment in which AWS's tools find them."""
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": server.url,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    for name in names:
+        server.client().create_bucket(Bucket=name)
+
 
 SERVERS = {"redis": ("empty_redis", "REDIS_URL")}
 """A fixture that has a ``url``, and the variable that a page's code reads it from."""
@@ -161,6 +191,9 @@ def test_docs_python_runs(page: Path, folder: Path, request: pytest.FixtureReque
             continue
         code = compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
         setup, file = block.option("setup"), block.option("pytest")
+        buckets = block.option("buckets")
+        if buckets is not None:
+            make_buckets(request.getfixturevalue("weed_server"), buckets.split())
         server = block.option("server")
         if setup is not None:
             SETUPS[setup](folder)
@@ -277,7 +310,7 @@ def test_docs_links_resolve(page: Path) -> None:
 
 def test_docs_index_lists_every_page() -> None:
     """A page that the index does not name is not found."""
-    listed = set(re.findall(r"\]\(([a-z-]+\.md)\)", (ROOT / "docs/index.md").read_text("utf-8")))
+    listed = set(re.findall(r"\]\(([a-z0-9-]+\.md)\)", (ROOT / "docs/index.md").read_text("utf-8")))
     assert {page.name for page in PAGES[1:]} - {"index.md"} <= listed
 
 

@@ -15,7 +15,10 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from fastapi.testclient import TestClient as FastApiClient
 
+from storage_servers import ACCESS_KEY, SECRET_KEY, SeaweedFS
 from support import pattern
+
+pytest_plugins = ["server_fixtures"]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TENANT = {"X-Tenant": "tenant-7"}
@@ -43,7 +46,7 @@ def load(name: str) -> ModuleType:
 def test_examples_are_all_here() -> None:
     """An example without a test rots; one of more than 80 lines is not read."""
     tested = {"aiohttp_app", "celery_app", "django_app", "fastapi_app", "flask_app"}
-    tested |= {"lambda_handler", "sample"}
+    tested |= {"lambda_handler", "s3_uploads", "sample"}
     assert tested == {path.stem for path in EXAMPLES.glob("*.py")}
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text("utf-8").splitlines()) < 80, path.name
@@ -64,6 +67,42 @@ def test_examples_fastapi(tmp_path: Path) -> None:
         assert data[100000:100010] == ranged.content
         assert 500 == client.get(f"/files/{name}", headers=OTHER).status_code
         assert data[:32] not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_examples_s3_uploads(weed_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser uploads to two workers in turns, one of them new; each tenant its own."""
+    settings = {
+        "ANYSEAL_MASTER_KEY": "8f" * 32,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": weed_server.url,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "BUCKET": weed_server.new_bucket(),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    data, apps = pattern(1 << 16) * 384, [load("s3_uploads").app for _ in range(2)]
+    with FastApiClient(apps[0], headers=TENANT) as one, FastApiClient(apps[1]) as two:
+        begun = one.post(f"/uploads?size={len(data)}").json()
+        token, parts = {"Upload-Token": begun["token"]}, begun["parts"]
+
+        def send(number: int, client: FastApiClient, headers: dict[str, str]) -> Any:
+            start, stop = parts[number - 1]
+            url = f"/uploads/parts/{number}"
+            return client.put(url, content=data[start:stop], headers=token | headers)
+
+        assert 404 == send(1, two, OTHER).status_code
+        receipts = [send(2, two, TENANT).json(), send(1, one, TENANT).json()]
+        assert 409 == one.post("/uploads/complete", json=receipts, headers=token).status_code
+        assert [3] == two.post("/uploads/missing", json=receipts, headers=token | TENANT).json()
+        assert 409 == one.put("/uploads/parts/3", content=b"short", headers=token).status_code
+        receipts.append(send(3, one, TENANT).json())
+        done = two.post("/uploads/complete", json=receipts, headers=token | TENANT)
+        assert len(data) == done.json()
+        assert data == one.get(f"/files/{begun['name']}").content
+        assert 404 == two.get(f"/files/{begun['name']}", headers=OTHER).status_code
+        assert 409 == one.put("/uploads/parts/9", content=b"", headers=token).status_code
+        assert 409 == one.post("/uploads?size=-1").status_code
 
 
 @pytest.mark.asyncio

@@ -35,6 +35,7 @@ __all__ = [
     "each",
     "each_blocking",
     "executor",
+    "portal",
     "run",
     "run_waiting",
     "settle",
@@ -371,15 +372,20 @@ def _close_portal(process: _Process) -> None:
         process.portal_exit.close()
 
 
-def wait(function: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Await *function* from sync code, on the one event loop that the sync side shares.
-
-    Only for what may truly wait, such as a key service: hits never come here.
-    """
+def portal() -> BlockingPortal:
+    """The way from sync code to the one event loop that the sync side shares."""
     process = _process
     if process.portal is None:
         with process.lock:
             if process.portal is None:
                 process.portal = process.portal_exit.enter_context(BlockingPortalProvider())
                 atexit.register(_close_portal, process)
-    return process.portal.call(function, *args)
+    return process.portal
+
+
+def wait(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Await *function* from sync code, on the one event loop that the sync side shares.
+
+    Only for what may truly wait, such as a key service: hits never come here.
+    """
+    return portal().call(function, *args)

@@ -162,7 +162,7 @@ class Cache(CacheBase):
                 flow = self._open(names, partition, key, stored[0], sealed)
                 entry = await self._drive(flow)
             if entry is not None:
-                self._keep(partition, key, entry.stored, sealed, version)
+                self._keep_found(partition, key, stored[0], entry, version)
             return entry
         except BackendError:
             if self.policy.on_backend_error == "closed":

@@ -296,14 +296,15 @@ def cached(
 
     Args:
         cache: A Cache (an ``anyseal.sync.Cache`` for ``def``), or a function that returns it.
-        ttl: Seconds, a timedelta, None, or a function of the result. Default: the cache's.
+        ttl: Seconds, a timedelta, None, or a function of the result (or of the exception that is
+            kept). Default: the cache's.
         key: A function of the arguments that returns the key, as ``cache.get`` takes it. Default:
             all arguments, bound to the signature, with defaults.
         of_self: For methods: what of ``self`` or ``cls`` belongs to the key, or None for nothing.
         partition: Whose entries: a name, a function of the arguments, or a ContextVar.
         tags: At most 32, or a function of the arguments.
         type: What results are decoded as. Default: the return annotation.
-        condition: Given the result, whether to keep it.
+        condition: Given the result (or the exception), whether to keep it.
         exceptions: Classes of exceptions that are kept, too, and raised again.
         strict: A result that cannot be encoded raises TypeError instead of not being kept.
         name: Stands for the function in keys. Default: its module and qualified name.

@@ -336,6 +336,8 @@ class CacheBase:
             done = yield ask("compare_and_set", entry.stored, entry.sealed, None)
             if done:
                 done = yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)
+        if done:
+            entry.stored, entry.sealed = name, sealed
         return bool(done)
 
     # ---- tags
@@ -451,7 +453,7 @@ class CacheBase:
             if entry is None:
                 entry = yield from self._open(names, partition, key, name, sealed)
             if entry is not None:
-                self._keep(partition, key, entry.stored, sealed, version)
+                self._keep_found(partition, key, name, entry, version)
                 return entry
         return None
 
@@ -469,7 +471,7 @@ class CacheBase:
                 if entry is None:
                     entry = yield from self._open(names, partition, key, name, sealed)
                 if entry is not None:
-                    self._keep(partition, key, name, sealed, version)
+                    self._keep_found(partition, key, name, entry, version)
                     found[key] = entry
         return found
 
@@ -493,6 +495,13 @@ class CacheBase:
             expires = int.from_bytes(sealed[20:28])
             left = max(0.0, (expires - now_ms()) / 1000) if expires else None
             self._local.put((partition, key), name, sealed, left, version, own=own)
+
+    def _keep_found(
+        self, partition: str, key: bytes, name: str, entry: Entry, version: int
+    ) -> None:
+        """Put what was found under *name* into the in-process layer; not if it moved since."""
+        if entry.stored == name:
+            self._keep(partition, key, name, entry.sealed, version)
 
     def _forget(self, partition: str, key: bytes, *names: str) -> None:
         """Drop an entry from the in-process layer; *names* are those under which it changes.

@@ -21,27 +21,41 @@ from anyseal.sync.sessions import Session, SessionFactory
 from anyseal.sync.values import open, open_into, seal, seal_into
 
 if TYPE_CHECKING:
+    from anyseal.cache.backends import blocking_backend_from_url as backend_from_url
+    from anyseal.cache.backends.http import BlockingHttpBackend as HttpBackend
+    from anyseal.cache.backends.memcached import BlockingMemcachedBackend as MemcachedBackend
+    from anyseal.cache.backends.memory import BlockingMemoryBackend as MemoryBackend
+    from anyseal.cache.backends.redis_blocking import BlockingRedisBackend as RedisBackend
+    from anyseal.cache.backends.sqlite import BlockingSQLiteBackend as SQLiteBackend
     from anyseal.objects.http import BlockingHttpSource as HttpSource
+    from anyseal.sync.buckets import SealedBucket
     from anyseal.sync.cache import Cache
 
 __all__ = [
     "Cache",
     "FileSink",
     "FileSource",
+    "HttpBackend",
     "HttpSource",
     "Key",
     "KeyHierarchy",
+    "MemcachedBackend",
+    "MemoryBackend",
     "MemorySink",
     "MemorySource",
     "ObjectFile",
     "ObjectReader",
     "ObjectWriter",
     "PassphraseKeyring",
+    "RedisBackend",
+    "SQLiteBackend",
+    "SealedBucket",
     "Session",
     "SessionFactory",
     "StaticKeyring",
     "StreamOpener",
     "StreamSink",
+    "backend_from_url",
     "inspect",
     "open",
     "open_file",
@@ -55,7 +69,14 @@ __all__ = [
 
 _LAZY = {
     "Cache": ("anyseal.sync.cache", "Cache"),
+    "HttpBackend": ("anyseal.cache.backends.http", "BlockingHttpBackend"),
     "HttpSource": ("anyseal.objects.http", "BlockingHttpSource"),
+    "MemcachedBackend": ("anyseal.cache.backends.memcached", "BlockingMemcachedBackend"),
+    "MemoryBackend": ("anyseal.cache.backends.memory", "BlockingMemoryBackend"),
+    "RedisBackend": ("anyseal.cache.backends.redis_blocking", "BlockingRedisBackend"),
+    "SQLiteBackend": ("anyseal.cache.backends.sqlite", "BlockingSQLiteBackend"),
+    "SealedBucket": ("anyseal.sync.buckets", "SealedBucket"),
+    "backend_from_url": ("anyseal.cache.backends", "blocking_backend_from_url"),
 }
 """Names that need an extra, and where they are: loaded when first used."""
 
