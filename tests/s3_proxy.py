@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,12 +28,16 @@ class S3Proxy:
 
     ``behave`` is called with each request and says what happens to it: None passes it on, a number
     is the status of an error, ``cut`` passes on half of the answer's body, ``hang`` keeps the
-    client waiting until the proxy stops, ``lie`` flips a bit of the body.
+    client waiting until the proxy stops, ``lie`` flips a bit of the body. Of a request's body,
+    ``reset`` takes half and ends the connection, and ``half`` passes on half before it does so.
+    ``slow`` passes on a little later, ``twice`` two times, and ``lost`` loses the answer.
     """
 
     def __init__(self, upstream: str) -> None:
         self.behave: Callable[[Request], int | str | None] = lambda request: None
         self.asked: list[Request] = []
+        self.bodies: dict[str, list[str]] = {}
+        """By path: a hash of each body that arrived whole."""
         self.sent = 0
         self.turn = threading.Lock()
         self.one_at_a_time = False
@@ -42,14 +48,21 @@ class S3Proxy:
             protocol_version = "HTTP/1.1"
 
             def _serve(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 request = Request(self.command, self.path, self.headers.get("range", ""))
                 proxy.asked.append(request)
                 with proxy.turn if proxy.one_at_a_time else contextlib.nullcontext():
-                    self._act(request, body)
+                    act = proxy.behave(request)
+                    length = int(self.headers.get("content-length") or 0)
+                    if act == "reset":
+                        self.rfile.read(length // 2)
+                        self.close_connection = True
+                        return
+                    body = self.rfile.read(length)
+                    digest = hashlib.sha256(body).hexdigest()
+                    proxy.bodies.setdefault(self.path, []).append(digest)
+                    self._act(act, body)
 
-            def _act(self, request: Request, body: bytes) -> None:
-                act = proxy.behave(request)
+            def _act(self, act: int | str | None, body: bytes) -> None:
                 if act == "hang":
                     proxy.stopping.wait(30)
                     self.close_connection = True
@@ -58,16 +71,18 @@ class S3Proxy:
                     answer = b"<Error><Code>InternalError</Code></Error>" if act >= 500 else b""
                     self._answer(act, [("Content-Length", str(len(answer)))], answer)
                     return
-                connection = http.client.HTTPConnection(address.hostname or "", address.port)
-                connection.putrequest(
-                    self.command, self.path, skip_host=True, skip_accept_encoding=True
-                )
-                for name, value in self.headers.items():
-                    connection.putheader(name, value)
-                connection.endheaders(body)
-                response = connection.getresponse()
-                data = response.read()
-                connection.close()
+                if act == "slow":
+                    time.sleep(0.3)
+                if act == "half":
+                    self._upstream(body[: len(body) // 2], wait=False)
+                    self.close_connection = True
+                    return
+                if act == "twice":
+                    self._upstream(body)
+                response, data = self._upstream(body)
+                if act == "lost":
+                    self.close_connection = True
+                    return
                 headers = [
                     (name, value)
                     for name, value in response.getheaders()
@@ -81,6 +96,23 @@ class S3Proxy:
                     data = data[: len(data) // 2]
                     self.close_connection = True
                 self._answer(response.status, headers, data)
+
+            def _upstream(self, body: bytes, *, wait: bool = True) -> tuple[Any, bytes]:
+                """What the server answers; to a body that is too short it has no time to."""
+                connection = http.client.HTTPConnection(address.hostname or "", address.port)
+                try:
+                    connection.putrequest(
+                        self.command, self.path, skip_host=True, skip_accept_encoding=True
+                    )
+                    for name, value in self.headers.items():
+                        connection.putheader(name, value)
+                    connection.endheaders(body)
+                    if not wait:
+                        return None, b""
+                    response = connection.getresponse()
+                    return response, response.read()
+                finally:
+                    connection.close()
 
             def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
                 try:

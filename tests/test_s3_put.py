@@ -601,23 +601,3 @@ async def test_put_part_refused(bucket: Bucket, key: Key) -> None:
         with pytest.raises(SourceError, match="AccessDenied"):
             await sealed.put("k", text(3 * PART))
     assert ([], []) == (await off_loop(bucket.names), await off_loop(bucket.uploads))
-
-
-async def test_put_server_killed(key: Key) -> None:
-    """A server that dies in the middle: a typed error soon, though nothing can be cleaned up."""
-    server = await off_loop(SeaweedFS)
-    try:
-        bucket = await off_loop(Bucket, server)
-
-        async def crash(_: Any) -> None:
-            await off_loop(server.crash)
-
-        def kill(number: int, name: str) -> Any:
-            return crash if number == 3 else None
-
-        async with s3_client(bucket.url) as client:
-            sealed = PutCalls(Interposed(client, kill), bucket.name, key, attempts=2)
-            with pytest.raises(SourceError), anyio.fail_after(30):
-                await sealed.put("k", text(3 * PART), part_size=PART)
-    finally:
-        await off_loop(server.close)

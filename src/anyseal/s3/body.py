@@ -9,17 +9,20 @@ told not to: what is sealed needs no such proof, and a checksum is made where it
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import hashlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 
 from anyseal.errors import ConfigurationError
 
-__all__ = ["CHECKSUMS", "Body", "checksum_of", "leave_unhashed", "wanted_checksum"]
+__all__ = ["CHECKSUMS", "Body", "checksum_of", "leave_unhashed", "patience", "wanted_checksum"]
 
 SLICE_BYTES = 256 << 10
 """What is written to a transport at a time: about 50 us."""
@@ -80,6 +83,8 @@ class Body:
         self._blocks = blocks
         self._size = sum(map(len, blocks))
         self._at = 0
+        self._scope: anyio.CancelScope | None = None
+        self._patience = math.inf
 
     def __len__(self) -> int:
         return self._size
@@ -105,11 +110,38 @@ class Body:
         self._at = max(stop, self._at)
         return b"".join(taken)
 
+    @contextlib.contextmanager
+    def taken_within(self, seconds: float) -> Iterator[None]:
+        """Cancels the block when its transport takes nothing of the body for so long.
+
+        Transports limit how long they wait for an answer, but not all of them how long for a server
+        that has stopped to read.
+
+        Raises:
+            TimeoutError: That happened.
+        """
+        with anyio.CancelScope() as scope:
+            self._scope, self._patience = scope, seconds
+            scope.deadline = anyio.current_time() + 2 * seconds  # first it connects
+            try:
+                yield
+            finally:
+                self._scope = None
+        if scope.cancelled_caught:
+            raise TimeoutError("the server takes nothing")
+
+    def _taken(self, *, all_of_it: bool = False) -> None:
+        if self._scope is not None:
+            wait = math.inf if all_of_it else self._patience
+            self._scope.deadline = anyio.current_time() + wait
+
     def _slices(self) -> Iterator[memoryview]:
         for block in self._blocks:
             view = memoryview(block)
             for at in range(0, len(view), SLICE_BYTES):
+                self._taken()
                 yield view[at : at + SLICE_BYTES]
+        self._taken(all_of_it=True)
 
     def __aiter__(self) -> _Slices:
         return _Slices(self._slices())
@@ -148,6 +180,13 @@ def _before_call(params: dict[str, Any], context: dict[str, Any], **_: Any) -> N
         config = copy.copy(config)
         config.s3 = {**settings, "payload_signing_enabled": False}
         context["client_config"] = config
+
+
+def patience(client: Any) -> float:
+    """Seconds that *client* waits for the next bytes; the same is granted to who takes ours."""
+    config = getattr(getattr(client, "meta", None), "config", None)
+    seconds = getattr(config, "read_timeout", None)
+    return seconds if isinstance(seconds, int | float) else math.inf
 
 
 def leave_unhashed(client: Any) -> None:

@@ -29,7 +29,7 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
 from anyseal.retries import retried
-from anyseal.s3.body import Body, leave_unhashed
+from anyseal.s3.body import Body, leave_unhashed, patience
 from anyseal.tasks import uninterrupted
 
 __all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "quoted"]
@@ -125,6 +125,7 @@ class Calls:
         self.client = client
         self.bucket = bucket
         self.attempts = attempts
+        self._patience = patience(client)
         leave_unhashed(client)
 
     def of_bucket(self, bucket: str) -> Calls:
@@ -135,7 +136,10 @@ class Calls:
         """One request, without a retry; None parameters are left out."""
         given = {name: value for name, value in parameters.items() if value is not None}
         where = f"{operation} {self.bucket}/{given.get('Key', '')}"
-        with translated(where):
+        body = given.get("Body")
+        with translated(where), contextlib.ExitStack() as stack:
+            if isinstance(body, Body):
+                stack.enter_context(body.taken_within(self._patience))
             return await getattr(self.client, operation)(Bucket=self.bucket, **given)
 
     async def call(self, operation: str, **parameters: Any) -> Any:
