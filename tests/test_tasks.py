@@ -5,10 +5,11 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from anyseal import tasks
 from anyseal.errors import SourceError
 from anyseal.objects.reader import ObjectReader
 from anyseal.ports import Ends
-from anyseal.tasks import Ahead, each_awaited
+from anyseal.tasks import Ahead, each_awaited, uninterrupted
 from support import pattern, seal_off_loop
 
 pytestmark = pytest.mark.anyio
@@ -110,6 +111,43 @@ async def test_reader_refuses_a_source_that_gives_another_length(delta: int, key
         with pytest.raises(SourceError):
             async for _ in reader.stream():
                 pass
+
+
+async def test_uninterrupted_lets_the_call_end_and_undoes_it() -> None:
+    """What was made for somebody who is no longer there must not be left lying about."""
+    made: list[int] = []
+    undone: list[int] = []
+
+    async def call() -> int:
+        await anyio.sleep(0.02)
+        made.append(1)
+        return 7
+
+    async def undo(thing: int) -> None:
+        await anyio.sleep(0.01)
+        undone.append(thing)
+
+    assert 7 == await uninterrupted(call, undo)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(uninterrupted, call, undo)
+            await anyio.sleep(0.005)
+            scope.cancel()
+    assert ([1, 1], [7]) == (made, undone)
+
+    async def fail() -> None:
+        raise SourceError("as it is")
+
+    with pytest.raises(SourceError, match="as it is"):
+        await uninterrupted(fail)
+
+
+async def test_uninterrupted_waits_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that never answers must not keep a cancelled caller for ever."""
+    monkeypatch.setattr(tasks, "GRACE", 0.02)
+    with anyio.fail_after(5), anyio.move_on_after(0.01) as scope:
+        await uninterrupted(anyio.sleep_forever)
+    assert scope.cancelled_caught
 
 
 async def test_reader_asks_for_several_ranges_at_once(
