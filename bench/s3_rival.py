@@ -31,8 +31,8 @@ class LocalKms:
         self._keys[blob] = key
         return {"Plaintext": key, "CiphertextBlob": blob}
 
-    def decrypt(self, *, CiphertextBlob: bytes, **_: Any) -> dict[str, bytes]:
-        return {"Plaintext": self._keys[CiphertextBlob]}
+    def decrypt(self, **parameters: Any) -> dict[str, bytes]:
+        return {"Plaintext": self._keys[parameters["CiphertextBlob"]]}
 
 
 def timed(call: Callable[[], object]) -> float:

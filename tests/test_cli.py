@@ -453,7 +453,7 @@ def test_terminal_gets_no_binary(shell: Shell, sealed: bytes) -> None:
     ):
         code, shown = shell.terminal(*args)
         assert 2 == code
-        assert "to a terminal: use -o FILE or a pipe" in shown
+        assert " to a terminal: " in shown
         assert len(shown) < 200
     assert (0, "grüße\r\n") == shell.terminal("cat", "text.sealed", "-k", "key")
     code, shown = shell.terminal("seal", "-o", "g", "-k", "key")

@@ -5,6 +5,7 @@ It is gone when the partition is shredded, and what it named cannot be told any 
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,11 @@ class NameKeys:
             )
         ik_id = hierarchy.ik_id(partition)
         for _ in range(2):
-            async for record in versions(ik_id):
-                key = await hierarchy.opening_key(
-                    hierarchy.partition(partition), ik_id, record.created
-                )
+            async with contextlib.aclosing(versions(ik_id)) as records:
+                first = await anext(records, None)
+            if first is not None:
+                held = hierarchy.partition(partition)
+                key = await hierarchy.opening_key(held, ik_id, first.created)
                 self._held[partition] = key.key
                 trim(self._held, self._size)
                 return [key.key]
