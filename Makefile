@@ -28,7 +28,7 @@ venv: $(TOOLS)
 $(STAMP): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[cli,http]"
+	$(BIN)/python -m pip install --quiet --editable ".[cache,cli,http]"
 	touch $@
 
 # What tests and linters need, the servers included.
