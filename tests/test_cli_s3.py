@@ -458,7 +458,7 @@ def test_migrate_from_lenzeye(bucket: Bucket, table: Any) -> None:
         put_lenzeye(bucket, table, user, name, f"{user} {name}".encode())
     damaged = bucket.client.get_object(Bucket=bucket.name, Key="old/ann/2")
     body = damaged["Body"].read()
-    bucket.put_raw("old/ann/2", body[:-1] + b"\0", Metadata=damaged["Metadata"])
+    bucket.put_raw("old/ann/2", body[:-1] + bytes([body[-1] ^ 1]), Metadata=damaged["Metadata"])
     bucket.put_raw("old/readme", b"passed over")
     command = [
         "migrate", f"{bucket.url}/old/", f"{bucket.url}/new/", "--from", "lenzeye",
