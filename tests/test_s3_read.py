@@ -57,7 +57,7 @@ def proxy(weed_server: SeaweedFS) -> Iterator[S3Proxy]:
 @pytest.fixture(autouse=True)
 def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests of 2 MiB instead of 8, so that small objects take several."""
-    monkeypatch.setattr("anyseal.objects.opened.UNIT_BYTES", 2 * MIB)
+    monkeypatch.setattr("anyseal.objects.reader.UNIT_BYTES", 2 * MIB)
     monkeypatch.setattr("anyseal.s3.download.UNIT_BYTES", 2 * MIB)
 
 

@@ -154,7 +154,7 @@ async def test_reader_asks_for_several_ranges_at_once(
     key: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One round trip after another is what makes remote reads slow."""
-    monkeypatch.setattr("anyseal.objects.opened.UNIT_BYTES", 16 << 10)
+    monkeypatch.setattr("anyseal.objects.reader.UNIT_BYTES", 16 << 10)
     data = pattern(200_000)
     source = _Source(await seal_off_loop(data, key))
     async with await ObjectReader.open(source, key) as reader:  # type: ignore[arg-type]
