@@ -12,7 +12,7 @@ import contextvars
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -393,7 +393,7 @@ class _Lease:
     def _ttl_ms(self) -> int:
         return max(1, round(self.seconds * 1000))
 
-    async def take(self, stored: list[str]) -> bool:
+    async def take(self, stored: Sequence[str]) -> bool:
         """Whether nobody else has it; *stored* is where the entry may be."""
         self._entry = stored[0] if len(stored) == 1 else None
         self._name = stored[0] + LOCK
