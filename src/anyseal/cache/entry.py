@@ -166,6 +166,7 @@ def function_key(function: str, arguments: bytes) -> bytes:
 
 
 _RECENT_MAX = 4096
+_RECENT_KEY_BYTES = 512
 _recent: dict[tuple[PartitionNames, bytes], tuple[str, ...]] = {}
 """Names that were just made: one entry's are asked for several times in a row."""
 
@@ -235,7 +236,8 @@ class PartitionNames:
             found = self._made(key)
             if len(_recent) >= _RECENT_MAX:
                 _recent.clear()
-            _recent[self, key] = found
+            if len(key) <= _RECENT_KEY_BYTES:  # else they might take 128 MiB
+                _recent[self, key] = found
         return found
 
     def _made(self, key: bytes) -> tuple[str, ...]:
