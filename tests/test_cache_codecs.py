@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import attrs
@@ -465,6 +466,22 @@ def test_pickle_restricted_makes_nothing_else() -> None:
     with pytest.raises(FormatError):
         codec.decode(patch)
     assert "00000000000000000000000000000001" == uuid.UUID(int=1).hex
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        b"X\x0c\x00\x00\x001e9999999999\x85",
+        b"cdecimal\nDecimal\nX\x0c\x00\x00\x001e9999999999\x85R\x85",
+        b"G\x3f\xf0\x00\x00\x00\x00\x00\x00\x85",
+    ],
+    ids=["text", "decimal", "float"],
+)
+def test_pickle_fraction_of_few_bytes_costs_little(parts: bytes) -> None:
+    """``Fraction("1e9999999999")`` computes that number: minutes and gigabytes for 40 bytes."""
+    with pytest.raises(FormatError, match="UnpicklingError"):
+        PickleCodec().decode(b"\x80\x04cfractions\nFraction\n" + parts + b"R.")
+    assert Fraction(-3, 7) == PickleCodec().decode(PickleCodec().encode(Fraction(-3, 7)))
 
 
 def test_pickle_checks_types_and_settings() -> None:

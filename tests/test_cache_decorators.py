@@ -11,6 +11,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import anyio
 import pytest
@@ -183,6 +184,36 @@ def test_cached_binds_every_kind_of_parameter(twin: sync.Cache) -> None:
     default = Point(1)
     found = cached(cache=twin)(lambda p=default: p.x)
     assert 1 == found() == found(Point(1))
+
+
+class Masked(str):
+    """Shows nothing of itself, as types for secrets do."""
+
+    def __str__(self) -> str:
+        return "***"
+
+
+class Several(dict[str, list[int]]):
+    """Several values for one key, of which ``items`` gives the last."""
+
+    def items(self) -> Any:
+        return [(key, values[-1]) for key, values in super().items()]
+
+
+def test_cached_arguments_that_show_less_than_they_are_stay_apart(twin: sync.Cache) -> None:
+    """One entry for two arguments would be one caller's result for another."""
+    f = cached(cache=twin)(lambda a: 0)
+    winter = datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))
+    late = datetime(2026, 10, 25, 2, 30)
+    different = [
+        Masked("one"), Masked("two"), "one",
+        winter, winter.replace(tzinfo=ZoneInfo("Europe/Paris")), late, late.replace(fold=1),
+        "\ud800", "\ud801", ["\ud800"], "\ud800".encode("utf-8", "surrogatepass"),
+    ]  # fmt: skip
+    assert len(different) == len({f.key_of(each) for each in different})
+    assert f.key_of(Masked("one")) == f.key_of(Masked("one"))
+    with pytest.raises(TypeError, match="has no place in a key"):
+        f(Several(a=[1, 2]))
 
 
 @pytest.mark.parametrize("bad", [object(), lambda: 0, [object()], {"a": object()}, iter([])])

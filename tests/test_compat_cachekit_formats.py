@@ -171,6 +171,16 @@ def test_cachekit_what_is_no_frame_is_refused(stored: bytes) -> None:
         frame.read(stored)
 
 
+@pytest.mark.parametrize("field", ["tenant_id", "key_fingerprint", "format", "original_type"])
+def test_cachekit_header_that_is_not_unicode_is_refused(field: str) -> None:
+    """JSON can spell a lone surrogate: it must be a bad entry, not an error of another kind that
+    would reach the caller of the cached function at every call."""
+    told = {"format": "msgpack", "encrypted": True, field: "\ud800"}
+    header = json.dumps({"s": "default", "m": told, "v": "2.0"}).encode()
+    with pytest.raises(cachekit.EnvelopeShapeError):
+        frame.read(b"CK\x03" + len(header).to_bytes(4) + header + bytes(40))
+
+
 def test_cachekit_file_container() -> None:
     """The head of files, with and without expiry."""
     assert FRAME == frame.read_file(frame.write_file(FRAME))[0]

@@ -279,6 +279,7 @@ async def test_object_whose_metadata_was_altered_does_not_open(
             ({"iv": "zz"}, errors.FormatError),
             ({"part-size": "-1"}, errors.FormatError),
             ({"part-size": "9" * 5000}, errors.FormatError),
+            ({"part-size": "0" * 20 + "9" * 20}, errors.FormatError),
             ({"key-version": "x"}, errors.FormatError),
             ({"object-mac": ""}, errors.UploadError),
             ({"iv": ""}, InvalidSignature),

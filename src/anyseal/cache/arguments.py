@@ -13,8 +13,10 @@ import enum
 import hashlib
 import inspect
 import pathlib
+import types
 import uuid
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from anyseal.errors import ConfigurationError
@@ -33,6 +35,8 @@ _STARS: dict[Any, str] = {
 _PLAIN = frozenset({int, str, bytes, bool, float, type(None)})
 _TEXT = (uuid.UUID, decimal.Decimal, datetime.timedelta, pathlib.PurePath)
 _TIMES = (datetime.datetime, datetime.date, datetime.time)
+# Of other mappings, items() may not be all there is: those with several values for one key.
+_MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter, types.MappingProxyType})
 _DEPTH_MAX = 50
 _KEY_MAX = 4096
 _encode = msgspec.msgpack.Encoder().encode
@@ -126,7 +130,7 @@ class Arguments:
                 return self._tagged(bound)
         try:
             data = _encode(bound)
-        except OverflowError:  # an int beyond 64 bits
+        except (OverflowError, UnicodeEncodeError):  # an int beyond 64 bits; a lone surrogate
             return self._tagged(bound)
         return data if len(data) <= _KEY_MAX else _digest(data)
 
@@ -156,16 +160,35 @@ def _plain(value: Any, depth: int) -> Any:
         raise TypeError("nested too deep")
     if kind is int and not -(1 << 63) <= value < 1 << 64:
         return ["int", str(value)]
+    if kind is str and not _is_unicode(value):
+        return ["str", value.encode("utf-8", "surrogatepass")]
     if kind in _PLAIN:
         return value
     if kind in (list, tuple):
         return [kind.__name__, *(_plain(each, depth + 1) for each in value)]
     if kind in (set, frozenset):
         return ["set", *sorted(_encode(_plain(each, depth + 1)) for each in value)]
-    if isinstance(value, Mapping):
+    if kind in _MAPPINGS:
         pairs = [(_plain(k, depth + 1), _plain(v, depth + 1)) for k, v in value.items()]
         return ["map", *sorted(_encode(pair) for pair in pairs)]
     return [f"{kind.__module__}.{kind.__qualname__}", _of_class(value, depth)]
+
+
+_EXACT: dict[type, Callable[[Any], Any]] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: lambda value: bytes(memoryview(value)),
+}
+"""The value of an object of a subclass."""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of_class(value: Any, depth: int) -> Any:
@@ -177,7 +200,8 @@ def _of_class(value: Any, depth: int) -> Any:
     if isinstance(value, _TEXT):
         return str(value)
     if isinstance(value, _TIMES):
-        return value.isoformat()
+        zone = getattr(value, "tzinfo", None)  # two zones may have one offset today
+        return [value.isoformat(), getattr(value, "fold", 0), getattr(zone, "key", None)]
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if dataclasses.is_dataclass(value):
@@ -189,6 +213,7 @@ def _of_class(value: Any, depth: int) -> Any:
     if isinstance(value, tuple | list):  # a NamedTuple, or a subclass
         return [_plain(each, depth + 1) for each in value]
     if isinstance(value, int | float | str | bytes):  # a subclass
-        plain: Any = next(kind for kind in (int, float, str, bytes) if isinstance(value, kind))
-        return _plain(plain(value), depth)
+        # Not by its own __str__ and the like, which may show less than there is.
+        plain: Any = next(base for base in _EXACT if isinstance(value, base))
+        return _plain(_EXACT[plain](value), depth)
     raise TypeError(f"a {type(value).__name__} is none of the types that keys are made of")

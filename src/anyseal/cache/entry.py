@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -74,7 +74,7 @@ class Entry:
     """The plaintext of an entry, verified."""
 
     kind: int
-    payload: bytes | memoryview
+    payload: bytes | memoryview = field(repr=False)
     fresh_until: int = 0
     """ms since the epoch; 0: as long as it lives."""
     cost_ms: int = 0
@@ -82,7 +82,7 @@ class Entry:
     tags: tuple[Tag, ...] = ()
     stored: str = ""
     """The name it was found under, and the bytes that were there."""
-    sealed: bytes = b""
+    sealed: bytes = field(default=b"", repr=False)
 
 
 def pack(
@@ -166,6 +166,7 @@ def function_key(function: str, arguments: bytes) -> bytes:
 
 
 _RECENT_MAX = 4096
+_RECENT_KEY_BYTES = 512
 _recent: dict[tuple[PartitionNames, bytes], tuple[str, ...]] = {}
 """Names that were just made: one entry's are asked for several times in a row."""
 
@@ -173,7 +174,10 @@ _recent: dict[tuple[PartitionNames, bytes], tuple[str, ...]] = {}
 class PartitionNames:
     """What the names and contexts of one partition's entries are made of."""
 
-    __slots__ = ("_context", "_functions", "_plain", "_slots", "keys", "namespace", "prefixes")
+    __slots__ = (
+        "_context", "_entry", "_functions", "_mark", "_plain", "_scope", "_slots", "keys",
+        "namespace", "prefixes",
+    )  # fmt: skip
 
     def __init__(
         self, namespace: str, partition: str, codec: str, keys: Sequence[Key], plain: bool
@@ -183,16 +187,19 @@ class PartitionNames:
         self._slots: list[Slot] = [key._subkey(b"name", 0) for key in keys]
         parts = (_LABEL, namespace.encode(), partition.encode(), codec.encode())
         self._context = b"".join(len(part).to_bytes(4) + part for part in parts)
+        # Several partitions may have one name key: theirs are other names all the same.
+        self._scope = b"".join(len(part).to_bytes(2) + part for part in parts[1:3])
+        self._entry = b"e" + self._scope
         self._plain = plain
+        # A hash beside names that are shown must not look like one of them.
+        self._mark = "=" if plain else ""
         self._functions: dict[bytes, list[str]] = {}
         shown = quote(partition, safe="") if plain else ""
         if 0 < len(shown) <= 64:
             self.prefixes = [f"{namespace}:{shown}:"] * len(self._slots)
         else:
-            message = b"partition\0" + namespace.encode() + b"\0" + partition.encode()
-            self.prefixes = [
-                f"{namespace}:{slot.name(message)[:_PARTITION_NAME]}:" for slot in self._slots
-            ]
+            hashed = [slot.name(b"p" + self._scope)[:_PARTITION_NAME] for slot in self._slots]
+            self.prefixes = [f"{namespace}:{self._mark}{name}:" for name in hashed]
 
     def context(self, key: bytes, what: bytes = b"entry") -> bytes:
         """What is authenticated with the entry of *key*, or with *what* else is stored for it."""
@@ -209,7 +216,8 @@ class PartitionNames:
         """What stands for a function in the names of its entries: they are found together."""
         found = self._functions.get(function)
         if found is None:
-            found = [slot.name(b"f" + function)[:_GROUP_NAME] + ":" for slot in self._slots]
+            message = b"f" + self._scope + function
+            found = [slot.name(message)[:_GROUP_NAME] + ":" for slot in self._slots]
             self._functions[function] = found
         return found
 
@@ -228,23 +236,24 @@ class PartitionNames:
             found = self._made(key)
             if len(_recent) >= _RECENT_MAX:
                 _recent.clear()
-            _recent[self, key] = found
+            if len(key) <= _RECENT_KEY_BYTES:  # else they might take 128 MiB
+                _recent[self, key] = found
         return found
 
     def _made(self, key: bytes) -> tuple[str, ...]:
-        prefixes = self.prefixes
+        prefixes, mark, message = self.prefixes, self._mark, self._entry + key
         if key[0] == _FUNCTION:
             groups = self._groups(key[3 : 3 + int.from_bytes(key[1:3])])
             prefixes = [prefix + group for prefix, group in zip(prefixes, groups, strict=True)]
         found = [
-            self._shown(prefix, key) or f"{prefix}{{{slot.name(b'e' + key)}}}"
+            self._shown(prefix, key) or f"{prefix}{{{mark}{slot.name(message)}}}"
             for prefix, slot in zip(prefixes, self._slots, strict=True)
         ]
         return tuple(dict.fromkeys(found))
 
     def tags(self, tag: str) -> list[str]:
         """The 32 characters that stand for a tag in entries, under each name key."""
-        message = b"t" + tag.encode()
+        message = b"t" + self._scope + tag.encode()
         return [slot.name(message) for slot in self._slots]
 
     def tag_record(self, tag_name: str) -> str:

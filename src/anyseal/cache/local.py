@@ -147,7 +147,10 @@ class LocalLayer:
         return len(self._held), self._bytes
 
     def renew(self) -> None:
-        """In a forked child: a thread that held the lock is gone, and left things half done."""
-        if self._lock.locked():
-            self._held, self._by_name, self._bytes = OrderedDict(), {}, 0
+        """In a forked child: begin with nothing.
+
+        A thread that held the lock is gone, and left things half done; and nobody watches the
+        backend for the child yet, so it would not hear of what others delete.
+        """
+        self._held, self._by_name, self._bytes = OrderedDict(), {}, 0
         self._lock = threading.Lock()

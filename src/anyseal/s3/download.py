@@ -69,8 +69,12 @@ class PartFile(FileSink):
             self._fd = self._locked()
             with contextlib.suppress(FileNotFoundError):
                 # Another process may have given the file its final name before the lock was ours.
-                if os.path.samestat(os.fstat(self._fd), self._temporary.lstat()):
-                    return
+                found = os.fstat(self._fd)
+                if os.path.samestat(found, self._temporary.lstat()):
+                    if found.st_nlink == 1:
+                        return
+                    # With a second name it may be any file of ours: it must not be written to.
+                    self._temporary.unlink()
             self._close()
 
     def _locked(self) -> int:
@@ -112,6 +116,21 @@ class PartFile(FileSink):
             self._temporary.unlink(missing_ok=True)
             self.state.unlink(missing_ok=True)
         self._close()
+
+    def read_state(self, limit: int) -> bytes:
+        """What an earlier attempt noted, cut at *limit* bytes. Raises OSError."""
+        fd = os.open(self.state, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            return file.read(limit)
+
+    def write_state(self, note: bytes) -> None:
+        """Note *note*. The name can be foretold: what stands there is not followed or kept."""
+        fresh = self.state.with_name(self.state.name + "~")
+        fresh.unlink(missing_ok=True)
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(note)
+        fresh.replace(self.state)
 
     def clear(self) -> None:
         """Forget what is in it."""
@@ -161,9 +180,10 @@ class Download:
 
     def _load(self, sink: PartFile) -> None:
         """Believe what an earlier attempt noted, if the note is ours and of this object."""
-        with contextlib.suppress(OSError), sink.state.open("rb") as file:
-            note = file.read(32 + len(self._bits) + 1)
-            if len(note) == 32 + len(self._bits):
+        with contextlib.suppress(OSError):
+            note = sink.read_state(32 + len(self._bits) + 1)
+            # Without a boot's name nobody knows what of the part file reached the disk.
+            if len(note) == 32 + len(self._bits) and _boot():
                 self._bits[:] = note[32:]
                 if hmac.compare_digest(note[:32], self._mac(sink)):
                     return
@@ -173,10 +193,7 @@ class Download:
     def save(self) -> None:
         """Note what is done."""
         if isinstance(self.sink, PartFile):
-            state, mac = self.sink.state, self._mac(self.sink)
-            fresh = state.with_name(state.name + "~")
-            fresh.write_bytes(mac + self._bits)
-            fresh.replace(state)
+            self.sink.write_state(self._mac(self.sink) + self._bits)
             self._saved = time.monotonic()
 
     def _is_done(self, number: int) -> int:

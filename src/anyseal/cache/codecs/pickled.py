@@ -8,6 +8,8 @@ import decimal
 import fractions
 import io
 import pickle
+import re
+import types
 import uuid
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -112,6 +114,18 @@ class PickleCodec:
         return f"<PickleCodec {'trusted' if self._trusted else 'restricted'}>"
 
 
+_RATIO = re.compile(r"-?[0-9]+(/[0-9]+)?", re.ASCII)
+
+
+def _fraction(*parts: Any) -> fractions.Fraction:
+    """``Fraction`` of what its pickles hold; of ``1e999999999`` it would compute that number."""
+    whole = all(type(part) is int for part in parts)
+    text = parts[0] if len(parts) == 1 else None
+    if not whole and (type(text) is not str or _RATIO.fullmatch(text) is None):
+        raise pickle.UnpicklingError("not the parts of a fraction")
+    return fractions.Fraction(*parts)
+
+
 # The implementation in Python: it allocates by what there is, where the one in C allocates by what
 # the data declares (its memo, and byte strings).
 _InPython: Any = pickle._Unpickler  # type: ignore[attr-defined, unused-ignore]
@@ -132,11 +146,11 @@ class _Restricted(_InPython):  # type: ignore[misc]
         found = self._allowed.get((module, name))
         if found is None:
             raise pickle.UnpicklingError("not a plain type")
-        return found
+        return _fraction if found is fractions.Fraction else found
 
     def load_build(self) -> None:
         """Refuses to set the state of a class instead of an object's."""
-        if isinstance(self.stack[-2], type):
+        if isinstance(self.stack[-2], type | types.FunctionType):
             raise pickle.UnpicklingError("the state of a class")
         super().load_build()
 

@@ -65,10 +65,20 @@ class Metadata:
             wanted = bool if name in ("compressed", "encrypted") else str
             if not isinstance(value, wanted):
                 raise EnvelopeShapeError(f"the header's {name} has another type")
+            if isinstance(value, str) and not value.isascii():
+                _check_text(name, value)
             values[name] = value
         if "format" not in values:
             raise EnvelopeShapeError("the header names no format")
         return cls(**values)
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raises EnvelopeShapeError for what JSON can spell and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise EnvelopeShapeError(f"the header's {name} is not Unicode") from None
 
 
 def write(payload: bytes, serializer: str, metadata: Metadata) -> bytes:

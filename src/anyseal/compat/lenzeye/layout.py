@@ -150,7 +150,8 @@ def _part_size(metadata: Mapping[str, str], name: str) -> int | None:
     text = metadata.get(name)
     if not text:
         return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:20]) <= PART_SIZE_MAX:
+    short = len(text) <= 10 and text.isascii() and text.isdigit()
+    if not short or not 1 <= int(text) <= PART_SIZE_MAX:
         raise FormatError(f"metadata {name}: not a part size")
     return int(text)
 
