@@ -11,8 +11,8 @@ from typing import Any, Self, TypeVar
 import anyio
 
 from anyseal import offload
+from anyseal.cache.base import CacheBase
 from anyseal.cache.entry import ERROR, LARGE, RAW, VALUE, Entry, check_key
-from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
 from anyseal.cache.herd import Background, Herd, Job
 from anyseal.cache.large import (
     GuardedRanges,
@@ -23,18 +23,17 @@ from anyseal.cache.large import (
     published,
     temporary_name,
 )
+from anyseal.cache.needs import UNSET, Flow, Need
+from anyseal.cache.opening import NOT_OPENED
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import (
     BackendError,
     ConfigurationError,
-    DecryptionError,
-    ExpiredError,
     FormatError,
     KmsError,
     MetastoreError,
     SourceChangedError,
-    WrongKeyError,
 )
 from anyseal.keys import Key
 from anyseal.objects.reader import ObjectReader
@@ -53,7 +52,6 @@ LARGE_ATTEMPTS = 4
 HEALTH = "anyseal.health"
 """The partition of probes."""
 
-NOT_OPENED = (DecryptionError, FormatError, ExpiredError, WrongKeyError)
 INLINE_DECODE_BYTES = 1 << 20
 
 
@@ -146,23 +144,23 @@ class Cache(CacheBase):
     async def _found(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key*; None also when the backend is down and the policy is open."""
         try:
-            names = self._names_hit(partition)
+            names = self._keys.names_hit(partition)
             if names is None or len(names.keys) > 1:
-                return await self._drive(self._find(partition, key))
+                return await self._drive(self._entries.find(partition, key))
             if self._watches and not self._watching.get(False):
                 self._watch_here()
             # The flow, with its one need met here: driving it costs as much as opening.
             stored = names.names(key)
-            (version,) = self._versions(stored)
+            (version,) = self._copies.versions(stored)
             (sealed,) = await self._guarded(self._backend.get_many, stored)
             if sealed is None:
                 return None
-            entry = self._opened(names, partition, key, stored[0], sealed)
+            entry = self._opener.opened(names, partition, key, stored[0], sealed)
             if entry is None:
-                flow = self._open(names, partition, key, stored[0], sealed)
+                flow = self._opener.open(names, partition, key, stored[0], sealed)
                 entry = await self._drive(flow)
             if entry is not None:
-                self._keep_found(partition, key, stored[0], entry, version)
+                self._copies.keep_found(partition, key, stored[0], entry, version)
             return entry
         except BackendError:
             if self.policy.on_backend_error == "closed":
@@ -181,12 +179,12 @@ class Cache(CacheBase):
             except (SourceChangedError, *NOT_OPENED) as exc:
                 error = exc
             # Replaced since the entry was read, or since this process kept it: look again.
-            self._forget(partition, key)
-            there = await self._drive(self._find(partition, key))
+            self._copies.forget(partition, key)
+            there = await self._drive(self._entries.find(partition, key))
             if there is None:
                 return None
             if there.sealed == entry.sealed:
-                await self._drive(self._without_object(partition, key, entry, error))
+                await self._drive(self._entries.without_object(partition, key, entry, error))
                 return None
             entry = there
         return None
@@ -194,8 +192,8 @@ class Cache(CacheBase):
     async def _decode(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for, off the loop if it is long."""
         if kind == VALUE and len(payload) > INLINE_DECODE_BYTES:
-            return await offload.run(self._decoded, kind, payload, type)
-        return self._decoded(kind, payload, type)
+            return await offload.run(self._payloads.decoded, kind, payload, type)
+        return self._payloads.decoded(kind, payload, type)
 
     async def _value(
         self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
@@ -209,7 +207,7 @@ class Cache(CacheBase):
             try:
                 return await self._decode(*found, type)
             except FormatError as exc:
-                flow = self._refused(
+                flow = self._opener.refused(
                     partition, key, entry.stored, entry.sealed, exc, undecodable=True
                 )
                 await self._drive(flow)
@@ -261,7 +259,7 @@ class Cache(CacheBase):
         entries, local = self._held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
-            entries |= await self._drive(self._find_many(partition, rest))
+            entries |= await self._drive(self._entries.find_many(partition, rest))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -324,7 +322,7 @@ class Cache(CacheBase):
             ValueError: It is too large, or *ttl* out of bounds.
         """
         data, seconds = check_key(key), self._lives(ttl)
-        kind, payload = self._prepared(value)
+        kind, payload = self._payloads.prepared(value)
         return await self._set(
             partition, data, kind, payload, ttl=seconds, tags=tags, if_absent=if_absent
         )
@@ -335,8 +333,8 @@ class Cache(CacheBase):
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
-            names = await self._drive(self._names(partition))
-            carried = await self._drive(self._generations(names, partition, tags))
+            names = await self._drive(self._keys.names(partition))
+            carried = await self._drive(self._tags.generations(names, partition, tags))
             return await self._put(partition, key, kind, payload, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
@@ -349,7 +347,9 @@ class Cache(CacheBase):
         """Store a payload of any size."""
         if len(payload) > self.policy.large_bytes and isinstance(self._backend, RangedBackend):
             return await self._put_large(partition, key, kind, payload, **options)
-        return await self._drive(self._store(partition, key, kind, bytes(payload), **options))
+        return await self._drive(
+            self._entries.store(partition, key, kind, bytes(payload), **options)
+        )
 
     async def set_many(
         self,
@@ -361,7 +361,9 @@ class Cache(CacheBase):
     ) -> int:
         """``set`` each of *items*, several at once; how many were stored."""
         seconds, stored = self._lives(ttl), 0
-        prepared = [(check_key(key), *self._prepared(value)) for key, value in items.items()]
+        prepared = [
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+        ]
         queue = iter(prepared)  # nothing is stored unless all can be
         failed: list[Exception] = []
 
@@ -388,7 +390,7 @@ class Cache(CacheBase):
         Raises:
             BackendError: They may still be there. Whatever the policy says.
         """
-        return await self._drive(self._delete(partition, [check_key(key) for key in keys]))
+        return await self._drive(self._entries.delete(partition, [check_key(key) for key in keys]))
 
     async def pop(
         self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
@@ -400,7 +402,7 @@ class Cache(CacheBase):
         """
         data = check_key(key)
         while True:
-            entry = await self._drive(self._find(partition, data))
+            entry = await self._drive(self._entries.find(partition, data))
             if entry is None:
                 return default
             value = await self._value(partition, data, entry, type, closed=True)
@@ -408,7 +410,7 @@ class Cache(CacheBase):
             try:
                 taken = await self._guarded(call, entry.stored, entry.sealed, None)
             finally:
-                self._forget(partition, data, entry.stored)
+                self._copies.forget(partition, data, entry.stored)
             if taken:
                 if entry.kind == LARGE:
                     await self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -420,7 +422,9 @@ class Cache(CacheBase):
     ) -> bool:
         """Give *key* a new time to live; whether it was there."""
         try:
-            return await self._drive(self._touch(partition, check_key(key), self._lives(ttl)))
+            return await self._drive(
+                self._entries.touch(partition, check_key(key), self._lives(ttl))
+            )
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -433,7 +437,7 @@ class Cache(CacheBase):
             BackendError: They may not have ended. Whatever the policy says.
         """
         for tag in tags:
-            await self._drive(self._delete_tag(partition, tag))
+            await self._drive(self._tags.delete(partition, tag))
 
     async def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace.
@@ -442,20 +446,20 @@ class Cache(CacheBase):
             How many names were deleted; 0 where the backend cannot list them and the entries are
             only ended.
         """
-        self._local_clear(partition)
+        self._copies.clear(partition)
         if self._everywhere:
             await self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
         prefixes = [f"{self.namespace}:"]
         if partition is not None:
-            prefixes = (await self._drive(self._names(partition))).prefixes
+            prefixes = (await self._drive(self._keys.names(partition))).prefixes
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
             async for names in self._backend.scan(prefix):
                 for at in range(0, len(names), SCAN_BATCH):
                     batch = names[at : at + SCAN_BATCH]
                     deleted += await self._guarded(self._backend.delete_many, batch)
-        self._local_clear(partition)
+        self._copies.clear(partition)
         return deleted
 
     # ---- computing
@@ -511,12 +515,12 @@ class Cache(CacheBase):
         if_absent: bool = False,
     ) -> bool:
         """Store a payload as an object and an entry that says where it is."""
-        names = await self._drive(self._names(partition))
+        names = await self._drive(self._keys.names(partition))
         if if_absent and await self._found(partition, key) is not None:
             return False
         name, at = names.names(key)[0], Whereabouts.fresh(kind)
         temporary = temporary_name(name)
-        sealing = await self._drive(self._current(partition))
+        sealing = await self._drive(self._keys.current(partition))
         writer = ObjectWriter(
             PieceSink(self._ranges, temporary), sealing,
             context=names.context(key, at.what), suite=self._suite,
@@ -524,7 +528,7 @@ class Cache(CacheBase):
         async with writer:
             await writer.write(payload)
             size = await writer.finish()
-        flow = self._store(
+        flow = self._entries.store(
             partition, key, LARGE, at.written(size).to_bytes(),
             ttl=ttl, tags=tags, cost_ms=cost_ms,
         )  # fmt: skip
@@ -533,7 +537,7 @@ class Cache(CacheBase):
     async def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
         """Kind and payload of the object that *entry* tells of."""
         at = Whereabouts.of(entry)
-        names = await self._drive(self._names(partition))
+        names = await self._drive(self._keys.names(partition))
         source = Pieces(self._ranges, object_name(entry.stored), at.sealed_size)
         by_key = isinstance(self._keyring, Key)
         async with await ObjectReader.open(
@@ -552,12 +556,12 @@ class Cache(CacheBase):
         started = perf_counter()
         failure = "ok"
         try:
-            flow = self._store(HEALTH, key, RAW, expected, ttl=60.0)
+            flow = self._entries.store(HEALTH, key, RAW, expected, ttl=60.0)
             await self._drive(flow)
-            entry = await self._drive(self._find(HEALTH, key))
+            entry = await self._drive(self._entries.find(HEALTH, key))
             if entry is None or bytes(entry.payload) != expected:
                 failure = "lost"
-            await self._drive(self._delete(HEALTH, [key]))
+            await self._drive(self._entries.delete(HEALTH, [key]))
         except Exception as exc:
             failure = type(exc).__name__
         return self._health(failure, started)

@@ -21,8 +21,9 @@ import anyio
 import anyio.lowlevel
 import sniffio
 
+from anyseal.cache.base import CacheBase
 from anyseal.cache.entry import ERROR, LOCK, Entry
-from anyseal.cache.flows import UNSET, CacheBase, Need, redirected
+from anyseal.cache.needs import UNSET, Need, redirected
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import SingleFlight
 
@@ -189,7 +190,7 @@ class Herd:
         if stale and not cache.policy.stale_ttl:
             return UNSET
         if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
+            error = cache._payloads.revived(entry, job.exceptions)
             if error is None:
                 return UNSET
             raise error
@@ -231,9 +232,9 @@ class Herd:
             self._renewals.set(renewals)
         lease = _Lease(cache, renewals)
         try:
-            names = cache._names_hit(job.partition)
+            names = cache._keys.names_hit(job.partition)
             if names is None:
-                names = await cache._drive(cache._names(job.partition))
+                names = await cache._drive(cache._keys.names(job.partition))
             return lease if await lease.take(names.names(job.key)) else None
         except BackendError:
             if cache.policy.on_backend_error == "closed":
@@ -266,7 +267,7 @@ class Herd:
         if entry is None or cache._stale(entry):
             return None
         if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
+            error = cache._payloads.revived(entry, job.exceptions)
             if error is None:
                 return None
             raise error
@@ -290,8 +291,8 @@ class Herd:
         if not job.tags and not cache._everywhere:
             return ()
         try:
-            names = await cache._drive(cache._names(job.partition))
-            return await cache._drive(cache._generations(names, job.partition, job.tags))
+            names = await cache._drive(cache._keys.names(job.partition))
+            return await cache._drive(cache._tags.generations(names, job.partition, job.tags))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -307,10 +308,10 @@ class Herd:
                 raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
             value = await made
         except job.exceptions as exc:
-            await self._keep(cache, job, tags, *cache._frozen(exc), started, exc, lease)
+            await self._keep(cache, job, tags, *cache._payloads.frozen(exc), started, exc, lease)
             raise
         try:
-            kind, payload = cache._prepared(value)
+            kind, payload = cache._payloads.prepared(value)
         except (TypeError, ValueError) as exc:
             if not job.lenient:
                 raise
@@ -334,7 +335,7 @@ class Herd:
             if lease is None or not lease.settles or len(payload) > cache.policy.large_bytes:
                 await cache._put(job.partition, job.key, kind, payload, **options)
             else:
-                flow = cache._store(job.partition, job.key, kind, bytes(payload), **options)
+                flow = cache._entries.store(job.partition, job.key, kind, bytes(payload), **options)
                 await cache._drive(redirected(flow, "set", lease.settling))
                 lease.settled()
         except BackendError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyseal.cache.entry import LARGE, OBJECT, RAW, TEMPORARY, VALUE, Entry
-from anyseal.cache.flows import Flow, Need, redirected
+from anyseal.cache.needs import Flow, Need, redirected
 from anyseal.errors import FormatError, SourceChangedError
 from anyseal.ports import Ends
 

@@ -9,16 +9,15 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from anyseal import offload
+from anyseal.cache.base import CacheBase
 from anyseal.cache.core import (
     HEALTH,
     LARGE_ATTEMPTS,
-    NOT_OPENED,
     SCAN_BATCH,
     only_one,
     several,
 )
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
-from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
 from anyseal.cache.herd import Job
 from anyseal.cache.large import (
     BlockingPieces,
@@ -29,6 +28,8 @@ from anyseal.cache.large import (
     published,
     temporary_name,
 )
+from anyseal.cache.needs import UNSET, Flow, Need
+from anyseal.cache.opening import NOT_OPENED
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import (
@@ -119,7 +120,7 @@ class Cache(CacheBase):
 
     def _found(self, partition: str, key: bytes) -> Entry | None:
         try:
-            return self._drive(self._find(partition, key))
+            return self._drive(self._entries.find(partition, key))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -137,12 +138,12 @@ class Cache(CacheBase):
             except (SourceChangedError, *NOT_OPENED) as exc:
                 error = exc
             # Replaced since the entry was read, or since this process kept it: look again.
-            self._forget(partition, key)
-            there = self._drive(self._find(partition, key))
+            self._copies.forget(partition, key)
+            there = self._drive(self._entries.find(partition, key))
             if there is None:
                 return None
             if there.sealed == entry.sealed:
-                self._drive(self._without_object(partition, key, entry, error))
+                self._drive(self._entries.without_object(partition, key, entry, error))
                 return None
             entry = there
         return None
@@ -157,9 +158,9 @@ class Cache(CacheBase):
             if found is None:
                 return UNSET
             try:
-                return self._decoded(*found, type)
+                return self._payloads.decoded(*found, type)
             except FormatError as exc:
-                flow = self._refused(
+                flow = self._opener.refused(
                     partition, key, entry.stored, entry.sealed, exc, undecodable=True
                 )
                 self._drive(flow)
@@ -196,7 +197,7 @@ class Cache(CacheBase):
         entries, local = self._held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
-            entries |= self._drive(self._find_many(partition, rest))
+            entries |= self._drive(self._entries.find_many(partition, rest))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -242,7 +243,7 @@ class Cache(CacheBase):
     ) -> bool:
         """Seal *value* and store it under *key*; whether it was stored."""
         data, seconds = check_key(key), self._lives(ttl)
-        kind, payload = self._prepared(value)
+        kind, payload = self._payloads.prepared(value)
         return self._set(
             partition, data, kind, payload, ttl=seconds, tags=tags, if_absent=if_absent
         )
@@ -253,8 +254,8 @@ class Cache(CacheBase):
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
-            names = self._drive(self._names(partition))
-            carried = self._drive(self._generations(names, partition, tags))
+            names = self._drive(self._keys.names(partition))
+            carried = self._drive(self._tags.generations(names, partition, tags))
             return self._put(partition, key, kind, payload, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
@@ -266,7 +267,7 @@ class Cache(CacheBase):
         ranged = isinstance(self._backend, BlockingRangedBackend)
         if len(payload) > self.policy.large_bytes and ranged:
             return self._put_large(partition, key, kind, payload, **options)
-        return self._drive(self._store(partition, key, kind, bytes(payload), **options))
+        return self._drive(self._entries.store(partition, key, kind, bytes(payload), **options))
 
     def set_many(
         self,
@@ -278,12 +279,14 @@ class Cache(CacheBase):
     ) -> int:
         """``set`` each of *items*; how many were stored."""
         seconds = self._lives(ttl)
-        prepared = [(check_key(key), *self._prepared(value)) for key, value in items.items()]
+        prepared = [
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+        ]
         return sum(self._set(partition, *each, ttl=seconds, tags=tags) for each in prepared)
 
     def delete(self, *keys: str | bytes, partition: str = "default") -> int:
         """Delete entries; how many were there. Raises BackendError."""
-        return self._drive(self._delete(partition, [check_key(key) for key in keys]))
+        return self._drive(self._entries.delete(partition, [check_key(key) for key in keys]))
 
     def pop(
         self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
@@ -291,7 +294,7 @@ class Cache(CacheBase):
         """Take the value of *key* out, in one step: of several callers one gets it."""
         data = check_key(key)
         while True:
-            entry = self._drive(self._find(partition, data))
+            entry = self._drive(self._entries.find(partition, data))
             if entry is None:
                 return default
             value = self._value(partition, data, entry, type, closed=True)
@@ -299,7 +302,7 @@ class Cache(CacheBase):
             try:
                 taken = self._guarded(call, entry.stored, entry.sealed, None)
             finally:
-                self._forget(partition, data, entry.stored)
+                self._copies.forget(partition, data, entry.stored)
             if taken:
                 if entry.kind == LARGE:
                     self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -309,7 +312,7 @@ class Cache(CacheBase):
     def touch(self, key: str | bytes, ttl: TTL = UNSET, *, partition: str = "default") -> bool:
         """Give *key* a new time to live; whether it was there."""
         try:
-            return self._drive(self._touch(partition, check_key(key), self._lives(ttl)))
+            return self._drive(self._entries.touch(partition, check_key(key), self._lives(ttl)))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -318,24 +321,24 @@ class Cache(CacheBase):
     def delete_tag(self, *tags: str, partition: str = "default") -> None:
         """End all entries of *partition* that carry one of *tags*. Raises BackendError."""
         for tag in tags:
-            self._drive(self._delete_tag(partition, tag))
+            self._drive(self._tags.delete(partition, tag))
 
     def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace."""
-        self._local_clear(partition)
+        self._copies.clear(partition)
         if self._everywhere:
             self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
         prefixes = [f"{self.namespace}:"]
         if partition is not None:
-            prefixes = self._drive(self._names(partition)).prefixes
+            prefixes = self._drive(self._keys.names(partition)).prefixes
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
             for names in self._backend.scan(prefix):
                 for at in range(0, len(names), SCAN_BATCH):
                     batch = names[at : at + SCAN_BATCH]
                     deleted += self._guarded(self._backend.delete_many, batch)
-        self._local_clear(partition)
+        self._copies.clear(partition)
         return deleted
 
     # ---- computing
@@ -381,19 +384,19 @@ class Cache(CacheBase):
         if_absent: bool = False,
     ) -> bool:
         """Store a payload as an object and an entry that says where it is."""
-        names = self._drive(self._names(partition))
+        names = self._drive(self._keys.names(partition))
         if if_absent and self._found(partition, key) is not None:
             return False
         name, at = names.names(key)[0], Whereabouts.fresh(kind)
         temporary = temporary_name(name)
-        sealing = self._drive(self._current(partition))
+        sealing = self._drive(self._keys.current(partition))
         sink = BlockingPieceSink(self._ranges, temporary)
         with ObjectWriter(
             sink, sealing, context=names.context(key, at.what), suite=self._suite
         ) as writer:
             writer.write(payload)
             size = writer.finish()
-        flow = self._store(
+        flow = self._entries.store(
             partition, key, LARGE, at.written(size).to_bytes(), ttl=ttl, tags=tags, cost_ms=cost_ms
         )
         return self._drive(published(flow, temporary, object_name(name)))
@@ -401,7 +404,7 @@ class Cache(CacheBase):
     def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
         """Kind and payload of the object that *entry* tells of."""
         at = Whereabouts.of(entry)
-        names = self._drive(self._names(partition))
+        names = self._drive(self._keys.names(partition))
         source = BlockingPieces(self._ranges, object_name(entry.stored), at.sealed_size)
         by_key = isinstance(self._keyring, Key)
         with ObjectReader.open(
@@ -420,11 +423,11 @@ class Cache(CacheBase):
         started = perf_counter()
         failure = "ok"
         try:
-            self._drive(self._store(HEALTH, key, RAW, expected, ttl=60.0))
-            entry = self._drive(self._find(HEALTH, key))
+            self._drive(self._entries.store(HEALTH, key, RAW, expected, ttl=60.0))
+            entry = self._drive(self._entries.find(HEALTH, key))
             if entry is None or bytes(entry.payload) != expected:
                 failure = "lost"
-            self._drive(self._delete(HEALTH, [key]))
+            self._drive(self._entries.delete(HEALTH, [key]))
         except Exception as exc:
             failure = type(exc).__name__
         return self._health(failure, started)

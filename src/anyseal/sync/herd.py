@@ -14,8 +14,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from anyseal.cache.entry import ERROR, LOCK, Entry
-from anyseal.cache.flows import UNSET
 from anyseal.cache.herd import LEFT, POLL_FIRST, Computed, Job, next_poll
+from anyseal.cache.needs import UNSET
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import ThreadFlight
 
@@ -78,7 +78,7 @@ class Herd:
         if led or computed.kind < 0:
             return computed.value
         try:
-            return cache._decoded(computed.kind, computed.payload, job.type)
+            return cache._payloads.decoded(computed.kind, computed.payload, job.type)
         except FormatError:  # its annotation is wrong: then what the function returned
             return computed.value
 
@@ -88,7 +88,7 @@ class Herd:
         if stale and not cache.policy.stale_ttl:
             return UNSET
         if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
+            error = cache._payloads.revived(entry, job.exceptions)
             if error is None:
                 return UNSET
             raise error
@@ -134,7 +134,7 @@ class Herd:
         """The lease on the job's key; None if another has it."""
         lease = _Lease(cache)
         try:
-            names = cache._drive(cache._names(job.partition))
+            names = cache._drive(cache._keys.names(job.partition))
             return lease if lease.take(names.names(job.key)[0] + LOCK) else None
         except BackendError:
             if cache.policy.on_backend_error == "closed":
@@ -167,7 +167,7 @@ class Herd:
         if entry is None or cache._stale(entry):
             return None
         if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
+            error = cache._payloads.revived(entry, job.exceptions)
             if error is None:
                 return None
             raise error
@@ -175,7 +175,7 @@ class Herd:
             found = cache._payload(job.partition, job.key, entry)
             if found is None:
                 return None
-            return Computed(cache._decoded(*found, job.type), *found)
+            return Computed(cache._payloads.decoded(*found, job.type), *found)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -186,9 +186,9 @@ class Herd:
     def _run(self, cache: Cache, job: Job) -> Computed:
         """Call the factory and store what it returns."""
         try:
-            names = cache._drive(cache._names(job.partition))
+            names = cache._drive(cache._keys.names(job.partition))
             # Before the factory: a tag that is deleted meanwhile must end the result, too.
-            tags = cache._drive(cache._generations(names, job.partition, job.tags))
+            tags = cache._drive(cache._tags.generations(names, job.partition, job.tags))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -197,10 +197,10 @@ class Herd:
         try:
             value = job.factory()
         except job.exceptions as exc:
-            self._keep(cache, job, tags, *cache._frozen(exc), started=started, value=exc)
+            self._keep(cache, job, tags, *cache._payloads.frozen(exc), started=started, value=exc)
             raise
         try:
-            kind, payload = cache._prepared(value)
+            kind, payload = cache._payloads.prepared(value)
         except (TypeError, ValueError) as exc:
             if not job.lenient:
                 raise
