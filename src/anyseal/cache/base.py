@@ -127,16 +127,6 @@ class CacheBase:
     def _lives(self, ttl: Any) -> float | None:
         return self._ttl if ttl is UNSET else seconds_of(ttl)
 
-    def _lives_for(self, job: Any, value: Any) -> Any:
-        """How long *value* lives; UNSET if what its function of a ttl says cannot be."""
-        try:
-            return self._lives(job.ttl(value) if callable(job.ttl) else job.ttl)
-        except (TypeError, ValueError) as exc:
-            if not job.lenient:
-                raise
-            self._observer.warn("a value is not cached: its ttl", job.partition, exc)
-            return UNSET
-
     _stale = staticmethod(is_stale)
 
     def _held_locally(

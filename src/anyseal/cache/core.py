@@ -11,9 +11,11 @@ from typing import Any, Self, TypeVar
 import anyio
 
 from anyseal import offload
+from anyseal.cache.background import Background
 from anyseal.cache.base import CacheBase
 from anyseal.cache.entry import ERROR, LARGE, RAW, VALUE, Entry, check_key
-from anyseal.cache.herd import Background, Herd, Job
+from anyseal.cache.herd import Herd
+from anyseal.cache.jobs import Job
 from anyseal.cache.large import (
     GuardedRanges,
     Pieces,

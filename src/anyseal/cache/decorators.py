@@ -15,7 +15,7 @@ from anyseal.cache.arguments import Arguments, function_name
 from anyseal.cache.base import CacheBase
 from anyseal.cache.core import Cache
 from anyseal.cache.entry import check_key, function_key
-from anyseal.cache.herd import Job
+from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
 from anyseal.errors import ConfigurationError, FormatError
 

@@ -18,7 +18,7 @@ from anyseal.cache.core import (
     several,
 )
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
-from anyseal.cache.herd import Job
+from anyseal.cache.jobs import Job
 from anyseal.cache.large import (
     BlockingPieces,
     BlockingPieceSink,
