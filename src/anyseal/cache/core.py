@@ -6,50 +6,31 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import anyio
 
 from anyseal import offload
 from anyseal.cache.background import Background
-from anyseal.cache.base import CacheBase
+from anyseal.cache.driving import Driver
 from anyseal.cache.entry import ERROR, LARGE, RAW, VALUE, Entry, check_key
 from anyseal.cache.herd import Herd
 from anyseal.cache.jobs import Job
-from anyseal.cache.large import (
-    GuardedRanges,
-    Pieces,
-    PieceSink,
-    Whereabouts,
-    object_name,
-    published,
-    temporary_name,
-)
-from anyseal.cache.needs import UNSET, Flow, Need
-from anyseal.cache.opening import NOT_OPENED
+from anyseal.cache.large import LargeValues
+from anyseal.cache.needs import UNSET
+from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import (
     BackendError,
     ConfigurationError,
     FormatError,
-    KmsError,
-    MetastoreError,
-    SourceChangedError,
 )
-from anyseal.keys import Key
-from anyseal.objects.reader import ObjectReader
-from anyseal.objects.writer import ObjectWriter
 from anyseal.ports import LeasingBackend, RangedBackend, WatchedBackend
 
 __all__ = ["Cache"]
 
-T = TypeVar("T")
-
-SCAN_BATCH = 1000
 SET_TASKS = 64
-LARGE_ATTEMPTS = 4
-"""How often an object that was replaced while it was read is looked for again."""
 
 HEALTH = "anyseal.health"
 """The partition of probes."""
@@ -57,7 +38,7 @@ HEALTH = "anyseal.health"
 INLINE_DECODE_BYTES = 1 << 20
 
 
-class Cache(CacheBase):
+class Cache(Driver):
     """A cache whose backend never sees a value, nor by default the name of a key.
 
     Namespace, partition, key, codec and expiry are bound into each entry: one that was moved to
@@ -90,58 +71,10 @@ class Cache(CacheBase):
         super().__init__(backend, keyring, **settings)
         self._herd = Herd()
         self._background = Background()
-        own = getattr(backend, "enforces_timeout", False)
-        self._timeout = None if own else self.policy.timeout
         self._leasing = isinstance(backend, LeasingBackend)
         self._watches = self._local is not None and isinstance(backend, WatchedBackend)
         self._watching: anyio.lowlevel.RunVar[bool] = anyio.lowlevel.RunVar("_anyseal_watching")
-        self._ranges = GuardedRanges(backend, self._guarded)
-
-    # ---- driving the flows
-
-    async def _answer(self, need: Need) -> Any:
-        if need.keyring:
-            try:
-                return await getattr(self._keyring, need.method)(*need.args)
-            except (KmsError, MetastoreError) as exc:
-                raise self._no_keys(exc) from exc
-        call = getattr(self._backend, need.method)
-        return await self._guarded(call, *need.args, **need.options)
-
-    async def _guarded(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
-        """One call of the backend, within its time, counted by the breaker."""
-        probe = self._breaker.enter()
-        try:
-            if self._timeout is None:
-                result = await call(*args, **options)
-            else:
-                with anyio.fail_after(self._timeout):
-                    result = await call(*args, **options)
-        except (BackendError, TimeoutError, OSError) as exc:
-            error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
-            self._observer.count("backend_errors")
-            self._breaker.failed(error, probe)
-            raise error from (None if error is exc else exc)
-        except BaseException:
-            self._breaker.left(probe)
-            raise
-        self._breaker.succeeded(probe)
-        return result
-
-    async def _drive(self, flow: Flow[T]) -> T:
-        """Run *flow* to its end."""
-        try:
-            need = next(flow)
-            while True:
-                try:
-                    answer = await self._answer(need)
-                except Exception as exc:
-                    need = flow.throw(exc)
-                else:
-                    need = flow.send(answer)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        self._large = LargeValues(self)
 
     async def _found(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key*; None also when the backend is down and the policy is open."""
@@ -171,25 +104,11 @@ class Cache(CacheBase):
 
     async def _payload(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any] | None:
         """Kind and payload of *entry*, wherever they are; None if it tells of nothing."""
+        if entry.kind == LARGE:
+            return await self._large.payload(partition, key, entry)
         if entry.kind == ERROR:  # not what a reader of values expects
             return None
-        for _ in range(LARGE_ATTEMPTS):
-            if entry.kind != LARGE:
-                return entry.kind, entry.payload
-            try:
-                return await self._read_large(partition, key, entry)
-            except (SourceChangedError, *NOT_OPENED) as exc:
-                error = exc
-            # Replaced since the entry was read, or since this process kept it: look again.
-            self._copies.forget(partition, key)
-            there = await self._drive(self._entries.find(partition, key))
-            if there is None:
-                return None
-            if there.sealed == entry.sealed:
-                await self._drive(self._entries.without_object(partition, key, entry, error))
-                return None
-            entry = there
-        return None
+        return entry.kind, entry.payload
 
     async def _decode(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for, off the loop if it is long."""
@@ -285,13 +204,11 @@ class Cache(CacheBase):
         if entry.kind != LARGE:
             return True
         try:
-            at, name = Whereabouts.of(entry), object_name(entry.stored)
-            end = await self._guarded(self._backend.get_range, name, at.sealed_size - 1, 1)
+            return await self._large.exists(entry)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
             return False
-        return len(end) == 1
 
     # ---- writing
 
@@ -348,7 +265,7 @@ class Cache(CacheBase):
     ) -> bool:
         """Store a payload of any size."""
         if len(payload) > self.policy.large_bytes and isinstance(self._backend, RangedBackend):
-            return await self._put_large(partition, key, kind, payload, **options)
+            return await self._large.put(partition, key, kind, payload, **options)
         return await self._drive(
             self._entries.store(partition, key, kind, bytes(payload), **options)
         )
@@ -455,12 +372,7 @@ class Cache(CacheBase):
         prefixes = [f"{self.namespace}:"]
         if partition is not None:
             prefixes = (await self._drive(self._keys.names(partition))).prefixes
-        deleted = 0
-        for prefix in dict.fromkeys(prefixes):
-            async for names in self._backend.scan(prefix):
-                for at in range(0, len(names), SCAN_BATCH):
-                    batch = names[at : at + SCAN_BATCH]
-                    deleted += await self._guarded(self._backend.delete_many, batch)
+        deleted = await self._sweep(prefixes)
         self._copies.clear(partition)
         return deleted
 
@@ -501,54 +413,6 @@ class Cache(CacheBase):
             condition=condition,
         )
         return await self._herd.value(self, job)
-
-    # ---- large values
-
-    async def _put_large(
-        self,
-        partition: str,
-        key: bytes,
-        kind: int,
-        payload: Any,
-        *,
-        ttl: float | None,
-        tags: Sequence[Any] = (),
-        cost_ms: int = 0,
-        if_absent: bool = False,
-    ) -> bool:
-        """Store a payload as an object and an entry that says where it is."""
-        names = await self._drive(self._keys.names(partition))
-        if if_absent and await self._found(partition, key) is not None:
-            return False
-        name, at = names.names(key)[0], Whereabouts.fresh(kind)
-        temporary = temporary_name(name)
-        sealing = await self._drive(self._keys.current(partition))
-        writer = ObjectWriter(
-            PieceSink(self._ranges, temporary), sealing,
-            context=names.context(key, at.what), suite=self._suite,
-        )  # fmt: skip
-        async with writer:
-            await writer.write(payload)
-            size = await writer.finish()
-        flow = self._entries.store(
-            partition, key, LARGE, at.written(size).to_bytes(),
-            ttl=ttl, tags=tags, cost_ms=cost_ms,
-        )  # fmt: skip
-        return await self._drive(published(flow, temporary, object_name(name)))
-
-    async def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
-        """Kind and payload of the object that *entry* tells of."""
-        at = Whereabouts.of(entry)
-        names = await self._drive(self._keys.names(partition))
-        source = Pieces(self._ranges, object_name(entry.stored), at.sealed_size)
-        by_key = isinstance(self._keyring, Key)
-        async with await ObjectReader.open(
-            source,
-            self._keyring,
-            partition=None if by_key else partition,
-            context=names.context(key, at.what),
-        ) as reader:
-            return at.kind, await reader.read_range(0)
 
     # ---- life
 
@@ -601,10 +465,6 @@ class Cache(CacheBase):
         with anyio.CancelScope(shield=True):
             await self._background.aclose()
             await self._backend.aclose()
-
-
-def said(error: BaseException) -> str:
-    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def several(keys: Iterable[str | bytes]) -> Iterable[str | bytes]:

@@ -197,10 +197,7 @@ def _decorate_async(self: CachedFunction) -> Any:
             return 0
         names = await cache._drive(cache._keys.names(partition))
         cache._copies.clear(partition)
-        deleted = 0
-        for prefix in _prefixes(self, names):
-            async for found in cache._backend.scan(prefix):
-                deleted += await cache._guarded(cache._backend.delete_many, found)
+        deleted: int = await cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
         return deleted
 
@@ -238,10 +235,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
             return 0
         names = cache._drive(cache._keys.names(partition))
         cache._copies.clear(partition)
-        deleted = 0
-        for prefix in _prefixes(self, names):
-            for found in cache._backend.scan(prefix):
-                deleted += cache._guarded(cache._backend.delete_many, found)
+        deleted: int = cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
         return deleted
 
