@@ -21,6 +21,7 @@ from anyseal.cache.needs import UNSET
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
+from anyseal.cache.watching import Watch
 from anyseal.errors import (
     BackendError,
     ConfigurationError,
@@ -72,8 +73,9 @@ class Cache(Driver):
         self._herd = Herd()
         self._background = Background()
         self._leasing = isinstance(backend, LeasingBackend)
-        self._watches = self._local is not None and isinstance(backend, WatchedBackend)
-        self._watching: anyio.lowlevel.RunVar[bool] = anyio.lowlevel.RunVar("_anyseal_watching")
+        self._watch: Watch | None = None
+        if self._local is not None and isinstance(backend, WatchedBackend):
+            self._watch = Watch(backend, f"{self.namespace}:", self._local, self._background)
         self._large = LargeValues(self)
 
     async def _found(self, partition: str, key: bytes) -> Entry | None:
@@ -82,8 +84,8 @@ class Cache(Driver):
             names = self._keys.names_hit(partition)
             if names is None or len(names.keys) > 1:
                 return await self._drive(self._entries.find(partition, key))
-            if self._watches and not self._watching.get(False):
-                self._watch_here()
+            if self._watch is not None:
+                self._watch.begin()
             # The flow, with its one need met here: driving it costs as much as opening.
             stored = names.names(key)
             (version,) = self._copies.versions(stored)
@@ -432,24 +434,9 @@ class Cache(Driver):
             failure = type(exc).__name__
         return self._health(failure, started)
 
-    def _watch_here(self) -> None:
-        """Begin to watch the backend in this event loop, once."""
-        self._watching.set(True)
-        self._background.start(self._watch, lambda: self._watching.set(False))
-
-    async def _watch(self) -> None:
-        """Forget what other processes changed, as the backend tells of it."""
-        local = self._local
-        if local is not None and isinstance(self._backend, WatchedBackend):
-            try:
-                async for names in self._backend.changes(f"{self.namespace}:"):
-                    local.drop_names(names)
-            finally:
-                local.drop_names(None)
-
     async def __aenter__(self) -> Self:
-        if self._watches and not self._watching.get(False):
-            self._watch_here()
+        if self._watch is not None:
+            self._watch.begin()
         return self
 
     async def __aexit__(
