@@ -14,7 +14,7 @@ SOURCES := pyproject.toml build_ffi.py $(wildcard csrc/*.h) $(filter-out csrc/_n
 
 help:
 	@echo "make demo [FILE=...]  seal a real file, read from its middle, show that tampering is caught"
-	@echo "make test             run the tests"
+	@echo "make test [WORKERS=3]  run the tests, in so many processes"
 	@echo "make lint             ruff, mypy --strict, clang-format"
 	@echo "make format           rewrite the sources the way lint wants them"
 	@echo "make bench            measure against rivals in one run; writes bench/results.json"
@@ -28,7 +28,7 @@ venv: $(TOOLS)
 $(STAMP): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[cli,http]"
+	$(BIN)/python -m pip install --quiet --editable ".[cache,cli,http]"
 	touch $@
 
 # What tests and linters need, the servers included.
@@ -39,8 +39,12 @@ $(TOOLS): $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m anyseal demo $(FILE)
 
+# Much of a test is waiting for its server: three processes keep two cores busy. Each has its own
+# servers. Arguments for pytest come after these: `make test ARGS="-n 0 tests/test_gil.py"`.
+WORKERS ?= 3
+
 test: venv
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

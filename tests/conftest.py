@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import stamina
 from blockbuster import blockbuster_ctx
 
 import anyseal.value
@@ -86,6 +87,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(anyseal.value, "time", SimpleNamespace(time_ns=found.time_ns))
     return found
+
+
+@pytest.fixture
+def no_pauses() -> Iterator[None]:
+    """What is tried again is tried at once; the tests of the KMS see that there are pauses."""
+    with stamina.set_testing(True, attempts=100, cap=True):
+        yield
 
 
 @pytest.fixture

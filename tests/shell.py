@@ -38,10 +38,12 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 FORKS = """
-import contextlib, io, json, os, socket, sys
+import contextlib, importlib, io, json, os, socket, sys
 import anyseal.cli.doctor, anyseal.cli.show, anyseal.demo, anyseal.metastore.sql, rich.table
 from anyseal.__main__ import main
 
+for name in sys.argv[2:]:
+    importlib.import_module(name)
 with contextlib.redirect_stderr(io.StringIO()):
     anyseal.cli.run(["keygen", "-o", os.devnull])  # typer imports more when it is first used
 with socket.socket(fileno=int(sys.argv[1])) as requests:
@@ -71,12 +73,14 @@ with socket.socket(fileno=int(sys.argv[1])) as requests:
 
 
 class Forks:
-    """Runs commands in forks of a process that has imported everything."""
+    """Runs commands in forks of a process that has imported everything, *modules* as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
         self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKS, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            [sys.executable, "-c", FORKS, str(theirs.fileno()), *modules],
+            pass_fds=[theirs.fileno()],
+            cwd=Path(__file__).parent,
         )
         theirs.close()
         self.requests.settimeout(TIMEOUT)
@@ -156,13 +160,15 @@ class Shell:
         assert code == done.returncode, error
         assert re.fullmatch(rf"anyseal: [^\n]*{message}[^\n]*\n", error), error
 
-    def terminal(self, *args: str, answers: tuple[str, ...] = ()) -> tuple[int, str]:
+    def terminal(
+        self, *args: str, answers: tuple[str, ...] = (), env: dict[str, str] | None = None
+    ) -> tuple[int, str]:
         """Run a command on a terminal, answering its prompts; exit code and what was shown."""
         fd, theirs = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", ON_TERMINAL, *COMMAND, *args],
             cwd=self.folder,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | (env or {}),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

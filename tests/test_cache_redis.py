@@ -360,11 +360,21 @@ async def use(mark):
         assert [mark] == await backend.get_many([f"ns:{{mark}}:{{n % 5}}"])
         assert [mark] == blocking.get_many([f"ns:{{mark}}:{{n % 5}}"])
 
+async def in_child():
+    await use(b"child")
+    await backend.aclose()
+
 async def parent():
     await use(b"parent")
     child = os.fork()
     if child == 0:
-        return None
+        # At once: one more turn of the parent's loop would read the parent's answers.
+        code = 1
+        try:
+            asyncio.run(in_child())
+            code = 0
+        finally:
+            os._exit(code)
     await use(b"parent")
     status = await asyncio.to_thread(os.waitpid, child, 0)
     await use(b"parent")
@@ -373,17 +383,6 @@ async def parent():
 
 loop = asyncio.new_event_loop()
 status = loop.run_until_complete(parent())
-if status is None:
-    asyncio.set_event_loop(None)
-    async def child():
-        await use(b"child")
-        await backend.aclose()
-    code = 1
-    try:
-        asyncio.run(child())
-        code = 0
-    finally:
-        os._exit(code)
 loop.run_until_complete(loop.shutdown_default_executor())
 loop.close()
 print("status", status)

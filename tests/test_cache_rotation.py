@@ -229,7 +229,8 @@ async def test_hooks_are_told(make: Any) -> None:
     await face.get("MARK", partition="acme")
     await face.get("absent", partition="acme")
     (name,) = await face.raw.names()
-    await face.raw.set(name, (await face.raw.get_many([name]))[0][:-1] + b"x")
+    there = (await face.raw.get_many([name]))[0]
+    await face.raw.set(name, there[:-1] + bytes([there[-1] ^ 1]))
     await face.get("MARK", partition="acme")
     await face.delete("MARK", partition="acme")
     for outcome, count in (("set", 1), ("hit", 1), ("miss", 2), ("tampered", 1), ("delete", 1)):

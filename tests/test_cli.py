@@ -432,6 +432,9 @@ def test_demo_behaves_on_a_small_file(shell: Shell) -> None:
         "DecryptionError: does not verify",
         "WrongKeyError: ",
         "Left on disk by all four: nothing.",
+        "the function ran 1 time",
+        "in its bytes finds 0 of them",
+        "under another key: a miss",
     ):
         assert expected in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
@@ -453,7 +456,7 @@ def test_terminal_gets_no_binary(shell: Shell, sealed: bytes) -> None:
     ):
         code, shown = shell.terminal(*args)
         assert 2 == code
-        assert "to a terminal: use -o FILE or a pipe" in shown
+        assert " to a terminal: " in shown
         assert len(shown) < 200
     assert (0, "grüße\r\n") == shell.terminal("cat", "text.sealed", "-k", "key")
     code, shown = shell.terminal("seal", "-o", "g", "-k", "key")

@@ -669,7 +669,7 @@ def test_errors_keep_their_meaning(name: str) -> None:
     assert isinstance(found, asherah.AsherahException)
     if kind.__name__ in asherah.exceptions.__all__:
         assert isinstance(found, kind)
-    assert str(found) == "what happened"
+    assert str(found) == str(original)
     assert found.retryable
     assert cause is found.__cause__
     assert translated(found) is found

@@ -334,7 +334,9 @@ INTEROP_KEYS: list[tuple[list[Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("args", "hashed"), INTEROP_KEYS, ids=str)
+@pytest.mark.parametrize(
+    ("args", "hashed"), INTEROP_KEYS, ids=[hashed for _, hashed in INTEROP_KEYS]
+)
 def test_cachekit_interop_keys(args: list[Any], hashed: str) -> None:
     """Published vectors: one key in every language."""
     assert f"t:op:{hashed}" == cachekit.generate_interop_key("t", "op", args)

@@ -660,7 +660,8 @@ async def test_aws_keys_reach_no_log(aws: Aws, caplog: pytest.LogCaptureFixture)
         return passed.status_code, passed.content
 
     with Stub(behave) as stub:
-        async with aws_kms(aws, endpoints=dict.fromkeys(aws.arns, stub.url)) as kms:
+        endpoints = dict.fromkeys(aws.arns, stub.url)
+        async with aws_kms(aws, endpoints=endpoints, timeout=30, hedge_after=30) as kms:
             await kms.unwrap(await kms.wrap(system_key()))
             assert repr(kms) == "<AwsKms us-west-2, eu-west-1, us-east-1>"
     data_keys = {

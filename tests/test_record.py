@@ -449,7 +449,8 @@ def test_open_row_wrong_key_and_wiped_key(row_key: RowKey) -> None:
 
 def test_open_row_c_wipes_what_does_not_verify(row_key: RowKey) -> None:
     row = bytearray(seal_row(bytes(64), row_key))
-    row[-20] ^= 1
+    at = row.index(b'"Data":"') + 20
+    row[at] = ord("B") if row[at] == ord("A") else ord("A")  # still Base64
     out = bytearray(b"\xff" * 64)
     code = lib.anyseal_row_open(_ffi.view_writable(out), 64, bytes(row), len(row), row_key._block)
     assert code == lib.ANYSEAL_ERROR_DECRYPTION

@@ -250,6 +250,7 @@ async def test_read_notices_that_the_object_was_replaced(
         assert found in (pattern(30_000, "a"), pattern(30_000, "b"))
 
 
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("act", [500, 503, "cut"])
 async def test_read_tries_again_what_may_go_away(
     proxy: S3Proxy, store: tuple[Any, str], keyring: StaticKeyring, act: Any

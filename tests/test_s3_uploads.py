@@ -65,10 +65,20 @@ def new_bucket(server: Any) -> str:
     return name
 
 
-@pytest.fixture
-def name(weed_server: SeaweedFS) -> str:
-    """An empty bucket."""
+@pytest.fixture(scope="module")
+def one_bucket(weed_server: SeaweedFS) -> str:
+    """One for all tests: SeaweedFS reserves room for each, and runs out of it."""
     return new_bucket(weed_server)
+
+
+@pytest.fixture
+def name(weed_server: SeaweedFS, one_bucket: str) -> str:
+    """An empty bucket."""
+    client = blocking(weed_server)
+    client.delete_object(Bucket=one_bucket, Key="a/key")
+    for upload_id in uploads(weed_server, one_bucket):
+        client.abort_multipart_upload(Bucket=one_bucket, Key="a/key", UploadId=upload_id)
+    return one_bucket
 
 
 @contextlib.asynccontextmanager
@@ -246,8 +256,7 @@ async def test_late_duplicate_of_a_part_is_never_mixed_in(
     SeaweedFS keeps both for the one who names its entity tag; others keep the last.
     """
     first, second = pattern(100, "first"), pattern(100, "second")
-    blocking(moto_server).create_bucket(Bucket=f"{name}-{given}")
-    for server, where in ((weed_server, name), (moto_server, f"{name}-{given}")):
+    for server, where in ((weed_server, name), (moto_server, new_bucket(moto_server))):
         async with opened(server.url, where, key) as bucket:
             token = await begin(bucket, 100)
             one = await bucket.upload_part(token, 1, first)
@@ -267,14 +276,11 @@ async def test_late_duplicate_of_a_part_is_never_mixed_in(
             assert {"first": first}.get(given, second) == found
 
 
-async def test_part_replaced_after_the_listing_is_noticed(
-    weed_server: SeaweedFS, moto_server: Moto, name: str, key: Key
-) -> None:
+async def test_part_replaced_after_the_listing_is_noticed(moto_server: Moto, key: Key) -> None:
     """The listing is a look at the past: what counts is the entity tags at completion."""
-    blocking(moto_server).create_bucket(Bucket=f"{name}-late")
     async with s3_client(moto_server.url) as client:
         meddler = Meddler(client)
-        bucket = UploadCalls(meddler, f"{name}-late", key, part_size=PART)
+        bucket = UploadCalls(meddler, new_bucket(moto_server), key, part_size=PART)
         token = await begin(bucket, 3)
         receipt = await bucket.upload_part(token, 1, b"abc")
 

@@ -69,7 +69,7 @@ def test_sealer_ended_has_no_keys(sealing: Sealer) -> None:
     for call in (lambda: sealing.take(1), sealing.trailer, lambda: list(sealing.feed(b"x"))):
         with pytest.raises(WriterStateError, match="over"):
             call()
-    assert "KeyUseError" == outcome(sealing._keys._trailer_mac, b"")
+    assert "KeyUseError" == outcome(sealing._keys.trailer, b"", 0)
     with pytest.raises(KeyUseError):
         sealing._keys.segment_key(0, bytes(16))
 

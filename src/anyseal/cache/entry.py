@@ -165,6 +165,11 @@ def function_key(function: str, arguments: bytes) -> bytes:
     return b"".join((b"f", len(name).to_bytes(2), name, arguments))
 
 
+_RECENT_MAX = 4096
+_recent: dict[tuple[PartitionNames, bytes], tuple[str, ...]] = {}
+"""Names that were just made: one entry's are asked for several times in a row."""
+
+
 class PartitionNames:
     """What the names and contexts of one partition's entries are made of."""
 
@@ -213,23 +218,29 @@ class PartitionNames:
         groups = self._groups(function.encode())
         return [prefix + group for prefix, group in zip(self.prefixes, groups, strict=True)]
 
-    def names(self, key: bytes) -> list[str]:
+    def names(self, key: bytes) -> Sequence[str]:
         """Where the entry of *key* may be: under the current name key, then under older ones.
 
         What else belongs to it has the same name and a suffix: LOCK, OBJECT, TEMPORARY.
         """
+        found = _recent.get((self, key))
+        if found is None:
+            found = self._made(key)
+            if len(_recent) >= _RECENT_MAX:
+                _recent.clear()
+            _recent[self, key] = found
+        return found
+
+    def _made(self, key: bytes) -> tuple[str, ...]:
         prefixes = self.prefixes
         if key[0] == _FUNCTION:
             groups = self._groups(key[3 : 3 + int.from_bytes(key[1:3])])
             prefixes = [prefix + group for prefix, group in zip(prefixes, groups, strict=True)]
-        if len(prefixes) == 1:
-            prefix = prefixes[0]
-            return [self._shown(prefix, key) or f"{prefix}{{{self._slots[0].name(b'e' + key)}}}"]
         found = [
             self._shown(prefix, key) or f"{prefix}{{{slot.name(b'e' + key)}}}"
             for prefix, slot in zip(prefixes, self._slots, strict=True)
         ]
-        return list(dict.fromkeys(found))
+        return tuple(dict.fromkeys(found))
 
     def tags(self, tag: str) -> list[str]:
         """The 32 characters that stand for a tag in entries, under each name key."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -83,7 +84,7 @@ class Lease(LeaseBase):
         self.found: Any = UNSET
         """What stood under the entry's name when the lease was taken, if that was asked."""
 
-    async def take(self, stored: list[str]) -> bool:
+    async def take(self, stored: Sequence[str]) -> bool:
         """Whether nobody else has it; *stored* is where the entry may be."""
         self._entry = stored[0] if len(stored) == 1 else None
         self._name = stored[0] + LOCK

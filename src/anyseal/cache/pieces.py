@@ -184,6 +184,10 @@ def _check_piece(piece: bytes, wanted: int) -> None:
 class Pieces:
     """A source for ObjectReader: an object of known size in a backend."""
 
+    concurrency = 2
+    request_bytes = PIECE_BYTES - (64 << 10)
+    """Of plaintext: with its tags it is one piece."""
+
     def __init__(self, backend: GuardedRanges, name: str, size: int) -> None:
         self._backend = backend
         self._name = name

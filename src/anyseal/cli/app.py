@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anyseal.cli import keys, lifecycle, transfer
+from anyseal.cli import keys, lifecycle, s3, transfer
+from anyseal.cli.options import (
+    Context,
+    Force,
+    Json,
+    KeyFile,
+    Partition,
+    Passphrase,
+    Quiet,
+    about,
+    checked_context,
+    checked_partition,
+    size_of,
+)
 from anyseal.cli.process import STDOUT, CliError, Stopped, note, signals
-from anyseal.config import CONTEXT_MAX_BYTES
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
-    DecryptionError,
-    ExpiredError,
-    FormatError,
     OutputExistsError,
-    WrongKeyError,
 )
-from anyseal.keyring.static import partition_bytes
 from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE
 from anyseal.suites import suite_named
 
@@ -53,6 +59,7 @@ app = typer.Typer(
 )
 
 app.add_typer(lifecycle.app, name="keys")
+app.add_typer(s3.app, name="s3")
 
 Source = Annotated[
     str | None, typer.Argument(metavar="SRC", help="A file; - or nothing is standard input.")
@@ -62,28 +69,6 @@ Destination = Annotated[
     str | None,
     typer.Option("--output", "-o", metavar="DST", help="Where to; - is standard output."),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
-KeyFile = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--key-file",
-        "-k",
-        metavar="FILE",
-        help="64 hexadecimal characters. More of them: the first seals, all open.",
-    ),
-]
-Passphrase = Annotated[
-    bool, typer.Option("--passphrase", help="Ask for one, or take ANYSEAL_PASSPHRASE.")
-]
-Partition = Annotated[
-    str, typer.Option("--partition", metavar="NAME", help="Whose keys: a tenant or user.")
-]
-Context = Annotated[
-    str,
-    typer.Option("--context", metavar="TEXT", help="Authenticated, not stored: opening needs it."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 def _job(
@@ -97,37 +82,13 @@ def _job(
     sealing: bool = False,
 ) -> transfer.Job:
     """The options that all commands share, checked."""
-    try:
-        partition_bytes(partition)
-    except ValueError as exc:
-        raise CliError(f"--partition: {exc}") from None
-    data = os.fsencode(context)
-    if len(data) > CONTEXT_MAX_BYTES:
-        raise CliError(f"--context: longer than {CONTEXT_MAX_BYTES:,} bytes")
     return transfer.Job(
         src=src,
         keyring=lambda: keys.find_keyring(key_file, passphrase, sealing=sealing),
-        partition=partition,
-        context=data,
+        partition=checked_partition(partition),
+        context=checked_context(context),
         quiet=quiet,
     )
-
-
-def _size(text: str) -> int:
-    """Bytes from ``65536``, ``64K``, ``64KiB`` or ``1M``. Raises CliError."""
-    match = re.fullmatch(r"(\d{1,12})(?:([KMG])(?:i?B)?)?", text.strip(), re.ASCII | re.IGNORECASE)
-    if match is None:
-        raise CliError(f"{text!r} is not a size: 65536, 64K and 64KiB are")
-    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[(match[2] or "").upper()]
-
-
-@contextlib.contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Say which file an error is about."""
-    try:
-        yield
-    except (FormatError, WrongKeyError, DecryptionError, ExpiredError) as exc:
-        raise CliError(f"{name}: {exc}", 1) from None
 
 
 def _version(wanted: bool) -> None:
@@ -190,8 +151,8 @@ def seal(
         output,
         force=force,
         suite=suite_named(suite.upper()).name if suite is not None else None,
-        chunk_size=_size(chunk_size),
-        segment_size=_size(segment_size),
+        chunk_size=size_of(chunk_size),
+        segment_size=size_of(segment_size),
     )
 
 
@@ -212,7 +173,7 @@ def open_command(
     only exit code 0 says that they are all: use what it delivered only then.
     """
     job = _job(src, key_file, passphrase, partition, context, quiet)
-    with _about(job.name):
+    with about(job.name):
         transfer.open_(job, output, force=force)
 
 
@@ -237,7 +198,7 @@ def cat(
     """Write a range of a sealed file's plaintext to standard output; reads nothing else of it."""
     job = _job(src, key_file, passphrase, partition, context, quiet)
     wanted = transfer.Range() if range_ is None else transfer.Range.parse(range_)
-    with _about(job.name):
+    with about(job.name):
         transfer.cat(job, wanted)
 
 
@@ -252,7 +213,7 @@ def verify(
 ) -> None:
     """Read everything, check it, and keep nothing."""
     job = _job(src, key_file, passphrase, partition, context, quiet)
-    with _about(job.name):
+    with about(job.name):
         size = transfer.verify(job)
     if not quiet:
         print(f"{job.name}: verified, {size:,} bytes")
@@ -264,7 +225,7 @@ def inspect(src: Source = None, json: Json = False) -> None:
     from anyseal.cli import show
 
     job = _job(src, None, False, "default", "", True)
-    with _about(job.name), job.input() as source:
+    with about(job.name), job.input() as source:
         print(show.report(show.describe(source, job.path), as_json=json))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +12,17 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import anyio
 import typer
 
-from anyseal.cli.process import STDERR, STDIN, STDOUT, CliError, is_terminal, note, signals
+from anyseal.cli.options import Config, Json, Yes, checked_partition
+from anyseal.cli.process import (
+    STDOUT,
+    CliError,
+    confirm,
+    is_terminal,
+    note,
+    printable,
+    signals,
+)
 from anyseal.keyring.lifecycle import KeyAdmin, KeyStatus
-from anyseal.keyring.static import partition_bytes
 from anyseal.settings import SessionSettings
 
 __all__ = ["app"]
@@ -32,17 +39,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        help="Settings as JSON, or TOML (*.toml); default: the environment variables.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Within = Annotated[
     float, typer.Option("--within", metavar="DAYS", min=0, help="What counts as soon to expire.")
 ]
@@ -83,11 +79,7 @@ def _warn_if_open(config: Path, settings: SessionSettings) -> None:
 
 
 def _partition(name: str) -> str:
-    try:
-        partition_bytes(name)
-    except ValueError as exc:
-        raise CliError(f"PARTITION: {exc}") from None
-    return name
+    return checked_partition(name, "PARTITION")
 
 
 # ---- what is shown ----
@@ -98,11 +90,6 @@ def _when(seconds: float) -> str:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%SZ}"
     except (OverflowError, ValueError, OSError):
         return f"{seconds:.0f}"
-
-
-def _plain(text: str) -> str:
-    """*text* without what a terminal would take for a command: names come from the metastore."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _record(key: KeyStatus) -> dict[str, Any]:
@@ -135,7 +122,7 @@ def _table(keys: Iterable[KeyStatus]) -> None:
     for key in keys:
         state = Text(key.state, COLORS[key.state] if key.deserves_attention else "")
         table.add_row(
-            Text(_plain(key.id)),
+            Text(printable(key.id)),
             _when(key.created),
             key.type,
             state,
@@ -171,18 +158,6 @@ def _summary(keys: Sequence[KeyStatus]) -> str:
 
 def _keys(count: int) -> str:
     return "key" if count == 1 else "keys"
-
-
-def _confirm(what: str, question: str, answer: str, *, yes: bool) -> None:
-    """Say *what* will be done, and go on if a person agrees. Raises CliError."""
-    if yes:
-        return
-    if not is_terminal(STDIN) or not is_terminal(STDERR):
-        raise CliError(f"{what}: no terminal to ask on, so --yes is needed")
-    print(f"{what}.\n{question}: ", end="", file=sys.stderr, flush=True)
-    given = sys.stdin.readline().strip()
-    if given not in (answer, answer.encode("unicode_escape").decode()):
-        raise CliError("nothing is changed", 1)
 
 
 # ---- the commands ----
@@ -247,7 +222,7 @@ def rotate(
     if json:
         _print(_record(key))
     else:
-        print(f"new {key.type} key {_plain(key.id)}, created {_when(key.created)}")
+        print(f"new {key.type} key {printable(key.id)}, created {_when(key.created)}")
 
 
 def _moment(text: str) -> float:
@@ -302,7 +277,7 @@ def revoke(
     keys = [key for key in found if key.state != "revoked"]
     count = 0
     if keys:
-        _confirm(f"revokes {_summary(keys)}", "Type yes to go on", "yes", yes=yes)
+        confirm(f"revokes {_summary(keys)}", "Type yes to go on", "yes", yes=yes)
         count = hierarchy.run(lambda admin: admin.revoke(**criteria))
     if json:
         _print({"revoked": count, "revoked_before": len(found) - len(keys)})
@@ -332,7 +307,7 @@ def shred(
     keys = hierarchy.run(lambda admin: admin.list(name))
     if not keys:
         raise CliError(f"partition {name!r} has no keys", 1)
-    _confirm(
+    confirm(
         f"deletes {_summary(keys)}: everything sealed under them is lost for good",
         "Type the partition's name to go on",
         name,

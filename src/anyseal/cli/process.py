@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ __all__ = [
     "Output",
     "Signals",
     "Stopped",
+    "confirm",
     "is_terminal",
     "note",
+    "printable",
     "signals",
 ]
 
@@ -114,9 +117,26 @@ def is_terminal(fd: int) -> bool:
 
 
 def note(text: str) -> None:
-    """One line on stderr."""
+    """One line on stderr; names in it are other people's."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"anyseal: {text}", file=sys.stderr, flush=True)
+        print(f"anyseal: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """*text* without what a terminal would take for a command: others choose such names."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def confirm(what: str, question: str, answer: str, *, yes: bool) -> None:
+    """Say *what* will be done, and go on if a person agrees. Raises CliError."""
+    if yes:
+        return
+    if not is_terminal(STDIN) or not is_terminal(STDERR):
+        raise CliError(f"{what}: no terminal to ask on, so --yes is needed")
+    print(f"{what}.\n{question}: ", end="", file=sys.stderr, flush=True)
+    given = sys.stdin.readline().strip()
+    if given not in (answer, answer.encode("unicode_escape").decode()):
+        raise CliError("nothing is changed", 1)
 
 
 class Input:
@@ -167,12 +187,29 @@ class Output:
             if sealed:
                 raise CliError("not writing sealed bytes to a terminal: use -o FILE or a pipe")
             self._guard = _TextGuard()
+        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._ready = select.poll()
+        self._ready.register(fd, select.POLLOUT)
         _widen(fd)
+
+    def check(self, data: memoryview | bytes) -> None:
+        """Raise CliError if *data* is not fit for the terminal that it goes to."""
+        if self._guard is not None:
+            self._guard.check(data)
+
+    def offer(self, data: memoryview) -> int:
+        """Write what is taken at once; how many bytes that was. Not checked."""
+        if not self._ready.poll(0):
+            return 0
+        try:
+            # A pipe that is ready for some bytes takes so many without waiting; a file, any.
+            return os.write(self.fd, data if self._regular else data[: select.PIPE_BUF])
+        except BlockingIOError:
+            return 0
 
     def append(self, data: memoryview | bytes) -> None:
         """Write all of *data*."""
-        if self._guard is not None:
-            self._guard.check(data)
+        self.check(data)
         rest = memoryview(data)
         with signals.waiting():
             while len(rest):
@@ -201,7 +238,7 @@ class _TextGuard:
         except UnicodeDecodeError:
             text = "\0"
         if any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in set(text)):
-            raise CliError("not writing binary to a terminal: use -o FILE or a pipe")
+            raise CliError("not writing binary to a terminal: name a file, or use a pipe")
 
 
 def _widen(fd: int) -> None:

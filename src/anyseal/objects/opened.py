@@ -161,10 +161,10 @@ class OpenedObject:
             finally:
                 lib.anyseal_wipe(view_writable(scratch), len(scratch))
 
-    def requests(self, start: int, stop: int) -> Iterator[Request]:
-        """The requests that fetch plaintext *start* to *stop*, of about 8 MiB each."""
+    def requests(self, start: int, stop: int, limit: int = UNIT_BYTES) -> Iterator[Request]:
+        """The requests that fetch plaintext *start* to *stop*, of up to *limit* bytes each."""
         chunk = self.geometry.chunk_bytes
-        step = max(chunk, UNIT_BYTES // chunk * chunk)
+        step = max(chunk, limit // chunk * chunk)
         while start < stop:
             end = min(stop, start // chunk * chunk + step)
             yield self.request(start, end)

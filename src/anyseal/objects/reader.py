@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 from anyseal import offload
 from anyseal._ffi import lib, view_writable
+from anyseal.config import UNIT_BYTES
 from anyseal.keys import Key
 from anyseal.objects.format import ObjectInfo
 from anyseal.objects.opened import (
@@ -204,6 +205,11 @@ class ObjectReader(ReaderBase):
         """Reads of the source at the same time."""
         return int(getattr(self._source, "concurrency", REQUESTS))
 
+    @property
+    def _request_bytes(self) -> int:
+        """How much one read of the source fetches."""
+        return int(getattr(self._source, "request_bytes", UNIT_BYTES))
+
     async def _fetch(self, request: Request, out: memoryview) -> None:
         """Fetch and open what one request asks for."""
         sealed = await self._source.read(request.offset, request.length)
@@ -232,7 +238,7 @@ class ObjectReader(ReaderBase):
                     return
                 await offload.each(lambda *job: self._object.read_part(source, *job), jobs)
             else:
-                requests = self._object.requests(start, stop)
+                requests = self._object.requests(start, stop, self._request_bytes)
                 wanted = ((it, out[it.start - start : it.stop - start]) for it in requests)
                 await each_awaited(self._fetch, wanted, self._requests)
         except BaseException:
@@ -346,7 +352,7 @@ class ObjectReader(ReaderBase):
             source, parts = self._source, self._object.parts(start, stop)
             await offload.each(self._object.verify_part, ((source, part) for part in parts))
             return
-        requests = self._object.requests(start, stop)
+        requests = self._object.requests(start, stop, self._request_bytes)
         await each_awaited(self._check, ((request,) for request in requests), self._requests)
 
     def file(self) -> ObjectFile:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anyseal.cache.entry import LOCK
@@ -110,7 +111,7 @@ class Lease(LeaseBase):
         """Which backend has it."""
         return id(self._cache._backend)
 
-    def take(self, stored: list[str]) -> bool:
+    def take(self, stored: Sequence[str]) -> bool:
         """Whether nobody else has it; *stored* is where the entry may be."""
         self._name = stored[0] + LOCK
         if not self.seconds:

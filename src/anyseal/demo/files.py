@@ -1,4 +1,4 @@
-"""The main job on a real file, in words and tables: ``make demo``, ``anyseal demo``. Needs rich.
+"""The main job on a real file, in words and tables.
 
 Everything it prints was measured or provoked in the run that prints it.
 """
@@ -27,6 +27,7 @@ from rich.table import Table
 import anyseal
 from anyseal import sync
 from anyseal.config import worker_count
+from anyseal.demo import cache
 from anyseal.errors import AnysealError, DecryptionError, FormatError, WrongKeyError
 from anyseal.keys import Key
 from anyseal.objects.format import Header
@@ -176,6 +177,8 @@ class _Demo:
         touched = await self._middle()
         await self._values()
         await self._tampering()
+        self._heading("A cache that tells nothing")
+        await cache.show(self.console, self.folder, self.keyring, self._expect)
         say()
         if self.failures:
             for failure in self.failures:
