@@ -473,7 +473,7 @@ async def test_cache_local_layer_keeps_nothing_that_a_write_overtook() -> None:
 
     for change in ("set", "delete", "pop", "touch", "clear", "delete_tag"):
         await writer.set("k", "old", tags=["t"])
-        cache._local_clear(None)
+        cache._copies.clear(None)
         reading, go = anyio.Event(), anyio.Event()
         backend.get_many = slow_read  # type: ignore[method-assign]
         async with anyio.create_task_group() as group:

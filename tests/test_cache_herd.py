@@ -91,7 +91,7 @@ async def test_herd_waits_for_the_lease_of_another(make: Any) -> None:
 async def test_herd_takes_over_from_the_dead(make: Any) -> None:
     """A lease whose holder died ends by itself, and the next one computes."""
     face = make(policy=CachePolicy(lease=0.2))
-    names = face.cache._names_hit("default").names(b"sk")
+    names = face.cache._keys.names_hit("default").names(b"sk")
     await face.raw.set(names[0] + "l", b"a dead holder's", ttl_ms=200)
     started = time.monotonic()
     assert 7 == await face.get_or_set("k", face.factory(lambda: 7))
@@ -248,7 +248,7 @@ async def test_herd_refresh_left_to_another_gives_nobody_its_nothing(make: Any) 
     face = make(ttl=0.05, policy=CachePolicy(stale_ttl=30, lease=0.3))
     await face.get_or_set("k", face.factory(lambda: "old"))
     await anyio.sleep(0.1)
-    name = face.cache._names_hit("default").names(b"sk")[0]
+    name = face.cache._keys.names_hit("default").names(b"sk")[0]
     await face.raw.set(name + "l", b"another process's", ttl_ms=300)
     results: list[Any] = []
 

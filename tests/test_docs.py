@@ -32,7 +32,7 @@ import typer.main
 
 from anyseal import CryptoPolicy, errors
 from anyseal.cache import CachePolicy, CacheStats, cached, secure
-from anyseal.cache.flows import CacheBase
+from anyseal.cache.base import CacheBase
 from anyseal.cli.app import app
 from anyseal.settings import SessionSettings, setting_names
 from storage_servers import ACCESS_KEY, SECRET_KEY, RedisServer, SeaweedFS

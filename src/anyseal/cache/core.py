@@ -6,58 +6,40 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import anyio
 
 from anyseal import offload
+from anyseal.cache.background import Background
+from anyseal.cache.driving import Driver
 from anyseal.cache.entry import ERROR, LARGE, RAW, VALUE, Entry, check_key
-from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
-from anyseal.cache.herd import Background, Herd, Job
-from anyseal.cache.large import (
-    GuardedRanges,
-    Pieces,
-    PieceSink,
-    Whereabouts,
-    object_name,
-    published,
-    temporary_name,
-)
+from anyseal.cache.herd import Herd
+from anyseal.cache.jobs import Job
+from anyseal.cache.large import LargeValues
+from anyseal.cache.needs import UNSET
+from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
+from anyseal.cache.watching import Watch
 from anyseal.errors import (
     BackendError,
     ConfigurationError,
-    DecryptionError,
-    ExpiredError,
     FormatError,
-    KmsError,
-    MetastoreError,
-    SourceChangedError,
-    WrongKeyError,
 )
-from anyseal.keys import Key
-from anyseal.objects.reader import ObjectReader
-from anyseal.objects.writer import ObjectWriter
 from anyseal.ports import LeasingBackend, RangedBackend, WatchedBackend
 
 __all__ = ["Cache"]
 
-T = TypeVar("T")
-
-SCAN_BATCH = 1000
 SET_TASKS = 64
-LARGE_ATTEMPTS = 4
-"""How often an object that was replaced while it was read is looked for again."""
 
 HEALTH = "anyseal.health"
 """The partition of probes."""
 
-NOT_OPENED = (DecryptionError, FormatError, ExpiredError, WrongKeyError)
 INLINE_DECODE_BYTES = 1 << 20
 
 
-class Cache(CacheBase):
+class Cache(Driver):
     """A cache whose backend never sees a value, nor by default the name of a key.
 
     Namespace, partition, key, codec and expiry are bound into each entry: one that was moved to
@@ -90,79 +72,32 @@ class Cache(CacheBase):
         super().__init__(backend, keyring, **settings)
         self._herd = Herd()
         self._background = Background()
-        own = getattr(backend, "enforces_timeout", False)
-        self._timeout = None if own else self.policy.timeout
         self._leasing = isinstance(backend, LeasingBackend)
-        self._watches = self._local is not None and isinstance(backend, WatchedBackend)
-        self._watching: anyio.lowlevel.RunVar[bool] = anyio.lowlevel.RunVar("_anyseal_watching")
-        self._ranges = GuardedRanges(backend, self._guarded)
-
-    # ---- driving the flows
-
-    async def _answer(self, need: Need) -> Any:
-        if need.keyring:
-            try:
-                return await getattr(self._keyring, need.method)(*need.args)
-            except (KmsError, MetastoreError) as exc:
-                raise self._no_keys(exc) from exc
-        call = getattr(self._backend, need.method)
-        return await self._guarded(call, *need.args, **need.options)
-
-    async def _guarded(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
-        """One call of the backend, within its time, counted by the breaker."""
-        probe = self._breaker.enter()
-        try:
-            if self._timeout is None:
-                result = await call(*args, **options)
-            else:
-                with anyio.fail_after(self._timeout):
-                    result = await call(*args, **options)
-        except (BackendError, TimeoutError, OSError) as exc:
-            error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
-            self._observer.count("backend_errors")
-            self._breaker.failed(error, probe)
-            raise error from (None if error is exc else exc)
-        except BaseException:
-            self._breaker.left(probe)
-            raise
-        self._breaker.succeeded(probe)
-        return result
-
-    async def _drive(self, flow: Flow[T]) -> T:
-        """Run *flow* to its end."""
-        try:
-            need = next(flow)
-            while True:
-                try:
-                    answer = await self._answer(need)
-                except Exception as exc:
-                    need = flow.throw(exc)
-                else:
-                    need = flow.send(answer)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        self._watch: Watch | None = None
+        if self._local is not None and isinstance(backend, WatchedBackend):
+            self._watch = Watch(backend, f"{self.namespace}:", self._local, self._background)
+        self._large = LargeValues(self)
 
     async def _found(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key*; None also when the backend is down and the policy is open."""
         try:
-            names = self._names_hit(partition)
+            names = self._keys.names_hit(partition)
             if names is None or len(names.keys) > 1:
-                return await self._drive(self._find(partition, key))
-            if self._watches and not self._watching.get(False):
-                self._watch_here()
+                return await self._drive(self._entries.find(partition, key))
+            if self._watch is not None:
+                self._watch.begin()
             # The flow, with its one need met here: driving it costs as much as opening.
             stored = names.names(key)
-            (version,) = self._versions(stored)
+            (version,) = self._copies.versions(stored)
             (sealed,) = await self._guarded(self._backend.get_many, stored)
             if sealed is None:
                 return None
-            entry = self._opened(names, partition, key, stored[0], sealed)
+            entry = self._opener.opened(names, partition, key, stored[0], sealed)
             if entry is None:
-                flow = self._open(names, partition, key, stored[0], sealed)
+                flow = self._opener.open(names, partition, key, stored[0], sealed)
                 entry = await self._drive(flow)
             if entry is not None:
-                self._keep_found(partition, key, stored[0], entry, version)
+                self._copies.keep_found(partition, key, stored[0], entry, version)
             return entry
         except BackendError:
             if self.policy.on_backend_error == "closed":
@@ -171,31 +106,17 @@ class Cache(CacheBase):
 
     async def _payload(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any] | None:
         """Kind and payload of *entry*, wherever they are; None if it tells of nothing."""
+        if entry.kind == LARGE:
+            return await self._large.payload(partition, key, entry)
         if entry.kind == ERROR:  # not what a reader of values expects
             return None
-        for _ in range(LARGE_ATTEMPTS):
-            if entry.kind != LARGE:
-                return entry.kind, entry.payload
-            try:
-                return await self._read_large(partition, key, entry)
-            except (SourceChangedError, *NOT_OPENED) as exc:
-                error = exc
-            # Replaced since the entry was read, or since this process kept it: look again.
-            self._forget(partition, key)
-            there = await self._drive(self._find(partition, key))
-            if there is None:
-                return None
-            if there.sealed == entry.sealed:
-                await self._drive(self._without_object(partition, key, entry, error))
-                return None
-            entry = there
-        return None
+        return entry.kind, entry.payload
 
     async def _decode(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for, off the loop if it is long."""
         if kind == VALUE and len(payload) > INLINE_DECODE_BYTES:
-            return await offload.run(self._decoded, kind, payload, type)
-        return self._decoded(kind, payload, type)
+            return await offload.run(self._payloads.decoded, kind, payload, type)
+        return self._payloads.decoded(kind, payload, type)
 
     async def _value(
         self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
@@ -209,7 +130,7 @@ class Cache(CacheBase):
             try:
                 return await self._decode(*found, type)
             except FormatError as exc:
-                flow = self._refused(
+                flow = self._opener.refused(
                     partition, key, entry.stored, entry.sealed, exc, undecodable=True
                 )
                 await self._drive(flow)
@@ -261,7 +182,7 @@ class Cache(CacheBase):
         entries, local = self._held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
-            entries |= await self._drive(self._find_many(partition, rest))
+            entries |= await self._drive(self._entries.find_many(partition, rest))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -285,13 +206,11 @@ class Cache(CacheBase):
         if entry.kind != LARGE:
             return True
         try:
-            at, name = Whereabouts.of(entry), object_name(entry.stored)
-            end = await self._guarded(self._backend.get_range, name, at.sealed_size - 1, 1)
+            return await self._large.exists(entry)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
             return False
-        return len(end) == 1
 
     # ---- writing
 
@@ -324,7 +243,7 @@ class Cache(CacheBase):
             ValueError: It is too large, or *ttl* out of bounds.
         """
         data, seconds = check_key(key), self._lives(ttl)
-        kind, payload = self._prepared(value)
+        kind, payload = self._payloads.prepared(value)
         return await self._set(
             partition, data, kind, payload, ttl=seconds, tags=tags, if_absent=if_absent
         )
@@ -335,8 +254,8 @@ class Cache(CacheBase):
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
-            names = await self._drive(self._names(partition))
-            carried = await self._drive(self._generations(names, partition, tags))
+            names = await self._drive(self._keys.names(partition))
+            carried = await self._drive(self._tags.generations(names, partition, tags))
             return await self._put(partition, key, kind, payload, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
@@ -348,8 +267,10 @@ class Cache(CacheBase):
     ) -> bool:
         """Store a payload of any size."""
         if len(payload) > self.policy.large_bytes and isinstance(self._backend, RangedBackend):
-            return await self._put_large(partition, key, kind, payload, **options)
-        return await self._drive(self._store(partition, key, kind, bytes(payload), **options))
+            return await self._large.put(partition, key, kind, payload, **options)
+        return await self._drive(
+            self._entries.store(partition, key, kind, bytes(payload), **options)
+        )
 
     async def set_many(
         self,
@@ -361,7 +282,9 @@ class Cache(CacheBase):
     ) -> int:
         """``set`` each of *items*, several at once; how many were stored."""
         seconds, stored = self._lives(ttl), 0
-        prepared = [(check_key(key), *self._prepared(value)) for key, value in items.items()]
+        prepared = [
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+        ]
         queue = iter(prepared)  # nothing is stored unless all can be
         failed: list[Exception] = []
 
@@ -388,7 +311,7 @@ class Cache(CacheBase):
         Raises:
             BackendError: They may still be there. Whatever the policy says.
         """
-        return await self._drive(self._delete(partition, [check_key(key) for key in keys]))
+        return await self._drive(self._entries.delete(partition, [check_key(key) for key in keys]))
 
     async def pop(
         self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
@@ -400,7 +323,7 @@ class Cache(CacheBase):
         """
         data = check_key(key)
         while True:
-            entry = await self._drive(self._find(partition, data))
+            entry = await self._drive(self._entries.find(partition, data))
             if entry is None:
                 return default
             value = await self._value(partition, data, entry, type, closed=True)
@@ -408,7 +331,7 @@ class Cache(CacheBase):
             try:
                 taken = await self._guarded(call, entry.stored, entry.sealed, None)
             finally:
-                self._forget(partition, data, entry.stored)
+                self._copies.forget(partition, data, entry.stored)
             if taken:
                 if entry.kind == LARGE:
                     await self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -420,7 +343,9 @@ class Cache(CacheBase):
     ) -> bool:
         """Give *key* a new time to live; whether it was there."""
         try:
-            return await self._drive(self._touch(partition, check_key(key), self._lives(ttl)))
+            return await self._drive(
+                self._entries.touch(partition, check_key(key), self._lives(ttl))
+            )
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -433,7 +358,7 @@ class Cache(CacheBase):
             BackendError: They may not have ended. Whatever the policy says.
         """
         for tag in tags:
-            await self._drive(self._delete_tag(partition, tag))
+            await self._drive(self._tags.delete(partition, tag))
 
     async def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace.
@@ -442,20 +367,15 @@ class Cache(CacheBase):
             How many names were deleted; 0 where the backend cannot list them and the entries are
             only ended.
         """
-        self._local_clear(partition)
+        self._copies.clear(partition)
         if self._everywhere:
             await self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
         prefixes = [f"{self.namespace}:"]
         if partition is not None:
-            prefixes = (await self._drive(self._names(partition))).prefixes
-        deleted = 0
-        for prefix in dict.fromkeys(prefixes):
-            async for names in self._backend.scan(prefix):
-                for at in range(0, len(names), SCAN_BATCH):
-                    batch = names[at : at + SCAN_BATCH]
-                    deleted += await self._guarded(self._backend.delete_many, batch)
-        self._local_clear(partition)
+            prefixes = (await self._drive(self._keys.names(partition))).prefixes
+        deleted = await self._sweep(prefixes)
+        self._copies.clear(partition)
         return deleted
 
     # ---- computing
@@ -496,54 +416,6 @@ class Cache(CacheBase):
         )
         return await self._herd.value(self, job)
 
-    # ---- large values
-
-    async def _put_large(
-        self,
-        partition: str,
-        key: bytes,
-        kind: int,
-        payload: Any,
-        *,
-        ttl: float | None,
-        tags: Sequence[Any] = (),
-        cost_ms: int = 0,
-        if_absent: bool = False,
-    ) -> bool:
-        """Store a payload as an object and an entry that says where it is."""
-        names = await self._drive(self._names(partition))
-        if if_absent and await self._found(partition, key) is not None:
-            return False
-        name, at = names.names(key)[0], Whereabouts.fresh(kind)
-        temporary = temporary_name(name)
-        sealing = await self._drive(self._current(partition))
-        writer = ObjectWriter(
-            PieceSink(self._ranges, temporary), sealing,
-            context=names.context(key, at.what), suite=self._suite,
-        )  # fmt: skip
-        async with writer:
-            await writer.write(payload)
-            size = await writer.finish()
-        flow = self._store(
-            partition, key, LARGE, at.written(size).to_bytes(),
-            ttl=ttl, tags=tags, cost_ms=cost_ms,
-        )  # fmt: skip
-        return await self._drive(published(flow, temporary, object_name(name)))
-
-    async def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
-        """Kind and payload of the object that *entry* tells of."""
-        at = Whereabouts.of(entry)
-        names = await self._drive(self._names(partition))
-        source = Pieces(self._ranges, object_name(entry.stored), at.sealed_size)
-        by_key = isinstance(self._keyring, Key)
-        async with await ObjectReader.open(
-            source,
-            self._keyring,
-            partition=None if by_key else partition,
-            context=names.context(key, at.what),
-        ) as reader:
-            return at.kind, await reader.read_range(0)
-
     # ---- life
 
     async def health(self) -> CacheHealth:
@@ -552,34 +424,19 @@ class Cache(CacheBase):
         started = perf_counter()
         failure = "ok"
         try:
-            flow = self._store(HEALTH, key, RAW, expected, ttl=60.0)
+            flow = self._entries.store(HEALTH, key, RAW, expected, ttl=60.0)
             await self._drive(flow)
-            entry = await self._drive(self._find(HEALTH, key))
+            entry = await self._drive(self._entries.find(HEALTH, key))
             if entry is None or bytes(entry.payload) != expected:
                 failure = "lost"
-            await self._drive(self._delete(HEALTH, [key]))
+            await self._drive(self._entries.delete(HEALTH, [key]))
         except Exception as exc:
             failure = type(exc).__name__
         return self._health(failure, started)
 
-    def _watch_here(self) -> None:
-        """Begin to watch the backend in this event loop, once."""
-        self._watching.set(True)
-        self._background.start(self._watch, lambda: self._watching.set(False))
-
-    async def _watch(self) -> None:
-        """Forget what other processes changed, as the backend tells of it."""
-        local = self._local
-        if local is not None and isinstance(self._backend, WatchedBackend):
-            try:
-                async for names in self._backend.changes(f"{self.namespace}:"):
-                    local.drop_names(names)
-            finally:
-                local.drop_names(None)
-
     async def __aenter__(self) -> Self:
-        if self._watches and not self._watching.get(False):
-            self._watch_here()
+        if self._watch is not None:
+            self._watch.begin()
         return self
 
     async def __aexit__(
@@ -595,10 +452,6 @@ class Cache(CacheBase):
         with anyio.CancelScope(shield=True):
             await self._background.aclose()
             await self._backend.aclose()
-
-
-def said(error: BaseException) -> str:
-    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def several(keys: Iterable[str | bytes]) -> Iterable[str | bytes]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyseal.cache.arguments import Arguments, function_name
+from anyseal.cache.base import CacheBase
 from anyseal.cache.core import Cache
 from anyseal.cache.entry import check_key, function_key
-from anyseal.cache.flows import UNSET, CacheBase
-from anyseal.cache.herd import Job
+from anyseal.cache.jobs import Job
+from anyseal.cache.needs import UNSET
 from anyseal.errors import ConfigurationError, FormatError
 
 __all__ = ["CacheInfo", "cached"]
@@ -157,7 +158,7 @@ class CachedFunction:
         if entry is None or entry.kind > 2 or entry.fresh_until:
             return UNSET
         try:
-            value = cache._decoded(entry.kind, entry.payload, self.type)
+            value = cache._payloads.decoded(entry.kind, entry.payload, self.type)
         except FormatError:  # its annotation is wrong: the long way tells, and never fails
             return UNSET
         cache._observer.count("local_hits")
@@ -180,7 +181,7 @@ def _decorate_async(self: CachedFunction) -> Any:
     async def invalidate(*args: Any, **kwargs: Any) -> bool:
         """Delete the entry of these arguments; whether there was one."""
         partition, key = self.partition(args, kwargs), self.key(args, kwargs)
-        return bool(await self.cache._drive(self.cache._delete(partition, [key])))
+        return bool(await self.cache._drive(self.cache._entries.delete(partition, [key])))
 
     async def refresh(*args: Any, **kwargs: Any) -> Any:
         """Call the function and replace the entry of these arguments."""
@@ -194,13 +195,10 @@ def _decorate_async(self: CachedFunction) -> Any:
         if cache._everywhere:
             await cache.delete_tag(self._clear_tag, partition=partition)
             return 0
-        names = await cache._drive(cache._names(partition))
-        cache._local_clear(partition)
-        deleted = 0
-        for prefix in _prefixes(self, names):
-            async for found in cache._backend.scan(prefix):
-                deleted += await cache._guarded(cache._backend.delete_many, found)
-        cache._local_clear(partition)
+        names = await cache._drive(cache._keys.names(partition))
+        cache._copies.clear(partition)
+        deleted: int = await cache._sweep(_prefixes(self, names))
+        cache._copies.clear(partition)
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -221,7 +219,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
     def invalidate(*args: Any, **kwargs: Any) -> bool:
         """Delete the entry of these arguments; whether there was one."""
         partition, key = self.partition(args, kwargs), self.key(args, kwargs)
-        return bool(self.cache._drive(self.cache._delete(partition, [key])))
+        return bool(self.cache._drive(self.cache._entries.delete(partition, [key])))
 
     def refresh(*args: Any, **kwargs: Any) -> Any:
         """Call the function and replace the entry of these arguments."""
@@ -235,13 +233,10 @@ def _decorate_sync(self: CachedFunction) -> Any:
         if cache._everywhere:
             cache.delete_tag(self._clear_tag, partition=partition)
             return 0
-        names = cache._drive(cache._names(partition))
-        cache._local_clear(partition)
-        deleted = 0
-        for prefix in _prefixes(self, names):
-            for found in cache._backend.scan(prefix):
-                deleted += cache._guarded(cache._backend.delete_many, found)
-        cache._local_clear(partition)
+        names = cache._drive(cache._keys.names(partition))
+        cache._copies.clear(partition)
+        deleted: int = cache._sweep(_prefixes(self, names))
+        cache._copies.clear(partition)
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear

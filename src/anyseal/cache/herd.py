@@ -7,141 +7,23 @@ ends by itself, and the next one takes it.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import logging
-import os
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
-import sniffio
 
-from anyseal.cache.entry import ERROR, LOCK, Entry
-from anyseal.cache.flows import UNSET, CacheBase, Need, redirected
+from anyseal.cache.entry import Entry
+from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
+from anyseal.cache.leases import Lease, Renewals
+from anyseal.cache.needs import UNSET, redirected
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import SingleFlight
 
 if TYPE_CHECKING:
     from anyseal.cache.core import Cache
 
-__all__ = ["LEFT", "POLL_FIRST", "POLL_MAX", "Background", "Computed", "Herd", "Job", "next_poll"]
-
-logger = logging.getLogger("anyseal.cache")
-
-POLL_FIRST, POLL_MAX = 0.01, 0.25
-"""Seconds between two looks for the value that someone else computes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One missing value, and how to compute it."""
-
-    partition: str
-    key: bytes
-    factory: Callable[[], Any]
-    ttl: Any = UNSET
-    """A TTL, or a function of the value that returns one."""
-    tags: tuple[str, ...] = ()
-    type: Any = Any
-    condition: Callable[[Any], bool] | None = None
-    exceptions: tuple[type[Exception], ...] = ()
-    """Those that are cached, too."""
-    lenient: bool = False
-    """A value that cannot be stored is returned all the same."""
-    force: bool = False
-    """Compute even if there is a value."""
-    info: Any = None
-    """Counts ``hits``, ``misses`` and ``stale`` of one function."""
-
-    def count(self, cache: CacheBase, what: str) -> None:
-        """Count one more on the cache, and on the function."""
-        cache._observer.count(what)
-        if self.info is not None:
-            self.info.count("hits" if what == "local_hits" else what)
-
-    @property
-    def flight(self) -> tuple[str, bytes, bool]:
-        """Jobs with the same of this are one."""
-        return self.partition, self.key, self.force
-
-
-@dataclass(slots=True)
-class Computed:
-    """A value, and its payload, from which others decode their own."""
-
-    value: Any
-    kind: int = -1
-    """Below 0: there is no payload."""
-    payload: Any = b""
-
-
-LEFT = Computed(UNSET)
-"""A refresh that another process is about."""
-
-
-def next_poll(delay: float) -> float:
-    """How long to wait before the look after the next one."""
-    return min(POLL_MAX, delay * 1.6) * (0.8 + 0.4 * random.random())  # noqa: S311 - no secret
-
-
-class Background:
-    """Tasks that nobody waits for: each belongs to the event loop that it began in."""
-
-    def __init__(self) -> None:
-        self._scopes: dict[anyio.CancelScope, tuple[Any, anyio.Event]] = {}
-        self._tasks: set[Any] = set()
-
-    def start(
-        self, function: Callable[[], Awaitable[None]], over: Callable[[], object] | None = None
-    ) -> None:
-        """Run *function* in the background; what it raises is logged.
-
-        *over* is called when it has ended, also if it was cancelled before it began.
-        """
-        scope, ended = anyio.CancelScope(), anyio.Event()
-        self._scopes[scope] = (anyio.lowlevel.current_token(), ended)
-
-        async def run() -> None:
-            try:
-                with scope:
-                    try:
-                        await function()
-                    except Exception as exc:
-                        name = type(exc).__name__
-                        logger.warning("a background task of the cache failed: %s", name)
-            finally:
-                end()
-
-        def end() -> None:
-            if self._scopes.pop(scope, None) is not None:
-                ended.set()
-                if over is not None:
-                    over()
-
-        if sniffio.current_async_library() == "trio":
-            import trio
-
-            trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
-        else:
-            import asyncio
-
-            task = asyncio.get_running_loop().create_task(run())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(lambda _: end())
-
-    async def aclose(self) -> None:
-        """Cancel this event loop's tasks, and wait for their end."""
-        here = anyio.lowlevel.current_token()
-        for scope, (token, ended) in list(self._scopes.items()):
-            if token == here:
-                scope.cancel()
-                await ended.wait()
+__all__ = ["Herd"]
 
 
 class Herd:
@@ -188,17 +70,10 @@ class Herd:
         stale = cache._stale(entry)
         if stale and not cache.policy.stale_ttl:
             return UNSET
-        if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
-            if error is None:
-                return UNSET
-            raise error
-        value = await cache._value(job.partition, job.key, entry, job.type)
-        if value is UNSET:
+        if job.excludes(cache, entry):
             return UNSET
-        if stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms):
-            if stale:
-                job.count(cache, "stale")
+        value = await cache._value(job.partition, job.key, entry, job.type)
+        if value is not UNSET and job.refreshes(cache, entry, stale=stale):
             self._refresh_soon(cache, job)
         return value
 
@@ -223,17 +98,17 @@ class Herd:
         async with lease:
             return await self._run(cache, job)
 
-    async def _lease(self, cache: Cache, job: Job) -> _Lease | None:
+    async def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
         renewals = self._renewals.get(None)
         if renewals is None:
-            renewals = _Renewals()
+            renewals = Renewals()
             self._renewals.set(renewals)
-        lease = _Lease(cache, renewals)
+        lease = Lease(cache, renewals)
         try:
-            names = cache._names_hit(job.partition)
+            names = cache._keys.names_hit(job.partition)
             if names is None:
-                names = await cache._drive(cache._names(job.partition))
+                names = await cache._drive(cache._keys.names(job.partition))
             return lease if await lease.take(names.names(job.key)) else None
         except BackendError:
             if cache.policy.on_backend_error == "closed":
@@ -263,13 +138,8 @@ class Herd:
     async def _arrived(self, cache: Cache, job: Job) -> Computed | None:
         """The value that someone else stored meanwhile."""
         entry = await cache._found(job.partition, job.key)
-        if entry is None or cache._stale(entry):
+        if entry is None or cache._stale(entry) or job.excludes(cache, entry):
             return None
-        if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
-            if error is None:
-                return None
-            raise error
         try:
             found = await cache._payload(job.partition, job.key, entry)
             if found is None:
@@ -282,24 +152,9 @@ class Herd:
             pass
         return None
 
-    async def _tags(self, cache: Cache, job: Job) -> Any:
-        """The job's tags as its entry will carry them; None if the backend is down.
-
-        Before the factory is called: a tag that is deleted meanwhile must end the result, too.
-        """
-        if not job.tags and not cache._everywhere:
-            return ()
-        try:
-            names = await cache._drive(cache._names(job.partition))
-            return await cache._drive(cache._generations(names, job.partition, job.tags))
-        except BackendError:
-            if cache.policy.on_backend_error == "closed":
-                raise
-            return None
-
-    async def _run(self, cache: Cache, job: Job, lease: _Lease | None = None) -> Computed:
+    async def _run(self, cache: Cache, job: Job, lease: Lease | None = None) -> Computed:
         """Call the factory and store what it returns."""
-        tags = await self._tags(cache, job)
+        tags = await cache._drive(job.carried(cache))
         started = perf_counter()
         try:
             made = job.factory()
@@ -307,148 +162,30 @@ class Herd:
                 raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
             value = await made
         except job.exceptions as exc:
-            await self._keep(cache, job, tags, *cache._frozen(exc), started, exc, lease)
+            options = job.options(cache, tags, exc, started)
+            await self._keep(cache, job, *cache._payloads.frozen(exc), options, lease)
             raise
-        try:
-            kind, payload = cache._prepared(value)
-        except (TypeError, ValueError) as exc:
-            if not job.lenient:
-                raise
-            cache._observer.warn("a value cannot be cached", job.partition, exc)
+        prepared = job.prepared(cache, value)
+        if prepared is None:
             return Computed(value)
-        await self._keep(cache, job, tags, kind, payload, started, value, lease)
-        return Computed(value, kind, payload)
+        options = job.options(cache, tags, value, started)
+        await self._keep(cache, job, *prepared, options, lease)
+        return Computed(value, *prepared)
 
     async def _keep(
-        self, cache: Cache, job: Job, tags: Any, kind: int, payload: Any, started: float,
-        value: Any, lease: _Lease | None,
+        self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None,
+        lease: Lease | None,
     ) -> None:  # fmt: skip
         """Store a computed payload, if it is wanted and can be."""
-        if tags is None or (job.condition is not None and not job.condition(value)):
+        if options is None:
             return
-        ttl = cache._lives_for(job, value)
-        if ttl is UNSET:
-            return
-        options = {"ttl": ttl, "tags": tags, "cost_ms": round((perf_counter() - started) * 1000)}
         try:
             if lease is None or not lease.settles or len(payload) > cache.policy.large_bytes:
                 await cache._put(job.partition, job.key, kind, payload, **options)
             else:
-                flow = cache._store(job.partition, job.key, kind, bytes(payload), **options)
+                flow = cache._entries.store(job.partition, job.key, kind, bytes(payload), **options)
                 await cache._drive(redirected(flow, "set", lease.settling))
                 lease.settled()
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
-
-
-class _Renewals:
-    """Renews the leases of one event loop, in one task for all."""
-
-    def __init__(self) -> None:
-        self._due: dict[_Lease, float] = {}
-        self._running = False
-
-    def add(self, lease: _Lease, background: Background) -> None:
-        """Renew *lease* from now on."""
-        self._due[lease] = anyio.current_time() + lease.seconds / 3
-        if not self._running:
-            self._running = True
-            background.start(self._run)
-
-    def drop(self, lease: _Lease) -> None:
-        """Renew it no more."""
-        self._due.pop(lease, None)
-
-    async def _run(self) -> None:
-        try:
-            while self._due:
-                await anyio.sleep(max(0.005, min(self._due.values()) - anyio.current_time()))
-                now = anyio.current_time()
-                for lease in [each for each, due in self._due.items() if due <= now]:
-                    self._due[lease] = now + lease.seconds / 3
-                    with contextlib.suppress(BackendError):
-                        await lease.renew()
-        finally:
-            self._running = False
-
-
-class _Lease:
-    """The right to compute one key's value, renewed while it is held."""
-
-    __slots__ = ("_cache", "_entry", "_name", "_owner", "_renewals", "found", "held", "seconds")
-
-    def __init__(self, cache: Cache, renewals: _Renewals) -> None:
-        self._cache = cache
-        self._entry: str | None = None
-        self._name = ""
-        self._owner = os.urandom(16)
-        self._renewals = renewals
-        self.seconds: float = cache.policy.lease or 0.0
-        self.held = False
-        self.found: Any = UNSET
-        """What stood under the entry's name when the lease was taken, if that was asked."""
-
-    @property
-    def _ttl_ms(self) -> int:
-        return max(1, round(self.seconds * 1000))
-
-    async def take(self, stored: Sequence[str]) -> bool:
-        """Whether nobody else has it; *stored* is where the entry may be."""
-        self._entry = stored[0] if len(stored) == 1 else None
-        self._name = stored[0] + LOCK
-        if not self.seconds:
-            return True
-        cache = self._cache
-        try:
-            if cache._leasing and self._entry is not None:
-                self.held, self.found = await cache._guarded(
-                    cache._backend.take_lease, self._name, self._owner, self._entry,
-                    ttl_ms=self._ttl_ms,
-                )  # fmt: skip
-            else:
-                self.held = await cache._guarded(
-                    cache._backend.set, self._name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
-                )
-        except anyio.get_cancelled_exc_class():
-            await self._give_back()  # it may have been taken: others should not wait for its end
-            raise
-        return self.held
-
-    @property
-    def settles(self) -> bool:
-        """Whether storing the entry can end the lease, too."""
-        return self.held and self._cache._leasing
-
-    def settling(self, need: Need) -> Need:
-        """The ``set`` of the entry, which also ends the lease."""
-        name, sealed = need.args
-        ttl_ms = need.options["ttl_ms"]
-        return Need("settle", (name, sealed, self._name, self._owner), {"ttl_ms": ttl_ms})
-
-    def settled(self) -> None:
-        """The entry is stored, and the lease with it ended."""
-        self.held = False
-        self._renewals.drop(self)
-
-    async def _give_back(self) -> None:
-        with anyio.CancelScope(shield=True), contextlib.suppress(BackendError):
-            call = self._cache._backend.compare_and_set
-            await self._cache._guarded(call, self._name, self._owner, None)
-
-    async def renew(self) -> None:
-        """Hold it for its time from now on."""
-        call = self._cache._backend.compare_and_set
-        await self._cache._guarded(call, self._name, self._owner, self._owner, ttl_ms=self._ttl_ms)
-
-    async def __aenter__(self) -> _Lease:
-        if self.held:
-            self._renewals.add(self, self._cache._background)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if not self.held:
-            return
-        self.held = False
-        self._renewals.drop(self)
-        await self._give_back()

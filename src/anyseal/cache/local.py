@@ -10,7 +10,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TypeAlias
 
-__all__ = ["LocalLayer"]
+from anyseal.cache.entry import Entry
+from anyseal.cache.policy import now_ms
+
+__all__ = ["Copies", "LocalLayer"]
 
 ENTRY_COST = 300
 """Bytes that an entry takes beside its sealed bytes, about."""
@@ -154,3 +157,57 @@ class LocalLayer:
         """
         self._held, self._by_name, self._bytes = OrderedDict(), {}, 0
         self._lock = threading.Lock()
+
+
+class Copies:
+    """What a cache does with its in-process layer, which may be none."""
+
+    def __init__(self, layer: LocalLayer | None) -> None:
+        self.layer = layer
+
+    def versions(self, stored: Sequence[str]) -> list[int]:
+        """What the in-process layer knows of changes, before the backend is asked."""
+        local = self.layer
+        return [0] * len(stored) if local is None else [local.version(name) for name in stored]
+
+    def keep(
+        self,
+        partition: str,
+        key: bytes,
+        name: str,
+        sealed: bytes,
+        version: int,
+        *,
+        own: bool = False,
+    ) -> None:
+        """Put *sealed* into the in-process layer."""
+        if self.layer is not None:
+            expires = int.from_bytes(sealed[20:28])
+            left = max(0.0, (expires - now_ms()) / 1000) if expires else None
+            self.layer.put((partition, key), name, sealed, left, version, own=own)
+
+    def keep_found(self, partition: str, key: bytes, name: str, entry: Entry, version: int) -> None:
+        """Put what was found under *name* into the in-process layer; not if it moved since."""
+        if entry.stored == name:
+            self.keep(partition, key, name, entry.sealed, version)
+
+    def forget(self, partition: str, key: bytes, *names: str) -> None:
+        """Drop an entry from the in-process layer; *names* are those under which it changes.
+
+        Before a write and after it: in between another caller may read what was there before, and
+        keep it.
+        """
+        if self.layer is not None:
+            self.layer.drop((partition, key), names)
+
+    def forget_all(self, partition: str, keys: Sequence[bytes], names: Sequence[str]) -> None:
+        """The same for several."""
+        if self.layer is not None:
+            self.layer.drop_names(list(names))
+            for key in keys:
+                self.layer.drop((partition, key))
+
+    def clear(self, partition: str | None) -> None:
+        """Drop what the in-process layer has of a partition."""
+        if self.layer is not None:
+            self.layer.drop_partition(partition)

@@ -13,7 +13,7 @@ from anyseal.cache.backends import backend_from_url, blocking_backend_from_url
 from anyseal.cache.backends.memory import BlockingMemoryBackend, MemoryBackend
 from anyseal.cache.core import Cache
 from anyseal.cache.decorators import decorate
-from anyseal.cache.flows import UNSET
+from anyseal.cache.needs import UNSET
 from anyseal.cache.policy import CachePolicy
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.static import (

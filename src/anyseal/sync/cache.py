@@ -6,49 +6,32 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from anyseal import offload
 from anyseal.cache.core import (
     HEALTH,
-    LARGE_ATTEMPTS,
-    NOT_OPENED,
-    SCAN_BATCH,
     only_one,
     several,
 )
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
-from anyseal.cache.flows import UNSET, CacheBase, Flow, Need
-from anyseal.cache.herd import Job
-from anyseal.cache.large import (
-    BlockingPieces,
-    BlockingPieceSink,
-    GuardedRanges,
-    Whereabouts,
-    object_name,
-    published,
-    temporary_name,
-)
+from anyseal.cache.jobs import Job
+from anyseal.cache.needs import UNSET
+from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import (
     BackendError,
     FormatError,
-    KmsError,
-    MetastoreError,
-    SourceChangedError,
 )
-from anyseal.keys import Key
-from anyseal.ports import BlockingBackend, BlockingRangedBackend, LocalKeyring
+from anyseal.ports import BlockingBackend, BlockingRangedBackend
+from anyseal.sync.driving import BlockingDriver
 from anyseal.sync.herd import Herd
-from anyseal.sync.objects import ObjectReader, ObjectWriter
+from anyseal.sync.large import LargeValues
 
 __all__ = ["Cache"]
 
-T = TypeVar("T")
 
-
-class Cache(CacheBase):
+class Cache(BlockingDriver):
     """:class:`anyseal.cache.Cache` without ``await``, over a blocking backend.
 
     Both may share one backend server: each reads what the other wrote. Timeouts are the backend's
@@ -70,56 +53,11 @@ class Cache(CacheBase):
             raise TypeError(f"{type(backend).__name__} is not a blocking backend")
         super().__init__(backend, keyring, **settings)
         self._herd = Herd()
-        self._ranges = GuardedRanges(backend, self._guarded)
-
-    # ---- driving the flows
-
-    def _answer(self, need: Need) -> Any:
-        if not need.keyring:
-            call = getattr(self._backend, need.method)
-            return self._guarded(call, *need.args, **need.options)
-        local = getattr(self._keyring, f"{need.method}_local", None)
-        if local is not None and isinstance(self._keyring, LocalKeyring):
-            return local(*need.args)
-        try:
-            return offload.wait(getattr(self._keyring, need.method), *need.args)
-        except (KmsError, MetastoreError) as exc:
-            raise self._no_keys(exc) from exc
-
-    def _guarded(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
-        """One call of the backend, counted by the breaker."""
-        probe = self._breaker.enter()
-        try:
-            result = call(*args, **options)
-        except (BackendError, OSError) as exc:
-            error = exc if isinstance(exc, BackendError) else BackendError(type(exc).__name__)
-            self._observer.count("backend_errors")
-            self._breaker.failed(error, probe)
-            raise error from (None if error is exc else exc)
-        except BaseException:
-            self._breaker.left(probe)
-            raise
-        self._breaker.succeeded(probe)
-        return result
-
-    def _drive(self, flow: Flow[T]) -> T:
-        """Run *flow* to its end."""
-        try:
-            need = next(flow)
-            while True:
-                try:
-                    answer = self._answer(need)
-                except Exception as exc:
-                    need = flow.throw(exc)
-                else:
-                    need = flow.send(answer)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        self._large = LargeValues(self)
 
     def _found(self, partition: str, key: bytes) -> Entry | None:
         try:
-            return self._drive(self._find(partition, key))
+            return self._drive(self._entries.find(partition, key))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -127,25 +65,11 @@ class Cache(CacheBase):
 
     def _payload(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any] | None:
         """Kind and payload of *entry*, wherever they are; None if it tells of nothing."""
+        if entry.kind == LARGE:
+            return self._large.payload(partition, key, entry)
         if entry.kind == ERROR:  # not what a reader of values expects
             return None
-        for _ in range(LARGE_ATTEMPTS):
-            if entry.kind != LARGE:
-                return entry.kind, entry.payload
-            try:
-                return self._read_large(partition, key, entry)
-            except (SourceChangedError, *NOT_OPENED) as exc:
-                error = exc
-            # Replaced since the entry was read, or since this process kept it: look again.
-            self._forget(partition, key)
-            there = self._drive(self._find(partition, key))
-            if there is None:
-                return None
-            if there.sealed == entry.sealed:
-                self._drive(self._without_object(partition, key, entry, error))
-                return None
-            entry = there
-        return None
+        return entry.kind, entry.payload
 
     def _value(
         self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
@@ -157,9 +81,9 @@ class Cache(CacheBase):
             if found is None:
                 return UNSET
             try:
-                return self._decoded(*found, type)
+                return self._payloads.decoded(*found, type)
             except FormatError as exc:
-                flow = self._refused(
+                flow = self._opener.refused(
                     partition, key, entry.stored, entry.sealed, exc, undecodable=True
                 )
                 self._drive(flow)
@@ -196,7 +120,7 @@ class Cache(CacheBase):
         entries, local = self._held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
-            entries |= self._drive(self._find_many(partition, rest))
+            entries |= self._drive(self._entries.find_many(partition, rest))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -220,13 +144,11 @@ class Cache(CacheBase):
         if entry.kind != LARGE:
             return True
         try:
-            at, name = Whereabouts.of(entry), object_name(entry.stored)
-            end = self._guarded(self._backend.get_range, name, at.sealed_size - 1, 1)
+            return self._large.exists(entry)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
             return False
-        return len(end) == 1
 
     # ---- writing
 
@@ -242,7 +164,7 @@ class Cache(CacheBase):
     ) -> bool:
         """Seal *value* and store it under *key*; whether it was stored."""
         data, seconds = check_key(key), self._lives(ttl)
-        kind, payload = self._prepared(value)
+        kind, payload = self._payloads.prepared(value)
         return self._set(
             partition, data, kind, payload, ttl=seconds, tags=tags, if_absent=if_absent
         )
@@ -253,8 +175,8 @@ class Cache(CacheBase):
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
-            names = self._drive(self._names(partition))
-            carried = self._drive(self._generations(names, partition, tags))
+            names = self._drive(self._keys.names(partition))
+            carried = self._drive(self._tags.generations(names, partition, tags))
             return self._put(partition, key, kind, payload, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
@@ -265,8 +187,8 @@ class Cache(CacheBase):
         """Store a payload of any size."""
         ranged = isinstance(self._backend, BlockingRangedBackend)
         if len(payload) > self.policy.large_bytes and ranged:
-            return self._put_large(partition, key, kind, payload, **options)
-        return self._drive(self._store(partition, key, kind, bytes(payload), **options))
+            return self._large.put(partition, key, kind, payload, **options)
+        return self._drive(self._entries.store(partition, key, kind, bytes(payload), **options))
 
     def set_many(
         self,
@@ -278,12 +200,14 @@ class Cache(CacheBase):
     ) -> int:
         """``set`` each of *items*; how many were stored."""
         seconds = self._lives(ttl)
-        prepared = [(check_key(key), *self._prepared(value)) for key, value in items.items()]
+        prepared = [
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+        ]
         return sum(self._set(partition, *each, ttl=seconds, tags=tags) for each in prepared)
 
     def delete(self, *keys: str | bytes, partition: str = "default") -> int:
         """Delete entries; how many were there. Raises BackendError."""
-        return self._drive(self._delete(partition, [check_key(key) for key in keys]))
+        return self._drive(self._entries.delete(partition, [check_key(key) for key in keys]))
 
     def pop(
         self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
@@ -291,7 +215,7 @@ class Cache(CacheBase):
         """Take the value of *key* out, in one step: of several callers one gets it."""
         data = check_key(key)
         while True:
-            entry = self._drive(self._find(partition, data))
+            entry = self._drive(self._entries.find(partition, data))
             if entry is None:
                 return default
             value = self._value(partition, data, entry, type, closed=True)
@@ -299,7 +223,7 @@ class Cache(CacheBase):
             try:
                 taken = self._guarded(call, entry.stored, entry.sealed, None)
             finally:
-                self._forget(partition, data, entry.stored)
+                self._copies.forget(partition, data, entry.stored)
             if taken:
                 if entry.kind == LARGE:
                     self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -309,7 +233,7 @@ class Cache(CacheBase):
     def touch(self, key: str | bytes, ttl: TTL = UNSET, *, partition: str = "default") -> bool:
         """Give *key* a new time to live; whether it was there."""
         try:
-            return self._drive(self._touch(partition, check_key(key), self._lives(ttl)))
+            return self._drive(self._entries.touch(partition, check_key(key), self._lives(ttl)))
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -318,24 +242,19 @@ class Cache(CacheBase):
     def delete_tag(self, *tags: str, partition: str = "default") -> None:
         """End all entries of *partition* that carry one of *tags*. Raises BackendError."""
         for tag in tags:
-            self._drive(self._delete_tag(partition, tag))
+            self._drive(self._tags.delete(partition, tag))
 
     def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace."""
-        self._local_clear(partition)
+        self._copies.clear(partition)
         if self._everywhere:
             self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
         prefixes = [f"{self.namespace}:"]
         if partition is not None:
-            prefixes = self._drive(self._names(partition)).prefixes
-        deleted = 0
-        for prefix in dict.fromkeys(prefixes):
-            for names in self._backend.scan(prefix):
-                for at in range(0, len(names), SCAN_BATCH):
-                    batch = names[at : at + SCAN_BATCH]
-                    deleted += self._guarded(self._backend.delete_many, batch)
-        self._local_clear(partition)
+            prefixes = self._drive(self._keys.names(partition)).prefixes
+        deleted = self._sweep(prefixes)
+        self._copies.clear(partition)
         return deleted
 
     # ---- computing
@@ -366,52 +285,6 @@ class Cache(CacheBase):
         )
         return self._herd.value(self, job)
 
-    # ---- large values
-
-    def _put_large(
-        self,
-        partition: str,
-        key: bytes,
-        kind: int,
-        payload: Any,
-        *,
-        ttl: float | None,
-        tags: Sequence[Any] = (),
-        cost_ms: int = 0,
-        if_absent: bool = False,
-    ) -> bool:
-        """Store a payload as an object and an entry that says where it is."""
-        names = self._drive(self._names(partition))
-        if if_absent and self._found(partition, key) is not None:
-            return False
-        name, at = names.names(key)[0], Whereabouts.fresh(kind)
-        temporary = temporary_name(name)
-        sealing = self._drive(self._current(partition))
-        sink = BlockingPieceSink(self._ranges, temporary)
-        with ObjectWriter(
-            sink, sealing, context=names.context(key, at.what), suite=self._suite
-        ) as writer:
-            writer.write(payload)
-            size = writer.finish()
-        flow = self._store(
-            partition, key, LARGE, at.written(size).to_bytes(), ttl=ttl, tags=tags, cost_ms=cost_ms
-        )
-        return self._drive(published(flow, temporary, object_name(name)))
-
-    def _read_large(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
-        """Kind and payload of the object that *entry* tells of."""
-        at = Whereabouts.of(entry)
-        names = self._drive(self._names(partition))
-        source = BlockingPieces(self._ranges, object_name(entry.stored), at.sealed_size)
-        by_key = isinstance(self._keyring, Key)
-        with ObjectReader.open(
-            source,
-            self._keyring,
-            partition=None if by_key else partition,
-            context=names.context(key, at.what),
-        ) as reader:
-            return at.kind, reader.read_range(0)
-
     # ---- life
 
     def health(self) -> CacheHealth:
@@ -420,11 +293,11 @@ class Cache(CacheBase):
         started = perf_counter()
         failure = "ok"
         try:
-            self._drive(self._store(HEALTH, key, RAW, expected, ttl=60.0))
-            entry = self._drive(self._find(HEALTH, key))
+            self._drive(self._entries.store(HEALTH, key, RAW, expected, ttl=60.0))
+            entry = self._drive(self._entries.find(HEALTH, key))
             if entry is None or bytes(entry.payload) != expected:
                 failure = "lost"
-            self._drive(self._delete(HEALTH, [key]))
+            self._drive(self._entries.delete(HEALTH, [key]))
         except Exception as exc:
             failure = type(exc).__name__
         return self._health(failure, started)

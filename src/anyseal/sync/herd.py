@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from anyseal.cache.entry import ERROR, LOCK, Entry
-from anyseal.cache.flows import UNSET
-from anyseal.cache.herd import LEFT, POLL_FIRST, Computed, Job, next_poll
+from anyseal.cache.entry import Entry
+from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
+from anyseal.cache.needs import UNSET
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import ThreadFlight
+from anyseal.sync.leases import Lease, renewer
 
 if TYPE_CHECKING:
     from anyseal.sync.cache import Cache
@@ -78,7 +77,7 @@ class Herd:
         if led or computed.kind < 0:
             return computed.value
         try:
-            return cache._decoded(computed.kind, computed.payload, job.type)
+            return cache._payloads.decoded(computed.kind, computed.payload, job.type)
         except FormatError:  # its annotation is wrong: then what the function returned
             return computed.value
 
@@ -87,17 +86,10 @@ class Herd:
         stale = cache._stale(entry)
         if stale and not cache.policy.stale_ttl:
             return UNSET
-        if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
-            if error is None:
-                return UNSET
-            raise error
-        value = cache._value(job.partition, job.key, entry, job.type)
-        if value is UNSET:
+        if job.excludes(cache, entry):
             return UNSET
-        if stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms):
-            if stale:
-                job.count(cache, "stale")
+        value = cache._value(job.partition, job.key, entry, job.type)
+        if value is not UNSET and job.refreshes(cache, entry, stale=stale):
             self._refresh_soon(cache, job)
         return value
 
@@ -130,12 +122,12 @@ class Herd:
         with lease:
             return self._run(cache, job)
 
-    def _lease(self, cache: Cache, job: Job) -> _Lease | None:
+    def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
-        lease = _Lease(cache)
+        lease = Lease(cache)
         try:
-            names = cache._drive(cache._names(job.partition))
-            return lease if lease.take(names.names(job.key)[0] + LOCK) else None
+            names = cache._drive(cache._keys.names(job.partition))
+            return lease if lease.take(names.names(job.key)) else None
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -164,18 +156,13 @@ class Herd:
     def _arrived(self, cache: Cache, job: Job) -> Computed | None:
         """The value that someone else stored meanwhile."""
         entry = cache._found(job.partition, job.key)
-        if entry is None or cache._stale(entry):
+        if entry is None or cache._stale(entry) or job.excludes(cache, entry):
             return None
-        if entry.kind == ERROR:
-            error = cache._revived(entry, job.exceptions)
-            if error is None:
-                return None
-            raise error
         try:
             found = cache._payload(job.partition, job.key, entry)
             if found is None:
                 return None
-            return Computed(cache._decoded(*found, job.type), *found)
+            return Computed(cache._payloads.decoded(*found, job.type), *found)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -185,43 +172,28 @@ class Herd:
 
     def _run(self, cache: Cache, job: Job) -> Computed:
         """Call the factory and store what it returns."""
-        try:
-            names = cache._drive(cache._names(job.partition))
-            # Before the factory: a tag that is deleted meanwhile must end the result, too.
-            tags = cache._drive(cache._generations(names, job.partition, job.tags))
-        except BackendError:
-            if cache.policy.on_backend_error == "closed":
-                raise
-            tags = None
+        tags = cache._drive(job.carried(cache))
         started = perf_counter()
         try:
             value = job.factory()
         except job.exceptions as exc:
-            self._keep(cache, job, tags, *cache._frozen(exc), started=started, value=exc)
+            options = job.options(cache, tags, exc, started)
+            self._keep(cache, job, *cache._payloads.frozen(exc), options)
             raise
-        try:
-            kind, payload = cache._prepared(value)
-        except (TypeError, ValueError) as exc:
-            if not job.lenient:
-                raise
-            cache._observer.warn("a value cannot be cached", job.partition, exc)
+        prepared = job.prepared(cache, value)
+        if prepared is None:
             return Computed(value)
-        self._keep(cache, job, tags, kind, payload, started=started, value=value)
-        return Computed(value, kind, payload)
+        self._keep(cache, job, *prepared, job.options(cache, tags, value, started))
+        return Computed(value, *prepared)
 
     def _keep(
-        self, cache: Cache, job: Job, tags: Any, kind: int, payload: Any, *, started: float,
-        value: Any,
-    ) -> None:  # fmt: skip
+        self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None
+    ) -> None:
         """Store a computed payload, if it is wanted and can be."""
-        if tags is None or (job.condition is not None and not job.condition(value)):
+        if options is None:
             return
-        ttl = cache._lives_for(job, value)
-        if ttl is UNSET:
-            return
-        cost_ms = round((perf_counter() - started) * 1000)
         try:
-            cache._put(job.partition, job.key, kind, payload, ttl=ttl, tags=tags, cost_ms=cost_ms)
+            cache._put(job.partition, job.key, kind, payload, **options)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
@@ -229,54 +201,4 @@ class Herd:
     def close(self) -> None:
         """Begin no more refreshes."""
         self._closed = True
-
-
-class _Lease:
-    """The right to compute one key's value; a thread renews it while it is held for long."""
-
-    def __init__(self, cache: Cache) -> None:
-        self._cache = cache
-        self._name = ""
-        self._owner = os.urandom(16)
-        self._seconds: float = cache.policy.lease or 0.0
-        self._over = threading.Event()
-        self._timer: threading.Timer | None = None
-        self.held = False
-
-    def _ask(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        return self._cache._guarded(call, self._name, *args, **options)
-
-    def take(self, name: str) -> bool:
-        """Whether nobody else has it."""
-        self._name = name
-        if not self._seconds:
-            return True
-        ttl_ms = max(1, round(self._seconds * 1000))
-        call = self._cache._backend.set
-        self.held = self._ask(call, self._owner, ttl_ms=ttl_ms, if_absent=True)
-        return self.held
-
-    def _renew(self) -> None:
-        ttl_ms = max(1, round(self._seconds * 1000))
-        while True:
-            with contextlib.suppress(BackendError):
-                call = self._cache._backend.compare_and_set
-                self._ask(call, self._owner, self._owner, ttl_ms=ttl_ms)
-            if self._over.wait(self._seconds / 3):
-                return
-
-    def __enter__(self) -> _Lease:
-        if self.held:
-            self._timer = threading.Timer(self._seconds / 3, self._renew)
-            self._timer.daemon = True
-            self._timer.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if not self.held:
-            return
-        self._over.set()
-        if self._timer is not None:
-            self._timer.cancel()
-        with contextlib.suppress(BackendError):
-            self._ask(self._cache._backend.compare_and_set, self._owner, None)
+        renewer.rest()

@@ -1,0 +1,194 @@
+"""Finding, storing, touching and deleting entries: one generator each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anyseal.cache.entry import LARGE, OBJECT, Entry, PartitionNames, Tag, pack
+from anyseal.cache.keys import PartitionKeys
+from anyseal.cache.local import Copies
+from anyseal.cache.needs import Flow, ask
+from anyseal.cache.opening import Opener
+from anyseal.cache.policy import CachePolicy, now_ms
+from anyseal.cache.stats import Observer
+from anyseal.errors import SourceChangedError
+from anyseal.suites import Suite
+from anyseal.value import seal_under
+
+__all__ = ["Entries", "is_stale"]
+
+FOREVER_MS = 1 << 40
+"""Some 34 years."""
+
+
+def is_stale(entry: Entry) -> bool:
+    """Whether *entry* is beyond its time to live, and is kept for those who refresh it."""
+    return bool(entry.fresh_until) and now_ms() >= entry.fresh_until
+
+
+@dataclass(slots=True, kw_only=True)
+class Entries:
+    """The entries of one cache in its backend."""
+
+    keys: PartitionKeys
+    opener: Opener
+    copies: Copies
+    policy: CachePolicy
+    observer: Observer
+    suite: Suite | None
+    ranged: bool
+    """Whether the backend takes large values, in pieces."""
+
+    def find(self, partition: str, key: bytes) -> Flow[Entry | None]:
+        """The entry of *key* that opens, from the backend."""
+        names = yield from self.keys.names(partition)
+        stored = names.names(key)
+        versions = self.copies.versions(stored)
+        answers = yield ask("get_many", stored)
+        for name, sealed, version in zip(stored, answers, versions, strict=True):
+            if sealed is None:
+                continue
+            entry = self.opener.opened(names, partition, key, name, sealed)
+            if entry is None:
+                entry = yield from self.opener.open(names, partition, key, name, sealed)
+            if entry is not None:
+                self.copies.keep_found(partition, key, name, entry, version)
+                return entry
+        return None
+
+    def find_many(self, partition: str, keys: Sequence[bytes]) -> Flow[dict[bytes, Entry]]:
+        """The entries of *keys* that open, in one look at the backend."""
+        names = yield from self.keys.names(partition)
+        places = [(key, name) for key in dict.fromkeys(keys) for name in names.names(key)]
+        stored = [name for _, name in places]
+        versions = self.copies.versions(stored)
+        answers = (yield ask("get_many", stored)) if places else []
+        found: dict[bytes, Entry] = {}
+        for (key, name), sealed, version in zip(places, answers, versions, strict=True):
+            if sealed is not None and key not in found:
+                entry = self.opener.opened(names, partition, key, name, sealed)
+                if entry is None:
+                    entry = yield from self.opener.open(names, partition, key, name, sealed)
+                if entry is not None:
+                    self.copies.keep_found(partition, key, name, entry, version)
+                    found[key] = entry
+        return found
+
+    def store(
+        self,
+        partition: str,
+        key: bytes,
+        kind: int,
+        payload: bytes,
+        *,
+        ttl: float | None,
+        tags: Sequence[Tag] = (),
+        cost_ms: int = 0,
+        if_absent: bool = False,
+    ) -> Flow[bool]:
+        """Seal and store one entry; whether it was stored."""
+        names = yield from self.keys.names(partition)
+        with_key = yield from self.keys.current(partition)
+        fresh, end = self.policy.lifetime(ttl)
+        plain = pack(kind, payload, fresh_until=fresh, cost_ms=cost_ms, tags=tags)
+        sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
+        self.observer.used(partition, with_key._key_id, "encrypt", "ok")
+        stored = names.names(key)
+        if if_absent and len(stored) > 1:  # the backend looks under the newest name only
+            entry = yield from self.find(partition, key)
+            if entry is not None and not is_stale(entry):
+                return False
+        ttl_ms = max(1, end - now_ms()) if end else None
+        done = False
+        try:
+            self.copies.forget(partition, key, *stored)
+            (version, *_) = self.copies.versions(stored)
+            if if_absent:
+                done = yield from self._set_absent(names, partition, key, sealed, ttl_ms)
+            else:
+                done = yield ask("set", stored[0], sealed, ttl_ms=ttl_ms, if_absent=False)
+        finally:
+            if done:
+                self.copies.keep(partition, key, stored[0], sealed, version, own=True)
+            else:
+                self.copies.forget(partition, key, *stored)
+        if done:
+            self.observer.count("sets")
+            if len(stored) > 1:  # else an older entry would come back when this one ends
+                yield ask("delete_many", stored[1:])
+        return bool(done)
+
+    def _set_absent(
+        self, names: PartitionNames, partition: str, key: bytes, sealed: bytes, ttl_ms: int | None
+    ) -> Flow[bool]:
+        """Store if there is no entry, or only one that has ended: by a tag, or by its expiry."""
+        name = names.names(key)[0]
+        for _ in range(3):
+            if (yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)):
+                return True
+            (there,) = yield ask("get_many", [name])
+            if there is None:
+                continue  # it went meanwhile
+            entry = yield from self.opener.open(names, partition, key, name, there)
+            if entry is not None and not is_stale(entry):
+                return False
+            if (yield ask("compare_and_set", name, there, sealed, ttl_ms=ttl_ms)):
+                return True
+        return False
+
+    def delete(self, partition: str, keys: Sequence[bytes]) -> Flow[int]:
+        """Delete entries; how many were there."""
+        names = yield from self.keys.names(partition)
+        stored = [name for key in keys for name in names.names(key)]
+        if not stored:
+            return 0
+        try:
+            self.copies.forget_all(partition, keys, stored)
+            count = yield ask("delete_many", stored)
+        finally:
+            self.copies.forget_all(partition, keys, stored)
+        if self.ranged:
+            yield ask("delete_many", [name + OBJECT for name in stored])
+        self.observer.count("deletes", len(keys))
+        return int(count)
+
+    def touch(self, partition: str, key: bytes, ttl: float | None) -> Flow[bool]:
+        """Give an entry a new time to live; whether it was there."""
+        names = yield from self.keys.names(partition)
+        while True:
+            entry = yield from self.find(partition, key)
+            if entry is None or is_stale(entry):
+                return False
+            with_key = yield from self.keys.current(partition)
+            fresh, end = self.policy.lifetime(ttl)
+            plain = pack(
+                entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
+                tags=entry.tags,
+            )  # fmt: skip
+            sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
+            ttl_ms = max(1, end - now_ms()) if end else None
+            name = names.names(key)[0]
+            if entry.kind == LARGE:
+                name = entry.stored  # the object is there, too
+                if not (yield ask("get_range", name + OBJECT, 0, 1)):
+                    yield ask("compare_and_set", name, entry.sealed, None)
+                    return False
+                lives = FOREVER_MS if ttl_ms is None else ttl_ms
+                yield ask("put_range", name + OBJECT, 0, b"", ttl_ms=lives)
+            try:
+                self.copies.forget(partition, key, entry.stored, name)
+                done = yield from self.opener.replaced(entry, name, sealed, ttl_ms)
+            finally:
+                self.copies.forget(partition, key, entry.stored, name)
+            if done:
+                return True
+
+    def without_object(
+        self, partition: str, key: bytes, entry: Entry, error: Exception
+    ) -> Flow[None]:
+        """The object that *entry* tells of is gone, or does not open."""
+        if isinstance(error, SourceChangedError):
+            yield ask("compare_and_set", entry.stored, entry.sealed, None)
+        else:
+            yield from self.opener.refused(partition, key, entry.stored, entry.sealed, error)

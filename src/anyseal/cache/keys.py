@@ -1,0 +1,118 @@
+"""Whose key an entry is sealed with, and what the names of a partition are made of."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from anyseal.cache.entry import PartitionNames
+from anyseal.cache.needs import Flow, Need
+from anyseal.errors import ConfigurationError
+from anyseal.keyring.static import StaticKeyring
+from anyseal.keys import Key
+from anyseal.ports import Keyring, NamingKeyring
+
+__all__ = ["PartitionKeys", "check_keyring"]
+
+PARTITIONS_MAX = 10_000
+
+
+def check_keyring(keyring: Any, name_key: Key | None) -> None:
+    """Raises TypeError, or ConfigurationError if there is no key for names."""
+    if not isinstance(keyring, Key | Keyring):
+        raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
+    if name_key is None and not isinstance(keyring, Key | NamingKeyring):
+        raise ConfigurationError(f"{type(keyring).__name__} has no key for names: name_key=")
+
+
+class PartitionKeys:
+    """Looks up keys and names by partition; what ends in ``hit`` waits for nothing.
+
+    Args:
+        keyring: A Key, or a Keyring.
+        name_key: The key that names are made under. Default: the keyring's.
+        namespace: See PartitionNames; *codec* and *plain* too.
+    """
+
+    def __init__(
+        self, keyring: Any, name_key: Key | None, *, namespace: str, codec: str, plain: bool
+    ) -> None:
+        self._keyring = keyring
+        self._name_key = name_key
+        self._namespace = namespace
+        self._codec = codec
+        self._plain_keys = plain
+        # A hierarchy's partition that was shredded gets a name key that is another.
+        self._names_change = name_key is None and not isinstance(keyring, Key | StaticKeyring)
+        self._partitions: OrderedDict[str, PartitionNames] = OrderedDict()
+
+    def names_hit(self, partition: Any) -> PartitionNames | None:
+        """What *partition*'s names are made of, if nothing must be waited for."""
+        found = self._partitions.get(partition)
+        if found is not None:
+            if not self._names_change:
+                return found
+            keys = self._keyring.name_keys_hit(partition)
+            if keys is None:
+                return None
+            return found if keys[0] is found.keys[0] else self._remember(partition, keys)
+        if not isinstance(partition, str):
+            raise TypeError(f"partition must be str, not {type(partition).__name__}")
+        if not 1 <= len(partition.encode()) <= 1024:
+            raise ValueError("a partition's name has 1 to 1,024 bytes in UTF-8")
+        if self._name_key is not None:
+            return self._remember(partition, [self._name_key])
+        if isinstance(self._keyring, Key):
+            return self._remember(partition, [self._keyring])
+        keys = self._keyring.name_keys_hit(partition)
+        return None if keys is None else self._remember(partition, keys)
+
+    def _remember(self, partition: str, keys: Sequence[Key]) -> PartitionNames:
+        names = PartitionNames(self._namespace, partition, self._codec, keys, self._plain_keys)
+        self._partitions[partition] = names
+        while len(self._partitions) > PARTITIONS_MAX:
+            self._partitions.popitem(last=False)
+        return names
+
+    def names(self, partition: str) -> Flow[PartitionNames]:
+        found = self.names_hit(partition)
+        if found is None:
+            keys = yield Need("name_keys", (partition,), {}, keyring=True)
+            found = self._remember(partition, keys)
+        return found
+
+    def current(self, partition: str) -> Flow[Key]:
+        """The key to seal with."""
+        keyring = self._keyring
+        if isinstance(keyring, Key):
+            return keyring
+        found: Key | None = keyring.current_hit(partition)
+        if found is None:
+            found = yield Need("current", (partition,), {}, keyring=True)
+        return found
+
+    def named_hit(self, partition: str, key_id: bytes) -> Key | None:
+        keyring = self._keyring
+        if isinstance(keyring, Key):
+            return keyring
+        found: Key | None = keyring.get_hit(partition, key_id)
+        return found
+
+    def named(self, partition: str, key_id: bytes) -> Flow[Key]:
+        """The key that an entry names."""
+        found = self.named_hit(partition, key_id)
+        if found is None:
+            found = yield Need("get", (partition, key_id), {}, keyring=True)
+        return found
+
+    def successor(self, partition: str, key: Key) -> Key | None:
+        """The key that seals in *partition* now, if it is not *key*, as far as is known without
+        asking."""
+        keyring = self._keyring
+        if isinstance(keyring, Key):
+            return None
+        current: Key | None = keyring.current_hit(partition)
+        if current is None or current is key or current._key_id == key._key_id:
+            return None
+        return current

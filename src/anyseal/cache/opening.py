@@ -1,0 +1,158 @@
+"""Opening entries: what verifies is told from what is refused, and old keys are rotated out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from anyseal.cache.breaker import Breaker
+from anyseal.cache.entry import LARGE, Entry, PartitionNames, pack, unpack
+from anyseal.cache.keys import PartitionKeys
+from anyseal.cache.local import Copies
+from anyseal.cache.needs import Flow, ask
+from anyseal.cache.policy import CachePolicy, now_ms
+from anyseal.cache.stats import Observer
+from anyseal.cache.tags import Tags
+from anyseal.errors import DecryptionError, ExpiredError, FormatError, WrongKeyError
+from anyseal.keys import Key
+from anyseal.suites import Suite
+from anyseal.value import KEY_ID, key_id_of, open_under, seal_under
+
+__all__ = ["NOT_OPENED", "Opener", "RotationHook"]
+
+NOT_OPENED = (DecryptionError, FormatError, ExpiredError, WrongKeyError)
+
+RotationHook: TypeAlias = Callable[[str, bytes, bytes], None]
+"""Called with partition, the old key's id and the current one's when an entry is opened under a
+key that is no longer current; must be quick and must not raise."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Opener:
+    """Opens the entries of one cache, and decides what becomes of those that do not open."""
+
+    keys: PartitionKeys
+    tags: Tags
+    copies: Copies
+    policy: CachePolicy
+    breaker: Breaker
+    observer: Observer
+    suite: Suite | None
+    on_rotation: RotationHook | None
+
+    def _unsealed(
+        self, names: PartitionNames, partition: str, key: bytes, sealed: bytes, with_key: Key
+    ) -> Entry:
+        """Open one entry. Raises what open_under raises."""
+        try:
+            entry = unpack(open_under(sealed, with_key, names.context(key)))
+        except Exception as exc:
+            self.observer.used(partition, sealed[KEY_ID], "decrypt", type(exc).__name__)
+            raise
+        entry.sealed = sealed
+        self.breaker.refusals = 0
+        self.observer.used(partition, with_key._key_id, "decrypt", "ok")
+        return entry
+
+    def opened(
+        self, names: PartitionNames, partition: str, key: bytes, stored: str, sealed: bytes
+    ) -> Entry | None:
+        """The entry in *sealed*, if nobody must be asked and nothing must be told: the usual case.
+
+        None is no answer: :meth:`open` looks again, and says what is wrong.
+        """
+        try:
+            with_key = self.keys.named_hit(partition, sealed[KEY_ID])
+            if with_key is None:
+                return None
+            entry = unpack(open_under(sealed, with_key, names.context(key)))
+        except NOT_OPENED:
+            return None
+        if entry.tags or self.keys.successor(partition, with_key) is not None:
+            return None
+        entry.sealed = sealed
+        entry.stored = stored
+        self.breaker.refusals = 0
+        self.observer.used(partition, with_key._key_id, "decrypt", "ok")
+        return entry
+
+    def open(
+        self, names: PartitionNames, partition: str, key: bytes, stored: str, sealed: bytes
+    ) -> Flow[Entry | None]:
+        """The entry in *sealed*, or None where policy makes it a miss."""
+        try:
+            with_key = yield from self.keys.named(partition, key_id_of(sealed))
+            entry = self._unsealed(names, partition, key, sealed, with_key)
+        except NOT_OPENED as exc:
+            yield from self.refused(partition, key, stored, sealed, exc)
+            return None
+        entry.stored = stored
+        if entry.tags and not (yield from self.tags.hold(names, partition, entry.tags)):
+            return None
+        yield from self._rotated(names, partition, key, entry, with_key)
+        return entry
+
+    def refused(
+        self,
+        partition: str,
+        key: bytes,
+        stored: str,
+        sealed: bytes,
+        error: Exception,
+        *,
+        undecodable: bool = False,
+    ) -> Flow[None]:
+        """An entry does not open, or is *undecodable*: count it, and evict it or raise, as the
+        policy says."""
+        if isinstance(error, ExpiredError):
+            self.observer.count("expired")
+        else:
+            wrong = isinstance(error, WrongKeyError)
+            self.observer.count("wrong_key" if wrong else "tampered")
+            self.observer.warn("an entry was refused", partition, error)
+            if not undecodable:
+                self.breaker.refused()
+        self.copies.forget(partition, key)
+        if self.policy.on_tamper == "raise" and not isinstance(error, ExpiredError):
+            raise error
+        yield ask("compare_and_set", stored, sealed, None)
+
+    def _rotated(
+        self, names: PartitionNames, partition: str, key: bytes, entry: Entry, with_key: Key
+    ) -> Flow[None]:
+        """An entry under a key that is no longer current: tell, and seal anew if asked."""
+        current = self.keys.successor(partition, with_key)
+        if current is None:
+            return
+        self.observer.count("old_key")
+        if self.on_rotation is not None:
+            self.on_rotation(partition, with_key._key_id, current._key_id)
+        if not self.policy.reseal or entry.kind == LARGE:
+            return
+        expires = int.from_bytes(entry.sealed[20:28])
+        tags = yield from self.tags.generations(names, partition, (), entry.tags)
+        payload = bytes(entry.payload)
+        fresh = pack(
+            entry.kind, payload, fresh_until=entry.fresh_until, cost_ms=entry.cost_ms, tags=tags
+        )
+        sealed = seal_under(fresh, current, names.context(key), self.suite, expires_ms=expires)
+        left = max(1, expires - now_ms()) if expires else None
+        if (yield from self.replaced(entry, names.names(key)[0], sealed, left)):
+            self.observer.count("resealed")
+
+    def replaced(self, entry: Entry, name: str, sealed: bytes, ttl_ms: int | None) -> Flow[bool]:
+        """Put *sealed* in the place of *entry*, whose name may have been made under an old key.
+
+        Then the old one goes first: were it the other way round, of two who take the value out
+        both could get it.
+        """
+        if name == entry.stored:
+            done = yield ask("compare_and_set", name, entry.sealed, sealed, ttl_ms=ttl_ms)
+        else:
+            done = yield ask("compare_and_set", entry.stored, entry.sealed, None)
+            if done:
+                done = yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)
+        if done:
+            entry.stored, entry.sealed = name, sealed
+        return bool(done)

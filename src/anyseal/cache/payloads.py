@@ -1,0 +1,95 @@
+"""Values and exceptions as what entries hold: a kind, and bytes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from anyseal.cache.codecs import MessagePackCodec, RawCodec, codec_named
+from anyseal.cache.codecs.base import Codec
+from anyseal.cache.entry import ERROR, NONE, RAW, VALUE, Entry
+from anyseal.cache.policy import CachePolicy
+from anyseal.errors import FormatError
+
+__all__ = ["Payloads"]
+
+_BYTES_TYPES = (Any, bytes, object, bytes | None)
+"""What bytes that no codec touched may be asked for as."""
+
+
+class Payloads:
+    """Turns values into payloads and back, by *codec* and within the bounds of *policy*."""
+
+    def __init__(self, codec: Codec, policy: CachePolicy) -> None:
+        self._codec = codec
+        self._policy = policy
+        # Its bytes come back as bytes: large ones need not go through it.
+        self._bytes_pass = isinstance(codec, MessagePackCodec | RawCodec)
+
+    def prepared(self, value: Any) -> tuple[int, bytes]:
+        """*value* as an entry's kind and payload.
+
+        Raises:
+            TypeError: It cannot be encoded; the message names the path.
+            ValueError: It encodes to more than ``max_bytes``.
+        """
+        if value is None:
+            return NONE, b""
+        if isinstance(value, bytes | bytearray | memoryview) and self._bytes_pass:
+            size = memoryview(value).nbytes
+            if size > self._policy.large_bytes:
+                if size > self._policy.max_bytes:
+                    raise ValueError(f"the value has more than {self._policy.max_bytes:,} bytes")
+                if isinstance(value, memoryview):
+                    value = value.cast("B") if value.c_contiguous else bytes(value)
+                return RAW, value
+        payload = self._codec.encode(value)
+        if len(payload) > self._policy.max_bytes:
+            raise ValueError(f"the value encodes to more than {self._policy.max_bytes:,} bytes")
+        return VALUE, payload
+
+    def decoded(self, kind: int, payload: Any, type: Any) -> Any:
+        """The value that a payload stands for. Raises FormatError, or what was cached."""
+        if kind == VALUE:
+            return self._codec.decode(payload, type)
+        if kind == NONE:
+            return None
+        if kind == RAW:
+            if type not in _BYTES_TYPES:
+                raise FormatError("the entry holds bytes")
+            return payload if payload.__class__ is bytes else bytes(payload)
+        if kind == ERROR:
+            raise FormatError("the entry holds an exception, which nobody here expects")
+        raise FormatError("not an entry of a cache")
+
+    @staticmethod
+    def frozen(error: Exception) -> tuple[int, bytes]:
+        """An exception as an entry's kind and payload: its class's name, and its arguments as far
+        as the codec takes them."""
+        name = f"{type(error).__module__}.{type(error).__qualname__}"
+        try:
+            return ERROR, codec_named("msgpack").encode([name, list(error.args)])
+        except TypeError:
+            return ERROR, codec_named("msgpack").encode([name, []])
+
+    @staticmethod
+    def revived(entry: Entry, expected: tuple[type[Exception], ...]) -> Exception | None:
+        """The exception in *entry*, if it is of one of the *expected* classes: no other is made."""
+        try:
+            name, args = codec_named("msgpack").decode(entry.payload, tuple[str, list[Any]])
+        except FormatError:
+            return None
+        for kind in expected:
+            for each in _with_subclasses(kind):
+                if name == f"{each.__module__}.{each.__qualname__}":
+                    with contextlib.suppress(Exception):
+                        return each(*args)
+        return None
+
+
+def _with_subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:
+    """*kind*, and what inherits from it."""
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _with_subclasses(each)
