@@ -182,7 +182,7 @@ def test_cached_binds_every_kind_of_parameter(twin: sync.Cache) -> None:
     assert h.key_of() == h.key_of(a=1) != h.key_of(a=2)
     assert 0 == make("def f(): return 0")()
     default = Point(1)
-    found = cached(cache=twin)(lambda p=default: p.x)
+    found = cached(cache=twin, name="nested")(lambda p=default: p.x)
     assert 1 == found() == found(Point(1))
 
 
@@ -202,7 +202,7 @@ class Several(dict[str, list[int]]):
 
 def test_cached_arguments_that_show_less_than_they_are_stay_apart(twin: sync.Cache) -> None:
     """One entry for two arguments would be one caller's result for another."""
-    f = cached(cache=twin)(lambda a: 0)
+    f = cached(cache=twin, name="zero")(lambda a: 0)
     winter = datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))
     late = datetime(2026, 10, 25, 2, 30)
     different = [
@@ -653,3 +653,24 @@ async def test_secure_tenants() -> None:
         assert who == await mine(1)
     with pytest.raises(ConfigurationError):
         await load("", 1)
+
+
+def test_decorated_closures_are_told_apart() -> None:
+    """Two functions of one name that depend on different things must not share entries."""
+    cache = sync.Cache(BlockingMemoryBackend(), StaticKeyring(b"k" * 32))
+
+    def made(tenant: str, **options: Any) -> Any:
+        @cached(cache=cache, **options)
+        def load(number: int) -> str:
+            return f"{tenant} {number}"
+
+        return load
+
+    first = made("a")
+    assert "a 1" == first(1)
+    with pytest.raises(ConfigurationError, match="tenant"):
+        made("b")
+    assert "b 1" == made("b", name="of b")(1)
+    with pytest.raises(ConfigurationError, match="lambda"):
+        cached(cache=cache)(lambda number: number)
+    assert 3 == cached(cache=cache, name="three")(lambda: 3)()

@@ -449,7 +449,7 @@ def test_herd_survives_a_fork() -> None:
         from anyseal.cache import CachePolicy
         from anyseal.cache.backends.memory import BlockingMemoryBackend
 
-        policy = CachePolicy(local_bytes=1 << 20, stale_ttl=30)
+        policy = CachePolicy(local_bytes=1 << 20, stale_ttl=30, lease=1)
         cache = sync.Cache(BlockingMemoryBackend(), StaticKeyring(b"k" * 32), policy=policy, ttl=.1)
         cache.get_or_set("k", lambda: "parent's")
         time.sleep(.15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -82,7 +83,7 @@ async def test_rotation_brings_no_old_entry_back(make: Any) -> None:
 @both
 async def test_rotation_reseals_on_read(make: Any) -> None:
     """With reseal=True what is read moves to the new key and name; it then opens without the old
-    one; its expiry and tags stay."""
+    one; its expiry stays. What has tags stays where they can end it."""
     old = make(master=OLD_MASTER)
     new = make(previous=[OLD_MASTER], policy=CachePolicy(reseal=True, local_bytes=1 << 20))
     alone = make()
@@ -91,11 +92,12 @@ async def test_rotation_reseals_on_read(make: Any) -> None:
     await old.set("large", pattern(2 * MIB))
     assert ("a", "s") == (await new.get("a"), await new.get("short"))
     assert pattern(2 * MIB) == await new.get("large")
-    assert (2, 3) == (new.stats().resealed, new.stats().old_key)
-    assert "a" == await new.get("a")
-    assert (2, 3) == (new.stats().resealed, new.stats().old_key)
+    assert (1, 3) == (new.stats().resealed, new.stats().old_key)
+    assert "s" == await new.get("short")
+    assert (1, 3) == (new.stats().resealed, new.stats().old_key)
     assert "s" == await alone.get("short")
-    assert await old.get("a") is None
+    assert await old.get("short") is None
+    assert "a" == await old.get("a")
     await new.delete_tag("t")
     assert await new.get("a") is None
     await anyio.sleep(0.35)
@@ -274,3 +276,99 @@ async def test_adapters_take_the_caches_events(make: Any) -> None:
         assert sample("anyseal_cache_events_total", labels), outcome
     assert "anyseal.cache.events" in reader.get_metrics_data().to_json()  # type: ignore[union-attr]
     assert LAX.reseal is False
+
+
+class _Interrupting:
+    """A blocking backend that calls *between* before its first ``set``."""
+
+    def __init__(self, inner: Any, between: Callable[[], object]) -> None:
+        self._inner = inner
+        self._between = between
+        self._armed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def get_many(self, names: Any) -> Any:
+        return self._inner.get_many(names)
+
+    def compare_and_set(self, *args: Any, **options: Any) -> Any:
+        done = self._inner.compare_and_set(*args, **options)
+        if self._armed:
+            self._armed = False
+            self._between()
+        return done
+
+    def arm(self) -> None:
+        """Call it after the next compare-and-set."""
+        self._armed = True
+
+    def set(self, *args: Any, **options: Any) -> Any:
+        return self._inner.set(*args, **options)
+
+    def delete_many(self, names: Any) -> Any:
+        return self._inner.delete_many(names)
+
+    def scan(self, prefix: str) -> Any:
+        return self._inner.scan(prefix)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.mark.parametrize("verb", ["delete", "clear", "set"])
+@pytest.mark.parametrize("mover", ["reseal", "touch"])
+def test_rotation_brings_nothing_back(verb: str, mover: str) -> None:
+    """Who deletes an entry while another moves it to its new name has deleted it for good."""
+    old, new = b"o" * 32, b"n" * 32
+    inner = BlockingMemoryBackend()
+    sync.Cache(inner, StaticKeyring(old), namespace="n").set("k", "old")
+    other = sync.Cache(inner, StaticKeyring(new, [old]), namespace="n")
+
+    def between() -> None:
+        if verb == "clear":
+            other.clear()
+        elif verb == "set":
+            other.set("k", "new")
+        else:
+            other.delete("k")
+
+    backend = _Interrupting(inner, between)
+    policy = CachePolicy(reseal=mover == "reseal")
+    cache = sync.Cache(backend, StaticKeyring(new, [old]), namespace="n", policy=policy)
+    backend.arm()
+    if mover == "touch":
+        cache.touch("k", 60)
+    else:
+        cache.get("k")
+    assert ("new" if verb == "set" else None) == other.get("k")
+
+
+def test_rotation_gives_a_value_to_one_who_pops() -> None:
+    """Who takes a value out while it moves has it, or leaves it where it is; never both."""
+    old, new = b"o" * 32, b"n" * 32
+    inner = BlockingMemoryBackend()
+    sync.Cache(inner, StaticKeyring(old), namespace="n").set("k", "old")
+    other = sync.Cache(inner, StaticKeyring(new, [old]), namespace="n")
+    taken: list[Any] = []
+    backend = _Interrupting(inner, lambda: taken.append(other.pop("k")))
+    policy = CachePolicy(reseal=True)
+    cache = sync.Cache(backend, StaticKeyring(new, [old]), namespace="n", policy=policy)
+    backend.arm()
+    cache.get("k")
+    taken.append(other.pop("k"))
+    assert 1 == taken.count("old")
+
+
+def test_rotation_leaves_tagged_entries_where_they_are() -> None:
+    """Under the new key alone nobody could end them by their tag."""
+    old, new = b"o" * 32, b"n" * 32
+    backend = BlockingMemoryBackend()
+    sync.Cache(backend, StaticKeyring(old)).set("k", 1, tags=["t"])
+    both = sync.Cache(backend, StaticKeyring(new, [old]), policy=CachePolicy(reseal=True))
+    assert 1 == both.get("k")
+    assert both.touch("k", 60)
+    assert 0 == both.stats().resealed
+    assert 1 == both.get("k")
+    both.delete_tag("t")
+    assert both.get("k") is None

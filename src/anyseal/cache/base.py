@@ -56,6 +56,7 @@ class CacheBase:
         self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._suite = suite_named(suite)
+        self.closures: set[str] = set()  # names of decorated functions that depend on more
         self._observer = Observer(namespace, metrics, audit)
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset, namespace)
         self._everywhere = () if getattr(backend, "can_scan", True) else ("\0clear",)

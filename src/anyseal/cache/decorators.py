@@ -64,6 +64,22 @@ class CachedFunction:
         self._strict = options["strict"]
         if isinstance(self._cache, CacheBase):
             self.check(self._cache)
+        if self._arguments is not None and options["name"] is None:
+            self._check_name()
+
+    def _check_name(self) -> None:
+        """Refuse a function that may share its name, and so its entries, with another one."""
+        function = self.function
+        if "<lambda>" in function.__qualname__:
+            raise ConfigurationError("all lambdas have one name: name= tells this one's entries")
+        cells = [name for name in function.__code__.co_freevars if name != "__class__"]
+        if cells and isinstance(self._cache, CacheBase):
+            if self._name in self._cache.closures:
+                raise ConfigurationError(
+                    f"{self._name} was decorated before with this cache, and what it depends on "
+                    f"({', '.join(cells)}) is not in its key: name= or key= tells them apart"
+                )
+            self._cache.closures.add(self._name)
 
     def check(self, cache: Any) -> CacheBase:
         """*cache*, if it suits the function. Raises TypeError."""

@@ -14,7 +14,7 @@ from anyseal.cache.policy import CachePolicy, now_ms
 from anyseal.cache.stats import Observer
 from anyseal.errors import SourceChangedError
 from anyseal.suites import Suite
-from anyseal.value import seal_under
+from anyseal.value import key_id_of, seal_under
 
 __all__ = ["Entries", "is_stale"]
 
@@ -160,7 +160,13 @@ class Entries:
             entry = yield from self.find(partition, key)
             if entry is None or is_stale(entry):
                 return False
-            with_key = yield from self.keys.current(partition)
+            name = names.names(key)[0]
+            if entry.kind == LARGE or (entry.tags and len(names.keys) > 1):
+                # Its object is where it is, and so are its tags: it stays.
+                name = entry.stored
+                with_key = yield from self.keys.named(partition, key_id_of(entry.sealed))
+            else:
+                with_key = yield from self.keys.current(partition)
             fresh, end = self.policy.lifetime(ttl)
             plain = pack(
                 entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
@@ -168,9 +174,7 @@ class Entries:
             )  # fmt: skip
             sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
             ttl_ms = max(1, end - now_ms()) if end else None
-            name = names.names(key)[0]
             if entry.kind == LARGE:
-                name = entry.stored  # the object is there, too
                 if not (yield ask("get_range", name + OBJECT, 0, 1)):
                     yield ask("compare_and_set", name, entry.sealed, None)
                     return False
@@ -178,7 +182,8 @@ class Entries:
                 yield ask("put_range", name + OBJECT, 0, b"", ttl_ms=lives)
             try:
                 self.copies.forget(partition, key, entry.stored, name)
-                done = yield from self.opener.replaced(entry, name, sealed, ttl_ms)
+                mark = self.opener.moved(names, key, with_key)
+                done = yield from self.opener.replaced(entry, name, sealed, ttl_ms, mark)
             finally:
                 self.copies.forget(partition, key, entry.stored, name)
             if done:

@@ -24,6 +24,7 @@ __all__ = [
     "HEAD_BYTES",
     "LARGE",
     "LOCK",
+    "MOVED",
     "NONE",
     "OBJECT",
     "RAW",
@@ -39,9 +40,10 @@ __all__ = [
     "unpack",
 ]
 
-VALUE, RAW, NONE, ERROR, LARGE = range(5)
+VALUE, RAW, NONE, ERROR, LARGE, MOVED = range(6)
 """What an entry holds: a codec's bytes, bytes as they are, None, an exception, or the whereabouts
-of an object that holds bytes too large for an entry."""
+of an object that holds bytes too large for an entry. MOVED holds nothing: it stands for a moment
+where an entry was that goes to another name."""
 
 HEAD_BYTES = 16
 TAG_NAME_BYTES = 32
@@ -93,7 +95,9 @@ def pack(
     cost_ms: int = 0,
     tags: Sequence[Tag] = (),
 ) -> bytes:
-    """The plaintext of an entry."""
+    """The plaintext of an entry. Raises ValueError for more tags than one byte counts."""
+    if len(tags) > 255:
+        raise ValueError("an entry has too many tags")
     head = (kind << 56 | len(tags) << 48 | min(cost_ms, COST_MAX_MS)).to_bytes(8)
     if not tags:
         return b"".join((head, fresh_until.to_bytes(8), payload))
@@ -109,7 +113,7 @@ def unpack(plain: bytes) -> Entry:
     Raises:
         FormatError: Not the plaintext of an entry.
     """
-    if len(plain) < HEAD_BYTES or plain[0] > LARGE or plain[2] or plain[3]:
+    if len(plain) < HEAD_BYTES or plain[0] > MOVED or plain[2] or plain[3]:
         raise FormatError("not an entry of a cache")
     fresh_until = int.from_bytes(plain[8:16])
     cost_ms = int.from_bytes(plain[4:8])

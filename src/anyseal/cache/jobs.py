@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -27,8 +27,8 @@ class Job:
     """One missing value, and how to compute it."""
 
     partition: str
-    key: bytes
-    factory: Callable[[], Any]
+    key: bytes = field(repr=False)
+    factory: Callable[[], Any] = field(repr=False)
     ttl: Any = UNSET
     """A TTL, or a function of the value that returns one."""
     tags: tuple[str, ...] = ()
@@ -121,10 +121,10 @@ class Job:
 class Computed:
     """A value, and its payload, from which others decode their own."""
 
-    value: Any
+    value: Any = field(repr=False)
     kind: int = -1
     """Below 0: there is no payload."""
-    payload: Any = b""
+    payload: Any = field(default=b"", repr=False)
 
 
 LEFT = Computed(UNSET)

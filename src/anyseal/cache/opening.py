@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from anyseal.cache.breaker import Breaker
-from anyseal.cache.entry import LARGE, Entry, PartitionNames, pack, unpack
+from anyseal.cache.entry import LARGE, MOVED, Entry, PartitionNames, pack, unpack
 from anyseal.cache.keys import PartitionKeys
 from anyseal.cache.local import Copies
 from anyseal.cache.needs import Flow, ask
@@ -22,6 +22,9 @@ from anyseal.value import KEY_ID, key_id_of, open_under, seal_under
 __all__ = ["NOT_OPENED", "Opener", "RotationHook"]
 
 NOT_OPENED = (DecryptionError, FormatError, ExpiredError, WrongKeyError)
+
+MOVING_MS = 5000
+"""What stands for an entry that goes to another name ends after this, if its mover died."""
 
 RotationHook: TypeAlias = Callable[[str, bytes, bytes], None]
 """Called with partition, the old key's id and the current one's when an entry is opened under a
@@ -69,7 +72,7 @@ class Opener:
             entry = unpack(open_under(sealed, with_key, names.context(key)))
         except NOT_OPENED:
             return None
-        if entry.tags or self.keys.successor(partition, with_key) is not None:
+        if entry.tags or entry.kind == MOVED or self.keys.successor(partition, with_key):
             return None
         entry.sealed = sealed
         entry.stored = stored
@@ -88,6 +91,8 @@ class Opener:
             yield from self.refused(partition, key, stored, sealed, exc)
             return None
         entry.stored = stored
+        if entry.kind == MOVED:
+            return None
         if entry.tags and not (yield from self.tags.hold(names, partition, entry.tags)):
             return None
         yield from self._rotated(names, partition, key, entry, with_key)
@@ -130,6 +135,10 @@ class Opener:
             self.on_rotation(partition, with_key._key_id, current._key_id)
         if not self.policy.reseal or entry.kind == LARGE:
             return
+        if entry.tags and len(names.keys) > 1:
+            # Its tags have names that were made under the old key, as it has itself: under the
+            # new key alone nobody could end them.
+            return
         expires = int.from_bytes(entry.sealed[20:28])
         tags = yield from self.tags.generations(names, partition, (), entry.tags)
         payload = bytes(entry.payload)
@@ -138,21 +147,34 @@ class Opener:
         )
         sealed = seal_under(fresh, current, names.context(key), self.suite, expires_ms=expires)
         left = max(1, expires - now_ms()) if expires else None
-        if (yield from self.replaced(entry, names.names(key)[0], sealed, left)):
+        mark = self.moved(names, key, current)
+        if (yield from self.replaced(entry, names.names(key)[0], sealed, left, mark)):
             self.observer.count("resealed")
 
-    def replaced(self, entry: Entry, name: str, sealed: bytes, ttl_ms: int | None) -> Flow[bool]:
+    def moved(self, names: PartitionNames, key: bytes, with_key: Key) -> bytes:
+        """What stands where an entry was, while it goes to another name. No two are equal."""
+        plain = pack(MOVED, b"")
+        end = now_ms() + MOVING_MS
+        return seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
+
+    def replaced(
+        self, entry: Entry, name: str, sealed: bytes, ttl_ms: int | None, mark: bytes
+    ) -> Flow[bool]:
         """Put *sealed* in the place of *entry*, whose name may have been made under an old key.
 
-        Then the old one goes first: were it the other way round, of two who take the value out
-        both could get it.
+        Then *mark* takes the old one's place until the new one stands: of two who take the value
+        out not both get it, and who deletes it meanwhile deletes the mark, too.
         """
         if name == entry.stored:
             done = yield ask("compare_and_set", name, entry.sealed, sealed, ttl_ms=ttl_ms)
         else:
-            done = yield ask("compare_and_set", entry.stored, entry.sealed, None)
+            done = yield ask("compare_and_set", entry.stored, entry.sealed, mark, ttl_ms=MOVING_MS)
             if done:
                 done = yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)
+                still = yield ask("compare_and_set", entry.stored, mark, None)
+                if done and not still:
+                    yield ask("compare_and_set", name, sealed, None)
+                    done = False
         if done:
             entry.stored, entry.sealed = name, sealed
         return bool(done)

@@ -82,7 +82,9 @@ class Tags:
         """The tags as an entry made now carries them; those without a record get one."""
         if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
             raise TypeError("tags must be a sequence of str")
+        there = {tag.name for tag in extra}
         wanted = [names.tags(tag)[0] for tag in dict.fromkeys((*tags, *self.everywhere))]
+        wanted = [name for name in wanted if name not in there]
         if not wanted:
             return tuple(extra)
         if len(wanted) > TAGS_MAX:

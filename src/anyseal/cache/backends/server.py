@@ -36,6 +36,7 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _TTL_MAX_MS = 10 * 365 * 86_400_000
 _GET_AT_ONCE = 16
+"""Until one of the values is large: from then on one at a time."""
 _JSON = "application/json"
 
 
@@ -184,8 +185,10 @@ class CacheServer:
         values: list[str | None] = []
         size = 0
         room = ANSWER_MAX_BYTES - 4096
-        for at in range(0, len(names), _GET_AT_ONCE):
-            for value in await self._backend.get_many(names[at : at + _GET_AT_ONCE]):
+        at, step = 0, _GET_AT_ONCE
+        while at < len(names):
+            for value in await self._backend.get_many(names[at : at + step]):
+                at += 1
                 size += 8 + 4 * len(value or b"") // 3
                 if values and size > room:
                     return {"values": values}
@@ -193,6 +196,8 @@ class CacheServer:
                     raise _Refused(501, "the value is too large")
                 large = len(value or b"") > LARGE_BYTES
                 values.append(await offload.run(to_base64, value) if large else to_base64(value))
+                if large:
+                    step = 1
         return {"values": values}
 
     async def _compare_and_set(self, message: dict[str, Any]) -> dict[str, Any]:
