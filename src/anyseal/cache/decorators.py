@@ -13,8 +13,8 @@ from typing import Any
 
 from anyseal.cache.arguments import Arguments, function_name
 from anyseal.cache.base import CacheBase
-from anyseal.cache.core import Cache
-from anyseal.cache.entry import check_key, function_key
+from anyseal.cache.core import INLINE_DECODE_BYTES, Cache
+from anyseal.cache.entry import NONE, Entry, check_key, function_key
 from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
 from anyseal.errors import ConfigurationError, FormatError
@@ -170,14 +170,22 @@ class CachedFunction:
         """The result from the in-process layer, or UNSET."""
         if cache._local is None:
             return UNSET
-        entry = cache._local_entry(partition, key)
-        if entry is None or entry.kind > 2 or entry.fresh_until:
+        return self.plain(cache, cache._local_entry(partition, key), "local_hits")
+
+    def plain(self, cache: Any, entry: Entry | None, what: str) -> Any:
+        """The result in *entry*, if it is a usual one; UNSET if the herd must look at it."""
+        if (
+            entry is None
+            or entry.kind > NONE
+            or entry.fresh_until
+            or len(entry.payload) > INLINE_DECODE_BYTES
+        ):
             return UNSET
         try:
             value = cache._payloads.decoded(entry.kind, entry.payload, self.type)
         except FormatError:  # its annotation is wrong: the long way tells, and never fails
             return UNSET
-        cache._observer.count("local_hits")
+        cache._observer.count(what)
         self.info.hits += 1
         return value
 
@@ -192,7 +200,11 @@ def _decorate_async(self: CachedFunction) -> Any:
         value = self.hit(cache, partition, key)
         if value is not UNSET:
             return value
-        return await cache._herd.value(cache, self.job(cache, partition, key, args, kwargs))
+        entry = await cache._found(partition, key)
+        value = self.plain(cache, entry, "hits")
+        if value is not UNSET:
+            return value
+        return await cache._herd.value(cache, self.job(cache, partition, key, args, kwargs), entry)
 
     async def invalidate(*args: Any, **kwargs: Any) -> bool:
         """Delete the entry of these arguments; whether there was one."""
@@ -230,7 +242,11 @@ def _decorate_sync(self: CachedFunction) -> Any:
         value = self.hit(cache, partition, key)
         if value is not UNSET:
             return value
-        return cache._herd.value(cache, self.job(cache, partition, key, args, kwargs))
+        entry = cache._found(partition, key)
+        value = self.plain(cache, entry, "hits")
+        if value is not UNSET:
+            return value
+        return cache._herd.value(cache, self.job(cache, partition, key, args, kwargs), entry)
 
     def invalidate(*args: Any, **kwargs: Any) -> bool:
         """Delete the entry of these arguments; whether there was one."""

@@ -50,13 +50,18 @@ class Herd:
         self._closed = False
         _live.add(self)
 
-    def value(self, cache: Cache, job: Job) -> Any:
-        """The value of the job's key, found or computed."""
+    def value(self, cache: Cache, job: Job, entry: Any = UNSET) -> Any:
+        """The value of the job's key, found or computed.
+
+        *entry* is what the caller found under the key, or None; else it is looked for here.
+        """
         if not job.force:
-            entry = cache._local_entry(job.partition, job.key)
-            local = entry is not None
-            if entry is None:
-                entry = cache._found(job.partition, job.key)
+            local = False
+            if entry is UNSET:
+                entry = cache._local_entry(job.partition, job.key)
+                local = entry is not None
+                if entry is None:
+                    entry = cache._found(job.partition, job.key)
             if entry is not None:
                 value = self._usable(cache, job, entry)
                 if value is not UNSET:
