@@ -214,7 +214,7 @@ async def transfers(server: SeaweedFS, settings: Settings) -> list[Row]:
                     unit="chunks",
                 )
             )
-        rows += await gaps(sealed, data, target, name)
+        rows += await gaps(client, sealed, data, target, name)
     process, url = sink_process()
     try:
         async with s3_client(url, **UNSIGNED, max_pool_connections=16) as client:
@@ -240,28 +240,44 @@ async def transfers(server: SeaweedFS, settings: Settings) -> list[Row]:
     return rows
 
 
-async def gaps(sealed: SealedBucket, data: bytes, target: Path, name: str) -> list[Row]:
-    """The gaps of a 1 ms ticker beside each of these."""
+def p99(gaps: list[float]) -> float:
+    ordered = sorted(gaps)
+    return ordered[len(ordered) * 99 // 100]
+
+
+async def gaps(
+    client: Any, sealed: SealedBucket, data: bytes, target: Path, name: str
+) -> list[Row]:
+    """The gaps of a 1 ms ticker beside each of these, and beside the plain transfer."""
     rows = []
-    work: dict[str, Callable[[], Awaitable[Any]]] = {
-        f"put {name}": lambda: sealed.put("gaps", data),
-        f"download_file {name}": lambda: sealed.download_file("gaps", target, overwrite=True),
+    bucket, size = sealed.bucket, len(data)
+    await sealed.put("gaps", data)
+    work: dict[str, tuple[Callable[[], Awaitable[Any]], Callable[[], Awaitable[Any]]]] = {
+        f"put {name}": (
+            lambda: sealed.put("gaps", data),
+            lambda: plain_put(client, bucket, "plain", data),
+        ),
+        f"download_file {name}": (
+            lambda: sealed.download_file("gaps", target, overwrite=True),
+            lambda: plain_download(client, bucket, "plain", size, target),
+        ),
     }
-    for figure, call in work.items():
-        found = sorted(await gaps_beside(call, 2))
-        p99, middle = found[len(found) * 99 // 100], found[len(found) // 2]
+    for figure, (ours, plain) in work.items():
+        found = sorted(await gaps_beside(ours, 2))
+        beside = p99(await gaps_beside(plain, 2))
+        middle = found[len(found) // 2]
         rows.append(
             Row(
                 group="s3",
                 figure=f"{figure} beside a 1 ms ticker",
-                ours=f"p99 {p99:.2f} ms, max {found[-1]:.2f} ms",
-                rival="the tick itself: 1 ms",
-                value=p99,
+                ours=f"p99 {p99(found):.2f} ms, max {found[-1]:.2f} ms",
+                rival=f"plain: p99 {beside:.2f} ms",
+                value=p99(found),
                 low=middle,
                 high=found[-1],
                 must=("<=", 5.0),
                 unit="ms",
-                detail={"ticks": len(found), "p50_ms": middle, "max_ms": found[-1]},
+                detail={"ticks": len(found), "max_ms": found[-1], "plain_p99_ms": beside},
             )
         )
     return rows

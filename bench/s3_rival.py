@@ -23,8 +23,9 @@ MIB = 1 << 20
 class LocalKms:
     """What the rival asks of a KMS client, without a service."""
 
-    def __init__(self) -> None:
+    def __init__(self, other: Any) -> None:
         self._keys: dict[bytes, bytes] = {}
+        self.meta = other.meta  # where the rival hangs its name for the user agent
 
     def generate_data_key(self, **_: Any) -> dict[str, bytes]:
         key, blob = os.urandom(32), os.urandom(48)
@@ -52,8 +53,11 @@ def main() -> None:
             request_checksum_calculation="when_required", max_pool_connections=16,
         ),
     )  # fmt: skip
+    kms = boto3.client(
+        "kms", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+    )
     client = S3EncryptionClient(
-        plain, S3EncryptionClientConfig(KmsKeyring(LocalKms(), "arn:aws:kms:us-east-1:0:key/k"))
+        plain, S3EncryptionClientConfig(KmsKeyring(LocalKms(kms), "arn:aws:kms:us-east-1:0:key/k"))
     )
     data = os.urandom(16 * MIB) * (size // (16 * MIB))
 

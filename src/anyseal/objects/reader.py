@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ import anyio.lowlevel
 
 from anyseal import offload
 from anyseal._ffi import lib, view_writable
-from anyseal.config import UNIT_BYTES
+from anyseal.config import STEP_BYTES, UNIT_BYTES
 from anyseal.keys import Key
 from anyseal.objects.format import ObjectInfo
 from anyseal.objects.opened import (
@@ -210,18 +211,29 @@ class ObjectReader(ReaderBase):
         """How much one read of the source fetches."""
         return int(getattr(self._source, "request_bytes", UNIT_BYTES))
 
+    @contextlib.asynccontextmanager
+    async def _sealed(self, request: Request) -> AsyncIterator[Any]:
+        """What one request asks for: in a buffer of the pool, if the source can fill one."""
+        read_into = getattr(self._source, "read_into", None)
+        if read_into is None or request.length <= STEP_BYTES:
+            yield await self._source.read(request.offset, request.length)
+            return
+        with offload.buffers().lease(request.length) as buffer:
+            await read_into(request.offset, buffer)
+            yield buffer
+
     async def _fetch(self, request: Request, out: memoryview) -> None:
         """Fetch and open what one request asks for."""
-        sealed = await self._source.read(request.offset, request.length)
-        if len(out) <= INLINE_BYTES[self._object.suite]:
-            self._object.open_request(request, sealed, out)
-        else:
-            await offload.run(self._object.open_request, request, sealed, out)
+        async with self._sealed(request) as sealed:
+            if len(out) <= INLINE_BYTES[self._object.suite]:
+                self._object.open_request(request, sealed, out)
+            else:
+                await offload.run(self._object.open_request, request, sealed, out)
 
     async def _check(self, request: Request) -> None:
         """Fetch and verify what one request asks for."""
-        sealed = await self._source.read(request.offset, request.length)
-        await offload.run(self._object.verify_request, request, sealed)
+        async with self._sealed(request) as sealed:
+            await offload.run(self._object.verify_request, request, sealed)
 
     async def _fill(self, start: int, out: memoryview) -> None:
         """Fill *out* from plaintext *start*; wiped if anything fails."""
