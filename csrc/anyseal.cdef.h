@@ -129,6 +129,12 @@ size_t anyseal_arena_live(void);
 /* Bytes of the arena that the operating system refused to lock. */
 size_t anyseal_arena_unlocked(void);
 
+/* ---- pages.c ---- */
+
+/* Ask for huge pages under `len` fresh bytes at `out`, if that is worth it: before they are first
+ * touched. Needs no GIL. */
+void anyseal_huge_pages(uint8_t *out, size_t len);
+
 /* ---- derive.c: HMAC-SHA256 and HKDF-Expand-SHA256 on slots ---- */
 
 /* Derive(key, label, data) = HKDF-Expand-SHA256(key, "anyseal v1 " || label || 00 || data, 32)

@@ -58,10 +58,6 @@ size_t anyseal_nonce_bytes(int suite);
 
 int anyseal_random(uint8_t *out, size_t len) ANYSEAL_CHECKED;
 
-/* Ask for huge pages under `len` fresh bytes at `out`, if that is worth it: before they are first
- * touched. Needs no GIL. */
-void anyseal_huge_pages(uint8_t *out, size_t len);
-
 /* Copy the live key of `handle` to `out` (32 bytes; the caller wipes it). Returns 0 if live. */
 int anyseal_key_copy(uint8_t *out, uint64_t handle) ANYSEAL_CHECKED;
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+from importlib import import_module
 from typing import Any, NoReturn
 
 from anyseal._native import ffi, lib
@@ -91,7 +92,9 @@ _KNOWN_ANSWERS = {
 
 def _bundled(name: str) -> Any:
     """The address of PyNaCl's libsodium function *name*, or None."""
-    from nacl import _sodium  # type: ignore[attr-defined]
+    import_module("nacl._sodium")
+    nacl: Any = import_module("nacl")
+    _sodium = nacl._sodium
 
     try:
         pointer = _sodium.ffi.addressof(_sodium.lib, name)

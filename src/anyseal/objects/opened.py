@@ -44,7 +44,9 @@ def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
     CPython shares bytes objects of length 0 and 1: *size* must be at least 2.
     """
     result = bytes(size)
-    return result, memoryview(ffi.buffer(ffi.from_buffer("uint8_t[]", result)))
+    pages = ffi.from_buffer("uint8_t[]", result)
+    lib.anyseal_huge_pages(pages, size)
+    return result, memoryview(ffi.buffer(pages))
 
 
 @dataclass(frozen=True, slots=True)
