@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,6 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import sniffio
 
 __all__ = ["Background"]
 
@@ -50,17 +50,15 @@ class Background:
                 if over is not None:
                     over()
 
-        if sniffio.current_async_library() == "trio":
-            import trio
-
-            trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
-        else:
-            import asyncio
-
+        if issubclass(anyio.get_cancelled_exc_class(), asyncio.CancelledError):
             task = asyncio.get_running_loop().create_task(run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda _: end())
+        else:
+            import trio
+
+            trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
 
     async def aclose(self) -> None:
         """Cancel this event loop's tasks, and wait for their end."""
