@@ -65,6 +65,12 @@ class Process:
         """Let it answer nobody until it is thawed."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        status = Path(f"/proc/{self._process.pid}/stat")
+        until = time.monotonic() + READY_SECONDS
+        while status.exists() and status.read_text().rpartition(")")[2].split()[0] not in "Tt":
+            if time.monotonic() > until:
+                raise TimeoutError("the server does not stop")
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let it go on."""
