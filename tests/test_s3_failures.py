@@ -276,7 +276,7 @@ async def test_put_while_the_server_takes_nothing(
     frozen = []
 
     async def freeze(_: Any) -> None:
-        mortal.freeze()
+        await off_loop(mortal.freeze)
         frozen.append(True)
 
     async def thaw(_: Any) -> None:
