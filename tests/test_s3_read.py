@@ -602,14 +602,95 @@ async def test_bound_objects_open_only_in_their_place(
         assert b"bound" == await bucket.get("again", **where)
 
 
+async def test_copy_keeps_content_headers_and_refuses_bad_metadata(
+    weed_server: SeaweedFS, store: tuple[Any, str], keyring: StaticKeyring
+) -> None:
+    """A copy that a browser treats in another way is no copy; ours stay ours."""
+    client, name = store
+    sealed = await seal(keyring, b"data")
+    client.put_object(
+        Bucket=name, Key="page", Body=sealed, CacheControl="private", ContentLanguage="de"
+    )
+    async with sealed_bucket(weed_server.url, name, keyring) as bucket:
+        for settings in ({}, {"metadata": {"A": "1"}}, {"if_none_match": True}):
+            client.delete_object(Bucket=name, Key="page copy")
+            await bucket.copy("page", "page copy", **settings)
+            head = client.head_object(Bucket=name, Key="page copy")
+            assert ("private", "de") == (head["CacheControl"], head["ContentLanguage"])
+        for metadata in ({"anyseal-key": "00"}, {"a": "ä"}, {"a": "1\n"}, {"a": "1", "A": "2"}):
+            with pytest.raises(ConfigurationError):
+                await bucket.copy("page", "page copy", metadata=metadata)
+        with pytest.raises(ConfigurationError):
+            await bucket.copy("page", "page copy", source_bucket="")
+
+
+async def test_empty_versions_and_tags_are_refused(
+    weed_server: SeaweedFS, store: tuple[Any, str], keyring: StaticKeyring
+) -> None:
+    """A program that lost a version or an entity tag must not read or delete another one."""
+    put(store, "kept", await seal(keyring, b"data"))
+    async with sealed_bucket(weed_server.url, store[1], keyring) as bucket:
+        for wrong, error in (
+            ("", ConfigurationError),
+            (5, TypeError),
+            ("a\nb", ConfigurationError),
+        ):
+            version: Any = {"version_id": wrong}
+            with pytest.raises(error):
+                await bucket.get("kept", partition=PARTITION, **version)
+            for call in (bucket.stat, bucket.delete, bucket.presigned_get):
+                with pytest.raises(error):
+                    await call("kept", **version)
+            with pytest.raises(error):
+                await bucket.copy("kept", "lost", **version)
+            with pytest.raises(error):
+                await bucket.delete("kept", if_match=wrong)
+        assert b"data" == await bucket.get("kept", partition=PARTITION)
+        with pytest.raises(ConfigurationError):
+            await bucket.rewrap("kept", partition=PARTITION, concurrency=0)
+
+
+async def test_errors_about_odd_keys_are_one_line(
+    weed_server: SeaweedFS, store: tuple[Any, str], keyring: StaticKeyring
+) -> None:
+    """Keys come from users: one must not write lines of its own into a log."""
+    async with sealed_bucket(weed_server.url, store[1], keyring) as bucket:
+        with pytest.raises(ObjectNotFoundError) as caught:
+            await bucket.stat("no\nsuch: key")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["seaweedfs", "moto"])
+async def test_presigned_urls_have_signatures_of_version_4(
+    weed_server: SeaweedFS, moto_server: Moto, keyring: StaticKeyring, kind: str
+) -> None:
+    """Version 2, which botocore takes in older regions, is refused by newer buckets and SSE-KMS."""
+    url = weed_server.url if kind == "seaweedfs" else moto_server.url
+    client = blocking_client(url)
+    name = f"signed-{kind}-{len(client.list_buckets()['Buckets'])}"
+    client.create_bucket(Bucket=name)
+    key = "a b/ä+&=~.txt"
+    client.put_object(Bucket=name, Key=key, Body=await seal(keyring, b"data"))
+    async with sealed_bucket(url, name, keyring) as bucket:
+        for _ in range(2):
+            signed = await bucket.presigned_get(key, expires_in=60)
+            assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in signed
+            source = HttpSource(signed)
+            async with await ObjectReader.open(source, keyring, partition=PARTITION) as reader:
+                assert b"data" == await reader.read_range(0)
+
+
 async def test_presigned_url_opens_with_an_http_source(
     weed_server: SeaweedFS, store: tuple[Any, str], keyring: StaticKeyring
 ) -> None:
     """A client without credentials opens what it has the key for, range by range."""
     async with sealed_bucket(weed_server.url, store[1], keyring) as bucket:
         url = await bucket.presigned_get("large", expires_in=60)
-        with pytest.raises(ValueError):
-            await bucket.presigned_get("large", expires_in=0)
+        for seconds in (0, 604_801):
+            with pytest.raises(ValueError):
+                await bucket.presigned_get("large", expires_in=seconds)
+        with pytest.raises(TypeError):
+            await bucket.presigned_get("large", expires_in=1.5)  # type: ignore[arg-type]
     async with await ObjectReader.open(HttpSource(url), keyring, partition=PARTITION) as reader:
         assert large()[3 * MIB : 3 * MIB + 9] == await reader.read_range(3 * MIB, 3 * MIB + 9)
         assert large() == b"".join([piece async for piece in reader.stream()])
@@ -636,6 +717,8 @@ async def test_connect_refuses_contradictions() -> None:
         {"session_token": "t"},
         {"profile": "there is no such profile"},
         {"endpoint_url": "no url", "access_key": "a", "secret_key": "b"},
+        {"timeout": -1.0},
+        {"concurrency": 0},
     ):
         with pytest.raises(ConfigurationError):
             async with connect(region="us-east-1", **settings):  # type: ignore[arg-type]

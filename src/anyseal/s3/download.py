@@ -22,7 +22,6 @@ from typing import Any
 from anyseal import offload
 from anyseal.config import UNIT_BYTES
 from anyseal.errors import (
-    ConfigurationError,
     DecryptionError,
     FormatError,
     OutputExistsError,
@@ -128,8 +127,12 @@ class PartFile(FileSink):
         fresh = self.state.with_name(self.state.name + "~")
         fresh.unlink(missing_ok=True)
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(note)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(note)
+        except BaseException:  # such as a full disk
+            fresh.unlink()
+            raise
         fresh.replace(self.state)
 
     def clear(self) -> None:
@@ -297,9 +300,7 @@ class DownloadCalls(GetCalls):
 
         Cost: requests of 8 MiB, *concurrency* at a time; that many buffers of this size.
         """
-        if concurrency is not None and not 1 <= concurrency <= 256:
-            raise ConfigurationError("concurrency must be 1 to 256")
-        limit = concurrency or self._concurrency
+        limit = self._slots(concurrency)
         async with await self._reader(
             key, partition, context, version_id, concurrency=limit
         ) as reader:

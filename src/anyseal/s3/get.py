@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from anyseal.objects.reader import ObjectReader
+from anyseal.s3.arguments import checked_text
 from anyseal.s3.base import BucketBase
 from anyseal.s3.source import S3Source
 
@@ -60,6 +61,7 @@ class GetCalls(BucketBase):
         concurrency: int | None = None,
     ) -> ObjectReader:
         bound = self._context(key, context)
+        checked_text("version_id", version_id)
         self._partition(partition)
         source = S3Source(
             self._calls,
