@@ -332,6 +332,9 @@ async def test_range_reads(weed_server: SeaweedFS, name: str, monkeypatch: Any) 
                 assert expected == await reader.read_range(start, length, verify=False)
             with pytest.raises(ValueError):
                 await reader.read_range(-1, 5)
+            for verify in (True, False):
+                with pytest.raises(TypeError):
+                    await reader.read_range(1.5, 1, verify=verify)  # type: ignore[arg-type]
         changed = bytearray(body)
         changed[SMALL + 7] ^= 1
         await here.put("bad", bytes(changed), metadata)
@@ -341,6 +344,15 @@ async def test_range_reads(weed_server: SeaweedFS, name: str, monkeypatch: Any) 
             await reader.read_range(SMALL, 1)
         wrong = await reader.read_range(SMALL + 7, 1, verify=False)
         assert bytes([SHORT[SMALL + 7] ^ 1]) == wrong
+
+
+async def test_create_refuses_metadata_that_would_clash(weed_server: SeaweedFS, name: str) -> None:
+    """S3 keeps names in lower case: an IV of the caller's would take the iv's place."""
+    async with place(weed_server, name) as here:
+        for metadata in ({"IV": "x"}, {"a": "ä"}, {"a": "1\n"}):
+            with pytest.raises(ValueError):
+                await here.bucket.create_upload("clash", "ann", metadata=metadata)
+        assert [] == await here.uploads("clash")
 
 
 async def test_reader_notices_that_the_object_was_replaced(
