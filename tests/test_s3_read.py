@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -434,6 +435,30 @@ async def test_download_file_leaves_nothing_of_what_does_not_verify(
         with pytest.raises(OSError):
             await bucket.download_file("large", tmp_path / "no" / "folder", partition=PARTITION)
     assert ["plain"] == names(tmp_path)
+
+
+async def test_download_file_on_a_full_disk(
+    weed_server: SeaweedFS,
+    store: tuple[Any, str],
+    keyring: StaticKeyring,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A part without a note is of no use to the next attempt, and its room is wanted."""
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    where: dict[str, Any] = {"partition": PARTITION, "concurrency": 1}
+    async with sealed_bucket(weed_server.url, store[1], keyring) as bucket:
+        with monkeypatch.context() as patch:
+            patch.setattr("anyseal.s3.download.PartFile.write_state", full)
+            patch.setattr("anyseal.s3.download.SAVE_SECONDS", 0)
+            with pytest.raises(OSError, match="No space"):
+                await bucket.download_file("large", tmp_path / "file", **where)
+        assert [] == names(tmp_path)
+        await bucket.download_file("large", tmp_path / "file", **where)
+    assert large() == await anyio.Path(tmp_path / "file").read_bytes()
 
 
 async def test_download_file_to_one_place_twice_at_once(

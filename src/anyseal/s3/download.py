@@ -248,7 +248,10 @@ class Download:
         if isinstance(self.sink, PartFile) and not isinstance(error, useless) and any(self._bits):
             with contextlib.suppress(OSError):
                 self.save()
-            self.sink.keep()
+            if os.path.lexists(self.sink.state):
+                self.sink.keep()
+            else:  # such as on a full disk: the next attempt could not go on
+                self.sink.abort()
         else:
             self.sink.abort()
 
