@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from anyseal.errors import (
@@ -117,12 +118,13 @@ class Calls:
         given = {name: value for name, value in parameters.items() if value is not None}
         body = given.get("Body")
         where = self._where(operation, given)
-        with translated(where), contextlib.ExitStack() as stack:
-            if "IfMatch" in given and operation in _WRITES:
-                stack.enter_context(unmet(where))
+        call = partial(getattr(self.client, operation), Bucket=self.bucket, **given)
+        conditional = "IfMatch" in given and operation in _WRITES
+        with translated(where), unmet(where) if conditional else contextlib.nullcontext():
             if isinstance(body, Body):
-                stack.enter_context(body.taken_within(self._patience))
-            return await getattr(self.client, operation)(Bucket=self.bucket, **given)
+                with body.taken_within(self._patience):
+                    return await call()
+            return await call()
 
     def _where(self, operation: str, parameters: Mapping[str, Any]) -> str:
         """What an error is about, in one line: keys may have any characters."""
