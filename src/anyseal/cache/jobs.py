@@ -58,7 +58,7 @@ class Job:
         """Whether *entry* holds an exception that is not expected; one that is, is raised."""
         if entry.kind != ERROR:
             return False
-        error = cache._payloads.revived(entry, self.exceptions)
+        error = cache._payloads.revived(entry.payload, self.exceptions)
         if error is None:
             return True
         raise error
@@ -83,6 +83,14 @@ class Job:
             if cache.policy.on_backend_error == "closed":
                 raise
             return None
+
+    def frozen(self, cache: CacheBase, error: Exception) -> tuple[int, bytes] | None:
+        """Kind and payload of an exception that is to be kept; None if it could not be raised
+        again."""
+        found = cache._payloads.frozen(error, self.exceptions)
+        if found is None:
+            cache._observer.warn("an exception cannot be kept", self.partition, error)
+        return found
 
     def prepared(self, cache: CacheBase, value: Any) -> tuple[int, Any] | None:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
