@@ -518,7 +518,8 @@ def test_cache_refuses_what_it_cannot_use() -> None:
     with pytest.raises(TypeError, match="did you mean namespace"):
         Cache(MemoryBackend(), keyring, **settings)
     for bad in ({"on_tamper": "x"}, {"on_backend_error": 1}, {"lease": 0}, {"ttl_jitter": 2},
-                {"timeout": "1"}, {"breaker_failures": -1}, {"local_bytes": True}):  # fmt: skip
+                {"timeout": "1"}, {"breaker_failures": -1}, {"local_bytes": True},
+                {"reseal": "no"}):  # fmt: skip
         with pytest.raises(ConfigurationError, match=next(iter(bad))):
             CachePolicy(**bad)
     assert "MemoryBackend" in repr(Cache(MemoryBackend(), keyring))

@@ -511,6 +511,7 @@ async def test_cached_result_that_cannot_be_kept(cache: Cache, caplog: Any) -> N
 
     assert "MARK" in await socket()
     assert "MARK" not in caplog.text
+    assert f"{socket.__module__}.{socket.__qualname__}: a value cannot be cached" in caplog.text
     strict = cached(cache=cache, strict=True)(socket.__wrapped__)
     with pytest.raises(TypeError, match="MARK"):
         await strict()
@@ -779,6 +780,23 @@ async def test_cached_clears_the_partition_that_it_uses(cache: Cache) -> None:
     await current(1)
     assert 1 == await current.cache_clear()
     tenant.reset(token)
+
+
+async def test_cached_with_key_has_nothing_to_clear() -> None:
+    """Also over a backend that cannot list: its entries carry no tag of the function."""
+
+    class Unlisted(MemoryBackend):
+        can_scan = False
+
+    for backend in (MemoryBackend(), Unlisted()):
+
+        @cached(cache=Cache(backend, KEYRING), key=lambda n: f"k{n}")
+        async def load(n: int) -> int:
+            return n
+
+        await load(1)
+        with pytest.raises(ConfigurationError, match="makes its own keys"):
+            await load.cache_clear()
 
 
 async def test_cached_tells_why_there_is_no_partition(cache: Cache) -> None:

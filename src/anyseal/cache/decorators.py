@@ -186,6 +186,7 @@ class CachedFunction:
             exceptions=self._exceptions,
             lenient=not self._strict,
             force=force,
+            name=self._name,
             info=self.info,
         )
 

@@ -40,6 +40,8 @@ class Job:
     """A value that cannot be stored is returned all the same."""
     force: bool = False
     """Compute even if there is a value."""
+    name: str = ""
+    """Of the function whose result it is."""
     info: Any = None
     """Counts ``hits``, ``misses`` and ``stale`` of one function."""
 
@@ -48,6 +50,11 @@ class Job:
         cache._observer.count(what)
         if self.info is not None:
             self.info.count("hits" if what == "local_hits" else what)
+
+    def warn(self, cache: CacheBase, message: str, error: Exception) -> None:
+        """Write a warning that says whose result it is about."""
+        said = f"{self.name}: {message}" if self.name else message
+        cache._observer.warn(said, self.partition, error)
 
     @property
     def flight(self) -> tuple[str, bytes, bool]:
@@ -89,7 +96,7 @@ class Job:
         again."""
         found = cache._payloads.frozen(error, self.exceptions)
         if found is None:
-            cache._observer.warn("an exception cannot be kept", self.partition, error)
+            self.warn(cache, "an exception cannot be kept", error)
         return found
 
     def prepared(self, cache: CacheBase, value: Any) -> tuple[int, Any] | None:
@@ -100,7 +107,7 @@ class Job:
         except (TypeError, ValueError) as exc:
             if not self.lenient:
                 raise
-            cache._observer.warn("a value cannot be cached", self.partition, exc)
+            self.warn(cache, "a value cannot be cached", exc)
             return None
 
     def options(
@@ -121,7 +128,7 @@ class Job:
         except (TypeError, ValueError) as exc:
             if not self.lenient:
                 raise
-            cache._observer.warn("a value is not cached: its ttl", self.partition, exc)
+            self.warn(cache, "a value is not cached: its ttl", exc)
             return UNSET
 
 
