@@ -131,6 +131,21 @@ async def test_failure_redis_frozen_is_bounded(cache: Cache, server: RedisServer
     assert cache.stats().backend_errors >= 3
 
 
+def test_failure_redis_frozen_is_bounded_on_the_sync_side(server: RedisServer) -> None:
+    """One call costs the timeout that was asked for, not one more for each further attempt."""
+    cache = sync.Cache(BlockingRedisBackend.from_url(server.url, timeout=0.5), KEYRING)
+    cache.set("k", 1)
+    server.freeze()
+    try:
+        started = time.monotonic()
+        assert cache.get("k") is None
+        assert time.monotonic() - started < 1
+    finally:
+        server.thaw()
+    assert 1 == cache.get("k")
+    cache.close()
+
+
 def test_failure_redis_of_the_sync_side(server: RedisServer) -> None:
     """The same without await: killed, then back."""
     backend = BlockingRedisBackend.from_url(server.url, timeout=0.3)

@@ -91,7 +91,10 @@ def _retry(blocking: bool, kind: str) -> Any:
     if blocking:
         from redis.retry import Retry as BlockingRetry
 
-        return BlockingRetry(ExponentialBackoff(0.2, 0.02), 2)
+        # Not of what took too long: it would take as long again, and callers count on the timeout.
+        lost = () if kind == "cluster" else (redis_errors.ConnectionError,)
+        options: dict[str, Any] = {"supported_errors": lost} if lost else {}
+        return BlockingRetry(ExponentialBackoff(0.2, 0.02), 2, **options)
     from redis.asyncio.retry import Retry
 
     if kind == "cluster":
