@@ -138,8 +138,8 @@ class CacheBase:
 
     def _no_keys(self, error: AnysealError) -> BackendError:
         """The keyring has to ask a service which does not answer: the cache is as good as down."""
-        self._observer.count("backend_errors")
         found = BackendError(f"the keys cannot be had: {type(error).__name__}")
+        self._observer.failed(found)
         found.retryable = error.retryable
         return found
 

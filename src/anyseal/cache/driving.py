@@ -53,7 +53,7 @@ class Driver(CacheBase):
                     result = await call(*args, **options)
         except (BackendError, TimeoutError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
-            self._observer.count("backend_errors")
+            self._observer.failed(error)
             self._breaker.failed(error, probe)
             raise error from (None if error is exc else exc)
         except BaseException:
