@@ -324,6 +324,11 @@ async def test_cache_refuses_bad_arguments(face: Face) -> None:
         await face.get_many("abc")
     with pytest.raises(TypeError, match="tag"):
         await face.delete_tag(7)
+    with pytest.raises(TypeError, match="tags must be"):
+        await face.get_or_set("k", lambda: 1, tags="users")
+    for items in ([("k", 1)], None):
+        with pytest.raises(TypeError, match="items must be a mapping"):
+            await face.set_many(items)
 
 
 @every
@@ -498,8 +503,23 @@ def test_cache_refuses_what_it_cannot_use() -> None:
         Cache(MemoryBackend(), b"k" * 32)
     with pytest.raises(TypeError, match="not a blocking backend"):
         sync.Cache(None, keyring)
+    for backend in (None, BlockingMemoryBackend(), "memory://"):
+        with pytest.raises(TypeError, match="not an async backend"):
+            Cache(backend, keyring)
+    with pytest.raises(TypeError, match="backend_from_url makes one"):
+        sync.Cache("memory://", keyring)
+    settings: Any
+    for settings in ({"policy": {"lease": 1}}, {"plain_keys": "no"}, {"name_key": MASTER.hex()},
+                     {"metrics": 5}, {"audit": "log"}, {"on_rotation": 1}):  # fmt: skip
+        for kind, held in ((Cache, MemoryBackend()), (sync.Cache, BlockingMemoryBackend())):
+            with pytest.raises(TypeError, match=f"{next(iter(settings))} must be"):
+                kind(held, keyring, **settings)
+    settings = {"namespce": "shop"}
+    with pytest.raises(TypeError, match="did you mean namespace"):
+        Cache(MemoryBackend(), keyring, **settings)
     for bad in ({"on_tamper": "x"}, {"on_backend_error": 1}, {"lease": 0}, {"ttl_jitter": 2},
-                {"timeout": "1"}, {"breaker_failures": -1}, {"local_bytes": True}):  # fmt: skip
+                {"timeout": "1"}, {"breaker_failures": -1}, {"local_bytes": True},
+                {"reseal": "no"}):  # fmt: skip
         with pytest.raises(ConfigurationError, match=next(iter(bad))):
             CachePolicy(**bad)
     assert "MemoryBackend" in repr(Cache(MemoryBackend(), keyring))

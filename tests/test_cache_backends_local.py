@@ -67,8 +67,12 @@ def test_memory_stays_within_its_bytes() -> None:
     assert "BlockingMemoryBackend(entries=0, bytes=0)" == repr(backend)
 
 
-@pytest.mark.parametrize("wrong", [{"max_bytes": 0}, {"max_entries": 0}, {"max_bytes": -5}])
-def test_memory_refuses_limits_that_keep_nothing(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_bytes": 0}, {"max_entries": 0}, {"max_bytes": -5}, {"max_bytes": None},
+     {"max_entries": "9"}],
+)  # fmt: skip
+def test_memory_refuses_limits_that_keep_nothing(wrong: dict[str, Any]) -> None:
     """A cache that never hits is a mistake."""
     with pytest.raises(ConfigurationError):
         MemoryBackend(**wrong)

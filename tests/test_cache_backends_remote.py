@@ -401,24 +401,42 @@ async def test_http_backend_gives_up_in_time() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"url": "cache"}, {"url": "ftp://cache"}, {"url": "http://"}, {"url": "http://c/?a=1"},
-     {"token": "a b"}, {"token": "a\r\nX: y"}, {"token": "\xe9"}],
+     {"token": "a b"}, {"token": "a\r\nX: y"}, {"token": "\xe9"}, {"token": ""}, {"token": 5},
+     {"timeout": 0}, {"timeout": "5"}, {"timeout": None}, {"client": 5}, {"client": httpx}],
 )  # fmt: skip
-def test_http_backend_refuses_nonsense(settings: dict[str, str]) -> None:
+def test_http_backend_refuses_nonsense(settings: dict[str, Any]) -> None:
     """Before the first call, and without repeating it."""
     settings = {"url": "http://cache/api", **settings}
     for make in (HttpBackend, BlockingHttpBackend):
         with pytest.raises(ConfigurationError):
-            make(**settings)  # type: ignore[arg-type]
+            make(**settings)
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"token": ""}, {"token": "\xe9"}, {"path": "api"}, {"path": "/api/"}, {"max_value_bytes": 0}],
+    [
+        {"token": ""},
+        {"token": "\xe9"},
+        {"path": "api"},
+        {"path": "/api/"},
+        {"max_value_bytes": 0},
+        {"token": 5},
+    ],
 )
 def test_server_refuses_nonsense(settings: dict[str, Any]) -> None:
     """An empty token is a forgotten one."""
     with pytest.raises(ConfigurationError):
         CacheServer(MemoryBackend(), **settings)
+
+
+def test_http_sides_take_their_own_kind() -> None:
+    """A client or a backend of the other side would fail at each request."""
+    backend: Any
+    for backend in (None, MemoryBackend().blocking):
+        with pytest.raises(ConfigurationError, match="Backend"):
+            CacheServer(backend)
+    with httpx.Client() as client, pytest.raises(ConfigurationError, match="AsyncClient"):
+        HttpBackend("http://cache", client=client)  # type: ignore[arg-type]
 
 
 def test_aiocache_needs_bytes_left_alone() -> None:

@@ -131,6 +131,21 @@ async def test_failure_redis_frozen_is_bounded(cache: Cache, server: RedisServer
     assert cache.stats().backend_errors >= 3
 
 
+def test_failure_redis_frozen_is_bounded_on_the_sync_side(server: RedisServer) -> None:
+    """One call costs the timeout that was asked for, not one more for each further attempt."""
+    cache = sync.Cache(BlockingRedisBackend.from_url(server.url, timeout=0.5), KEYRING)
+    cache.set("k", 1)
+    server.freeze()
+    try:
+        started = time.monotonic()
+        assert cache.get("k") is None
+        assert time.monotonic() - started < 1
+    finally:
+        server.thaw()
+    assert 1 == cache.get("k")
+    cache.close()
+
+
 def test_failure_redis_of_the_sync_side(server: RedisServer) -> None:
     """The same without await: killed, then back."""
     backend = BlockingRedisBackend.from_url(server.url, timeout=0.3)
@@ -401,14 +416,17 @@ def test_breaker_of_many_threads() -> None:
 
 
 @pytest.mark.asyncio
-async def test_failure_is_counted_and_told() -> None:
-    """Metrics and statistics know that the backend failed; the warning log is not flooded."""
+async def test_failure_is_counted_and_told(caplog: Any) -> None:
+    """Metrics and statistics know that the backend failed; so does the log, once: a service with
+    a wrong password must not look like one that only misses."""
     metrics = Recorder()
     backend = RedisBackend.from_url("redis://127.0.0.1:1", timeout=0.5)
     cache = Cache(backend, KEYRING, metrics=metrics, policy=CachePolicy(breaker_failures=2))
     for _ in range(10):
         assert await cache.get("k") is None
     assert 2 == cache.stats().backend_errors == metrics.count(outcome="backend-error")
+    said = [record.getMessage() for record in caplog.records if record.name == "anyseal.cache"]
+    assert ["the backend of cache 'anyseal' failed: MGET: ConnectionError"] == said
     assert 10 == cache.stats().misses
     health = await cache.health()
     assert (False, "BackendError", "open") == (health.ok, health.backend, health.breaker)

@@ -295,9 +295,10 @@ async def test_redis_takes_a_client(kind: str, request: pytest.FixtureRequest) -
     [
         "http://localhost", "redis:", "", "redis+sentinel://a:1", "redis+sentinel://a b/s",
         "redis+sentinel://a:1/s/x", "redis+cluster://localhost/3", "redis://localhost/?db=x",
+        "redis://localhost/abc", "redis://localhost/0?unknown=1", None,
     ],
 )  # fmt: skip
-def test_redis_refuses_urls(bad: str) -> None:
+def test_redis_refuses_urls(bad: Any) -> None:
     """A wrong setting is found when the service starts, without quoting a password."""
     with pytest.raises(ConfigurationError):
         RedisBackend.from_url(bad)

@@ -242,6 +242,16 @@ def test_import_opens_nothing_and_imports_no_extra() -> None:
     assert ["1 0", "[]"] == said(run_python(code))
 
 
+def test_import_of_the_cache_imports_no_client() -> None:
+    """pybreaker imports redis where it is installed: not before there is a cache."""
+    code = f"""
+        import sys
+        import anyseal.cache, anyseal.sync.cache
+        print([name for name in ("pyarrow", "pandas", *{EXTRAS!r}) if name in sys.modules])
+    """
+    assert ["[]"] == said(run_python(code))
+
+
 def test_import_of_http_without_httpx_says_what_to_install() -> None:
     """An extra that is missing must name itself."""
     code = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from anyseal.cache.breaker import Breaker
 from anyseal.cache.codecs import codec_named
@@ -17,6 +18,7 @@ from anyseal.cache.keys import PartitionKeys, check_keyring
 from anyseal.cache.local import Copies, LocalLayer
 from anyseal.cache.needs import UNSET
 from anyseal.cache.opening import Opener, RotationHook
+from anyseal.cache.options import check_settings
 from anyseal.cache.payloads import Payloads
 from anyseal.cache.policy import TTL, CachePolicy, seconds_of
 from anyseal.cache.stats import CacheHealth, CacheStats, Observer
@@ -27,6 +29,9 @@ from anyseal.ports import AuditHook, Keyring, MetricsHook
 from anyseal.suites import Suite, suite_named
 
 __all__ = ["CacheBase"]
+
+_closures: WeakKeyDictionary[Any, dict[tuple[str, str], object]] = WeakKeyDictionary()
+"""By backend, who has the name of a decorated function that depends on more than its arguments."""
 
 
 class CacheBase:
@@ -49,6 +54,10 @@ class CacheBase:
         on_rotation: RotationHook | None = None,
     ) -> None:
         check_keyring(keyring, name_key)
+        check_settings(
+            policy=policy, plain_keys=plain_keys, name_key=name_key, metrics=metrics, audit=audit,
+            on_rotation=on_rotation,
+        )  # fmt: skip
         self.namespace = check_namespace(namespace)
         self.codec = codec_named(codec)
         self.policy = policy if policy is not None else CachePolicy()
@@ -56,7 +65,6 @@ class CacheBase:
         self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._suite = suite_named(suite)
-        self.closures: set[str] = set()  # names of decorated functions that depend on more
         self._observer = Observer(namespace, metrics, audit)
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset, namespace)
         self._everywhere = () if getattr(backend, "can_scan", True) else ("\0clear",)
@@ -94,6 +102,16 @@ class CacheBase:
             ranged=hasattr(backend, "put_range"),
         )
 
+    def claim(self, name: str, owner: object) -> bool:
+        """Whether *owner* has the function's *name* over this backend to itself."""
+        names = self._keys.names_hit("default")
+        scope = self.namespace if names is None else names.prefixes[0]
+        try:
+            taken = _closures.setdefault(self._backend, {})
+        except TypeError:  # not hashable, or without weak references
+            taken = self.__dict__.setdefault("_taken", {})
+        return taken.setdefault((scope, name), owner) is owner
+
     def _local_entry(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key* from this process: the hit that touches nothing else."""
         local = self._local
@@ -120,8 +138,8 @@ class CacheBase:
 
     def _no_keys(self, error: AnysealError) -> BackendError:
         """The keyring has to ask a service which does not answer: the cache is as good as down."""
-        self._observer.count("backend_errors")
         found = BackendError(f"the keys cannot be had: {type(error).__name__}")
+        self._observer.failed(found)
         found.retryable = error.retryable
         return found
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import anyio
 
@@ -18,6 +18,7 @@ from anyseal.cache.herd import Herd
 from anyseal.cache.jobs import Job
 from anyseal.cache.large import LargeValues
 from anyseal.cache.needs import UNSET
+from anyseal.cache.options import Settings, items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -66,9 +67,10 @@ class Cache(Driver):
 
     Raises:
         ConfigurationError: A setting is malformed, or the keyring has no key for names.
+        TypeError: *backend* is none, or a blocking one; a setting is unknown, or of another type.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
+    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
         super().__init__(backend, keyring, **settings)
         self._herd = Herd()
         self._background = Background()
@@ -283,7 +285,7 @@ class Cache(Driver):
         """``set`` each of *items*, several at once; how many were stored."""
         seconds, stored = self._lives(ttl), 0
         prepared = [
-            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items_of(items)
         ]
         queue = iter(prepared)  # nothing is stored unless all can be
         failed: list[Exception] = []
@@ -410,7 +412,7 @@ class Cache(Driver):
             key=check_key(key),
             factory=factory,
             ttl=ttl,
-            tags=tuple(tags),
+            tags=tag_names(tags),
             type=type,
             condition=condition,
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import anyio
 
 from anyseal.cache.base import CacheBase
 from anyseal.cache.needs import Flow, Need
+from anyseal.cache.options import Settings, check_names
 from anyseal.errors import BackendError, KmsError, MetastoreError
+from anyseal.ports import Backend
 
 __all__ = ["SCAN_BATCH", "Driver"]
 
@@ -22,7 +24,11 @@ SCAN_BATCH = 1000
 class Driver(CacheBase):
     """A cache's parts, and what meets their needs."""
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
+    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
+        check_names(settings)
+        if not isinstance(backend, Backend):
+            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
+            raise TypeError(f"{type(backend).__name__} is not an async backend{hint}")
         super().__init__(backend, keyring, **settings)
         own = getattr(backend, "enforces_timeout", False)
         self._timeout = None if own else self.policy.timeout
@@ -47,7 +53,7 @@ class Driver(CacheBase):
                     result = await call(*args, **options)
         except (BackendError, TimeoutError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
-            self._observer.count("backend_errors")
+            self._observer.failed(error)
             self._breaker.failed(error, probe)
             raise error from (None if error is exc else exc)
         except BaseException:

@@ -40,6 +40,8 @@ class Job:
     """A value that cannot be stored is returned all the same."""
     force: bool = False
     """Compute even if there is a value."""
+    name: str = ""
+    """Of the function whose result it is."""
     info: Any = None
     """Counts ``hits``, ``misses`` and ``stale`` of one function."""
 
@@ -48,6 +50,11 @@ class Job:
         cache._observer.count(what)
         if self.info is not None:
             self.info.count("hits" if what == "local_hits" else what)
+
+    def warn(self, cache: CacheBase, message: str, error: Exception) -> None:
+        """Write a warning that says whose result it is about."""
+        said = f"{self.name}: {message}" if self.name else message
+        cache._observer.warn(said, self.partition, error)
 
     @property
     def flight(self) -> tuple[str, bytes, bool]:
@@ -58,7 +65,7 @@ class Job:
         """Whether *entry* holds an exception that is not expected; one that is, is raised."""
         if entry.kind != ERROR:
             return False
-        error = cache._payloads.revived(entry, self.exceptions)
+        error = cache._payloads.revived(entry.payload, self.exceptions)
         if error is None:
             return True
         raise error
@@ -84,6 +91,14 @@ class Job:
                 raise
             return None
 
+    def frozen(self, cache: CacheBase, error: Exception) -> tuple[int, bytes] | None:
+        """Kind and payload of an exception that is to be kept; None if it could not be raised
+        again."""
+        found = cache._payloads.frozen(error, self.exceptions)
+        if found is None:
+            self.warn(cache, "an exception cannot be kept", error)
+        return found
+
     def prepared(self, cache: CacheBase, value: Any) -> tuple[int, Any] | None:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
         not be. Raises TypeError, ValueError."""
@@ -92,7 +107,7 @@ class Job:
         except (TypeError, ValueError) as exc:
             if not self.lenient:
                 raise
-            cache._observer.warn("a value cannot be cached", self.partition, exc)
+            self.warn(cache, "a value cannot be cached", exc)
             return None
 
     def options(
@@ -113,7 +128,7 @@ class Job:
         except (TypeError, ValueError) as exc:
             if not self.lenient:
                 raise
-            cache._observer.warn("a value is not cached: its ttl", self.partition, exc)
+            self.warn(cache, "a value is not cached: its ttl", exc)
             return UNSET
 
 

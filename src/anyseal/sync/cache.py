@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from anyseal.cache.core import (
     HEALTH,
@@ -16,6 +16,7 @@ from anyseal.cache.core import (
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
 from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
+from anyseal.cache.options import Settings, check_names, items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -48,9 +49,11 @@ class Cache(BlockingDriver):
         TypeError: *backend* is one of the async ones.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
+    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
+        check_names(settings)
         if not isinstance(backend, BlockingBackend):
-            raise TypeError(f"{type(backend).__name__} is not a blocking backend")
+            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
+            raise TypeError(f"{type(backend).__name__} is not a blocking backend{hint}")
         super().__init__(backend, keyring, **settings)
         self._herd = Herd()
         self._large = LargeValues(self)
@@ -201,7 +204,7 @@ class Cache(BlockingDriver):
         """``set`` each of *items*; how many were stored."""
         seconds = self._lives(ttl)
         prepared = [
-            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items_of(items)
         ]
         return sum(self._set(partition, *each, ttl=seconds, tags=tags) for each in prepared)
 
@@ -279,7 +282,7 @@ class Cache(BlockingDriver):
             key=check_key(key),
             factory=factory,
             ttl=ttl,
-            tags=tuple(tags),
+            tags=tag_names(tags),
             type=type,
             condition=condition,
         )

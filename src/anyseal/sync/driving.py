@@ -39,7 +39,7 @@ class BlockingDriver(CacheBase):
             result = call(*args, **options)
         except (BackendError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(type(exc).__name__)
-            self._observer.count("backend_errors")
+            self._observer.failed(error)
             self._breaker.failed(error, probe)
             raise error from (None if error is exc else exc)
         except BaseException:

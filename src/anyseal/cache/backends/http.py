@@ -40,6 +40,17 @@ _LINE_NAMES = 10_000
 _LINE_MAX_BYTES = _LINE_NAMES * (NAME_MAX + 3)
 
 
+def _check(client: Any, kind: type[Any], timeout: Any) -> None:
+    """Raises ConfigurationError for a client of the other side, or a timeout that is none."""
+    if client is not None and not isinstance(client, kind):
+        raise ConfigurationError(
+            f"expected an httpx.{kind.__name__}, not {type(client).__module__}."
+            f"{type(client).__qualname__}"
+        )
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
+        raise ConfigurationError("timeout must be above 0 and at most 3,600 seconds")
+
+
 class _Api:
     """The requests and what their answers must look like. No I/O."""
 
@@ -58,7 +69,15 @@ class _Api:
         self.auth = (parsed.username, parsed.password) if parsed.userinfo else None
         self.headers = {**(headers or {}), "Accept-Encoding": "identity"}
         if token is not None:
-            if self.auth or not token.isascii() or not token.isprintable() or " " in token:
+            if not isinstance(token, str):
+                raise ConfigurationError("token must be a str")
+            if (
+                self.auth
+                or not token
+                or not token.isascii()
+                or not token.isprintable()
+                or " " in token
+            ):
                 raise ConfigurationError("token must be printable ASCII, and goes without a user")
             self.headers["Authorization"] = f"Bearer {token}"
         self.headers["Content-Type"] = "application/json"
@@ -197,6 +216,7 @@ class HttpBackend:
         client: httpx.AsyncClient | None = None,
     ) -> None:
         self._api = _Api(url, token, headers)
+        _check(client, httpx.AsyncClient, timeout)
         self._timeout = timeout
         self._given = client
         self._tls: ssl.SSLContext | None = None
@@ -339,6 +359,7 @@ class BlockingHttpBackend:
         client: httpx.Client | None = None,
     ) -> None:
         self._api = _Api(url, token, headers)
+        _check(client, httpx.Client, timeout)
         self._timeout = timeout
         self._given = client
         self._own: dict[int, httpx.Client] = {}  # by process: a forked child has one of its own
