@@ -320,9 +320,11 @@ def test_errors_are_one_line(bucket: Bucket, code, message, args, env) -> None:
 def test_unreachable_s3_is_one_line(bucket: Bucket) -> None:
     """No words about the retries in between."""
     by_tls = bucket.env["AWS_ENDPOINT_URL"].replace("http:", "https:")
-    bucket.fails(1, "cannot be reached by TLS", "ls", bucket.url, "--endpoint-url", by_tls)
+    few = {"AWS_MAX_ATTEMPTS": "2"}
+    bucket.fails(1, "cannot be reached by TLS", "ls", bucket.url, "--endpoint-url", by_tls, env=few)
     url = "http://127.0.0.1:9"
-    bucket.fails(1, "S3 cannot be reached", "ls", bucket.url, "--endpoint-url", url)
+    quick = ("--endpoint-url", url, "--attempts", "2")
+    bucket.fails(1, "S3 cannot be reached", "ls", bucket.url, *quick)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

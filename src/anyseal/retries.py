@@ -24,13 +24,22 @@ __all__ = ["retried"]
 
 T = TypeVar("T")
 
+LONGEST_WAIT = 2.0
+"""Seconds."""
+
 
 def _retryable(exc: Exception) -> bool:
     return isinstance(exc, AnysealError) and exc.retryable
 
 
-async def retried(call: Callable[[], Awaitable[T]], attempts: int) -> T:
-    """The result of *call*, tried again after a retryable error of ours, with growing pauses."""
+async def retried(
+    call: Callable[[], Awaitable[T]], attempts: int, longest_wait: float = LONGEST_WAIT
+) -> T:
+    """The result of *call*, tried again after a retryable error of ours.
+
+    Pauses begin at 0.1 seconds and double up to *longest_wait*; a random part of up to 0.2 seconds
+    keeps workers apart that failed together.
+    """
     try:
         return await call()
     except Exception as exc:
@@ -42,7 +51,7 @@ async def retried(call: Callable[[], Awaitable[T]], attempts: int) -> T:
         attempts=attempts,
         timeout=None,
         wait_initial=0.1,
-        wait_max=2,
+        wait_max=longest_wait,
         wait_jitter=0.2,
     ):
         with attempt:

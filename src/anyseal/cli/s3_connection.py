@@ -202,19 +202,21 @@ class S3:
 
     client: Any
     concurrency: int
+    attempts: int
 
     def calls(self, bucket: str) -> Calls:
         """The S3 calls on a bucket."""
         from anyseal.s3.calls import Calls
 
-        return Calls(self.client, bucket)
+        return Calls(self.client, bucket, attempts=self.attempts)
 
     def bucket(self, bucket: str, keyring: Keyring | None = None, **options: Any) -> SealedBucket:
         """A sealed bucket; without a keyring for the calls that need no key."""
         from anyseal.s3 import SealedBucket
 
         no_keys: Any = keyring
-        return SealedBucket(self.client, bucket, no_keys, concurrency=self.concurrency, **options)
+        options |= {"concurrency": self.concurrency, "attempts": self.attempts}
+        return SealedBucket(self.client, bucket, no_keys, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +240,18 @@ class Connection:
         int,
         typer.Option("--concurrency", metavar="N", min=1, max=256, help="Requests at a time."),
     ] = 4
+    attempts: Annotated[
+        int,
+        typer.Option(
+            "--attempts",
+            metavar="N",
+            min=1,
+            max=100,
+            envvar="AWS_MAX_ATTEMPTS",
+            show_envvar=False,
+            help="Of each request; or AWS_MAX_ATTEMPTS.",
+        ),
+    ] = 8
 
     def run(self, job: Callable[[S3], Awaitable[T]]) -> T:
         """Do *job* in an event loop of its own. A signal cancels it, and it cleans up.
@@ -259,7 +273,7 @@ class Connection:
                 profile=self.profile,
                 concurrency=max(CONNECTIONS, 2 * self.concurrency),
             ) as client:
-                return await job(S3(client, self.concurrency))
+                return await job(S3(client, self.concurrency, self.attempts))
 
         try:
             return anyio.run(_until_signal, work)

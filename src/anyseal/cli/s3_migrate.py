@@ -215,7 +215,13 @@ def run(
 def _lenzeye_bucket(migration: Migration, s3: S3, owner: OwnerOptions, table: Any) -> Any:
     from anyseal.compat.lenzeye import LenzeyeBucket
 
-    return LenzeyeBucket(s3.client, migration.source.bucket, table=table, layout=owner.layout())
+    return LenzeyeBucket(
+        s3.client,
+        migration.source.bucket,
+        table=table,
+        layout=owner.layout(),
+        attempts=s3.attempts,
+    )
 
 
 async def _find(migration: Migration, s3: S3, owner: OwnerOptions, table: Any) -> list[Old]:

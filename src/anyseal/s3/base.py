@@ -40,7 +40,8 @@ class BucketBase:
         concurrency: Requests of one operation at the same time.
         bind_location: Authenticate bucket and key with each object, so that one does not open
             under another name. A copy must then be sealed again.
-        attempts: How often a request is tried while its error may go away.
+        attempts: How often a request is tried while its error may go away; the pauses in between
+            double from 0.1 to 5 seconds, which is about 12 seconds for 8 attempts.
 
     Raises:
         ConfigurationError: A setting is out of bounds.
