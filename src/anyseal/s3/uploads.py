@@ -239,7 +239,8 @@ class UploadCalls(BucketBase):
 
         Args:
             token: From :meth:`create_upload`.
-            receipts: In any order, at least one for each part; several for one are no error.
+            receipts: All that there are, in any order, also when the call is repeated: of a part
+                that was uploaded twice only the receipt of what the store kept will do.
             partition: As at creation.
             if_none_match: Only if there is no such object yet, or it is this upload's.
             if_match: Only if the object there has this entity tag, or is this upload's.
