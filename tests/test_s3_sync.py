@@ -157,12 +157,15 @@ def test_put_takes_bytes_paths_files_and_iterables(
 
 
 @pytest.mark.parametrize(
-    "data", ["text", None, 7, ["text"], [1, 2], io.StringIO("text"), object(), [b"x", None]]
-)
+    "data",
+    ["", "text", None, 7, ["text"], [1, 2], {}, {b"a": 1}, set(), io.StringIO("text"), object(),
+     [b"x", None]],
+)  # fmt: skip
 def test_put_refuses_what_gives_no_bytes(bucket: SealedBucket, data: Any) -> None:
     """A mistyped argument is told as one, and puts nothing."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError) as caught:
         bucket.put("mistyped", data)
+    assert "async" not in str(caught.value)
     with pytest.raises(ObjectNotFoundError):
         bucket.stat("mistyped")
 

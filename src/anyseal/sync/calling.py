@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Set
 from functools import partial
 from typing import Any, TypeVar
 
@@ -72,7 +72,7 @@ class Caller:
         Raises:
             TypeError: Nothing that gives bytes.
         """
-        if isinstance(data, str | os.PathLike):
+        if isinstance(data, os.PathLike):
             return data
         try:
             memoryview(data).release()
@@ -83,7 +83,8 @@ class Caller:
         read = getattr(data, "read", None)
         if callable(read):
             return _Pieces(self, iter(partial(read, READ_BYTES), b""))
-        if isinstance(data, Iterable):
+        # Neither text nor what has no order is a sequence of pieces, even if it is empty.
+        if isinstance(data, Iterable) and not isinstance(data, str | Mapping | Set):
             return _Pieces(self, gathered(data))
         raise TypeError(
             f"data must be bytes, a Path, a file or an iterable, not {type(data).__name__}"
