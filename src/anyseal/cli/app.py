@@ -23,6 +23,7 @@ from anyseal.cli.options import (
     about,
     checked_context,
     checked_partition,
+    flowing,
     size_of,
 )
 from anyseal.cli.process import STDOUT, CliError, Stopped, note, signals
@@ -157,6 +158,7 @@ def seal(
 
 
 @app.command("open")
+@flowing
 def open_command(
     src: Source = None,
     output: Destination = None,

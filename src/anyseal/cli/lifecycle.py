@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import anyio
 import typer
 
-from anyseal.cli.options import Config, Json, Yes, checked_partition
+from anyseal.cli.options import Config, Json, Yes, checked_partition, flowing
 from anyseal.cli.process import (
     STDOUT,
     CliError,
@@ -286,6 +286,7 @@ def revoke(
 
 
 @app.command()
+@flowing
 def shred(
     partition: Annotated[str, typer.Argument(metavar="PARTITION", help="Whose keys.")],
     config: Config = None,

@@ -32,6 +32,7 @@ __all__ = [
     "about",
     "checked_context",
     "checked_partition",
+    "flowing",
     "grouped",
     "size_of",
 ]
@@ -104,6 +105,13 @@ def about(name: str) -> Iterator[None]:
         raise CliError(f"{name}: {exc}", 1) from None
 
 
+def flowing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command's help fill the lines of the terminal: typer keeps those of the source."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    command.__doc__ = "\n\n".join(" ".join(one.split()) for one in paragraphs)
+    return command
+
+
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take options by the group: a parameter that is a dataclass.
 
@@ -140,4 +148,4 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     ordered = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
     with_options.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     with_options.__annotations__ = {one.name: one.annotation for one in ordered}
-    return with_options
+    return flowing(with_options)
