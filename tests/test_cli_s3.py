@@ -298,6 +298,9 @@ def test_rewrap_moves_objects_to_the_new_key(bucket: Bucket) -> None:
         (2, "Invalid bucket name", ("ls", "s3://b!"), {}),
         (2, "no S3 client: .*nope", ("ls", "s3://b", "--profile", "nope"), {}),
         (1, "s3://no-bucket: no such bucket", ("ls", "s3://no-bucket"), {}),
+        (1, "s3://no-bucket: no such bucket", ("cp", "s3://no-bucket/k", "s3://b/k"), {}),
+        (1, "s3://no-bucket: no such bucket", ("rewrap", "s3://no-bucket/k", "-k", "key"), {}),
+        (1, "s3://no-bucket: no such bucket", ("rm", "s3://no-bucket/k"), {}),
         (2, "no key: use --key-file", ("cat", "s3://b/k"), {}),
         (2, "--range takes", ("cat", "s3://b/k", "--range", "x"), {}),
         (2, "--part-size is 5M to 4G", ("put", "key", "s3://b/k", "--part-size", "1M"), {}),
@@ -584,3 +587,9 @@ def test_migrate_wrong_usage(bucket: Bucket, message, args) -> None:
     options = [one for one in args if one != "same"]
     env = {"MASTER_KEY": LENZEYE_MASTER}
     bucket.fails(2, message, "migrate", *places, "--from", "lenzeye", *options, env=env)
+
+
+def test_help_flows(bucket: Bucket) -> None:
+    """A paragraph is one, however wide the terminal is: typer keeps the lines of the source."""
+    text = bucket.ok("migrate", "--help", env={"COLUMNS": "160", "TERMINAL_WIDTH": "160"}).decode()
+    assert "The old objects stay, unless --delete-source is given" in text

@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
-from anyseal import SourceError
+from anyseal import ObjectNotFoundError, SourceError, StaticKeyring
+from anyseal.errors import ConfigurationError
+from anyseal.s3 import SealedBucket
 from anyseal.s3.calls import Calls
+from storage_servers import SeaweedFS, s3_client
+
+pytest_plugins = ["server_fixtures"]
 
 
 class Busy:
@@ -64,3 +69,66 @@ def test_calls_give_up_as_soon_as_they_are_told() -> None:
     with pytest.raises(SourceError):
         ask(client, attempts=2)
     assert client.asked[-1] - client.asked[0] < 0.4
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoCredentialsError(),
+        PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"),
+    ],
+    ids=["none", "half"],
+)
+async def test_calls_without_credentials_are_not_set_up(error: Exception) -> None:
+    """It is the program's configuration that is at fault, not S3; and trying again is no use."""
+
+    class Client:
+        meta = None
+
+        async def delete_object(self, **parameters: Any) -> dict[str, Any]:
+            raise error
+
+    with pytest.raises(ConfigurationError, match="delete_object bucket/k: .*credentials"):
+        await Calls(Client(), "bucket").delete("k")
+
+
+@pytest.mark.anyio
+async def test_head_says_that_the_bucket_is_missing(
+    weed_server: SeaweedFS, keyring: StaticKeyring
+) -> None:
+    """The answer to a HEAD has no body: "object not found" would have people look for the object."""
+    name = weed_server.new_bucket()
+    async with s3_client(weed_server.url) as client:
+        there = SealedBucket(client, name, keyring)
+        missing = SealedBucket(client, "no-such-bucket", keyring)
+        for bucket, other in ((missing, "no-such-bucket"), (there, "no-such-bucket")):
+            with pytest.raises(SourceError, match="no-such-bucket/k: NoSuchBucket") as caught:
+                await bucket.copy("k", "copy", source_bucket=other)
+            assert not isinstance(caught.value, ObjectNotFoundError)
+            assert not caught.value.retryable
+        with pytest.raises(SourceError, match="no-such-bucket/k: NoSuchBucket"):
+            await missing.copy("k", "copy", reseal=True, partition="t")
+        with pytest.raises(SourceError, match="no-such-bucket/k: NoSuchBucket"):
+            await missing.rewrap("k", partition="t")
+        for call in (there.copy("k", "copy"), there.rewrap("k", partition="t")):
+            with pytest.raises(ObjectNotFoundError):
+                await call
+
+
+@pytest.mark.anyio
+async def test_head_of_a_bucket_that_may_not_be_looked_at() -> None:
+    """Then it is there, and the object is not: S3 says 403 to who has no right to list it."""
+
+    class Client:
+        meta = None
+
+        async def head_object(self, **parameters: Any) -> dict[str, Any]:
+            raise ClientError({"Error": {"Code": "404"}}, "HeadObject")
+
+        async def head_bucket(self, **parameters: Any) -> dict[str, Any]:
+            raise ClientError({"Error": {"Code": "403"}}, "HeadBucket")
+
+    with pytest.raises(ObjectNotFoundError):
+        await Calls(Client(), "bucket").head("k")
+    assert not await Calls(Client(), "bucket").exists("k")

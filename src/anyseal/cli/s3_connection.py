@@ -124,9 +124,10 @@ def about_place(place: Place) -> Iterator[None]:
     except PreconditionFailedError:
         raise CliError(f"{place} was changed by someone else meanwhile", 1) from None
     except (ConfigurationError, SourceError) as exc:
-        code = str(exc).rpartition(": ")[2]
-        if code == "NoSuchBucket":
-            raise CliError(f"s3://{place.bucket}: no such bucket", 1) from None
+        where, _, code = str(exc).rpartition(": ")
+        if code == "NoSuchBucket":  # of a copy, it may be that of the other end
+            bucket = where.partition(" ")[2].partition("/")[0] or place.bucket
+            raise CliError(f"s3://{bucket}: no such bucket", 1) from None
         if code in REFUSALS:
             raise CliError(f"{place}: {REFUSALS[code]} ({code})", 1) from None
         raise  # about S3, and it says so
@@ -277,7 +278,7 @@ class Connection:
 
         try:
             return anyio.run(_until_signal, work)
-        except SourceError as exc:
+        except (ConfigurationError, SourceError) as exc:
             reason = REASONS.get(type(exc.__cause__).__name__)
             if reason is None:
                 raise

@@ -192,7 +192,7 @@ class Mover:
     async def _seal(self, old: Old, head: Found, *, again: bool) -> dict[str, Any]:
         """Seal, verify, note. *again*: the state file says that what is there is ours."""
         target = self.migration.target_of(old.key)
-        if not again and await self._exists(target.key):
+        if not again and await self._target.exists(target.key):
             raise PreconditionFailedError(f"{target} exists, and not from this migration")
         user, digest = self.how.user_of(old.key), hashlib.sha256()
         partition = self.how.partition or user or "default"
@@ -230,13 +230,6 @@ class Mover:
         await self.state.note("done", old.key, etag=old.etag, target_etag=etag, verified=verified)
         self.done += 1
         return self.state.steps[old.key]
-
-    async def _exists(self, key: str) -> bool:
-        try:
-            await self._target.head(key)
-        except ObjectNotFoundError:
-            return False
-        return True
 
     async def _read(self, old: Old, head: Found, user: str | None, put: Put) -> str:
         """Hand the old object's plaintext to *put*."""

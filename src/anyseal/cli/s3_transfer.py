@@ -15,7 +15,7 @@ from anyseal.cli.process import STDIN, STDOUT, CliError, Output, Stopped, note, 
 from anyseal.cli.progress import metered
 from anyseal.cli.s3_connection import S3, Connection, KeyOptions, Place, about_place
 from anyseal.cli.transfer import Range
-from anyseal.errors import ObjectNotFoundError, PreconditionFailedError, SourceError
+from anyseal.errors import PreconditionFailedError, SourceError
 
 __all__ = ["PutOptions", "cat", "get", "put"]
 
@@ -85,14 +85,13 @@ async def _deliver(output: Output, data: bytes) -> None:
 async def _refuse_existing(s3: S3, place: Place) -> None:
     """Say so before the work if there is an object; S3 itself checks at the end of it."""
     try:
-        await s3.calls(place.bucket).head(place.key)
-    except ObjectNotFoundError:
-        return
+        found = await s3.calls(place.bucket).exists(place.key)
     except SourceError as exc:
         if "403" in str(exc) or "Forbidden" in str(exc):  # who may write need not be able to look
             return
         raise
-    raise CliError(f"{place} exists: --force replaces it")
+    if found:
+        raise CliError(f"{place} exists: --force replaces it")
 
 
 def put(

@@ -142,9 +142,42 @@ class Calls:
         """The result of *call*, tried again while its error may go away."""
         return await retried(call, self.attempts, LONGEST_WAIT)
 
+    async def head_object(self, key: str, *, version_id: str | None = None) -> Any:
+        """HeadObject, as S3 answers it.
+
+        Raises:
+            ObjectNotFoundError: No such object or version.
+            SourceError: Anything else, such as no such bucket.
+        """
+        try:
+            return await self.call("head_object", Key=key, VersionId=version_id)
+        except ObjectNotFoundError:
+            await self._check_bucket(self._where("head_object", {"Key": key}))
+            raise
+
+    async def _check_bucket(self, where: str) -> None:
+        """Raise SourceError if there is no such bucket: the answer to a HEAD does not say what is
+        missing. One that may not be looked at is there."""
+        try:
+            await self.call("head_bucket")
+        except ObjectNotFoundError as exc:
+            error = SourceError(f"{where}: NoSuchBucket")
+            error.retryable = False
+            raise error from exc
+        except SourceError:
+            return
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object *key*; in a bucket that is not there, there is none."""
+        try:
+            await self.call("head_object", Key=key)
+        except ObjectNotFoundError:
+            return False
+        return True
+
     async def head(self, key: str, *, version_id: str | None = None) -> Found:
-        """HeadObject. Raises ObjectNotFoundError."""
-        answer = await self.call("head_object", Key=key, VersionId=version_id)
+        """What :meth:`head_object` says."""
+        answer = await self.head_object(key, version_id=version_id)
         return Found(
             size=answer["ContentLength"],
             etag=answer.get("ETag", ""),

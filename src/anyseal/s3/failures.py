@@ -40,6 +40,11 @@ _RETRYABLE = frozenset(
         "ThrottlingException",
     }
 )
+_UNCONFIGURED = (
+    botocore_exceptions.NoCredentialsError,
+    botocore_exceptions.NoRegionError,
+    botocore_exceptions.PartialCredentialsError,
+)
 _UPLOAD = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge"})
 
 
@@ -60,6 +65,8 @@ def translated(where: str) -> Any:
         raise _client_error(where, exc) from exc
     except botocore_exceptions.ParamValidationError as exc:
         raise ConfigurationError(f"{where}: {' '.join(str(exc).split())}") from None
+    except _UNCONFIGURED as exc:
+        raise ConfigurationError(f"{where}: {exc}") from exc
     except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
         error = SourceError(f"{where}: {type(exc).__name__}")
         error.retryable = _transient(exc)

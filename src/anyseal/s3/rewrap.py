@@ -131,7 +131,7 @@ class RewrapCalls(BucketBase):
 
     async def _find(self, key: str) -> _Object:
         """The object's header, and what S3 knows about it."""
-        head = await self._calls.call("head_object", Key=key)
+        head = await self._calls.head_object(key)
         if not head["ContentLength"]:
             raise FormatError("not a sealed object")
         there = await self._calls.get_range(
