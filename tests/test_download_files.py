@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from anyseal.objects.sources import FileSink
 from anyseal.s3.download import PartFile
 
 NOTE = b"m" * 32 + b"\0"
@@ -68,3 +71,22 @@ def test_part_file_state_that_is_no_file_does_not_block(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         part.read_state(100)
     part.abort()
+
+
+@pytest.mark.parametrize("sink", [FileSink, opened])
+@pytest.mark.parametrize("error", [FileNotFoundError, NotADirectoryError, PermissionError])
+def test_part_file_that_cannot_be_made_names_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: Any, error: type[OSError]
+) -> None:
+    """The hidden name says nothing to anybody."""
+    if error is PermissionError:  # root may do anything
+
+        def refused(*args: Any) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(args[0]))
+
+        monkeypatch.setattr(os, "open", refused)
+    elif error is NotADirectoryError:
+        (tmp_path / "nowhere").write_bytes(b"")
+    with pytest.raises(error) as caught:
+        sink(tmp_path / "nowhere" / "plain" if sink is FileSink else tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") == caught.value.filename

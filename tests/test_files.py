@@ -125,8 +125,9 @@ def test_file_that_is_none_is_refused(api: Api, tmp_path: Path, sealed: Path, ke
         for name in ("fifo", "folder"):
             with pytest.raises(SourceError, match="not a regular file"):
                 call(tmp_path / name, tmp_path / "out", key)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as caught:
             call(sealed, tmp_path / "nowhere" / "out", key)
+        assert str(tmp_path / "nowhere") == caught.value.filename, "not a name that nobody knows"
     with pytest.raises(TypeError):
         api.seal_file(sealed, tmp_path / "out", key, partition="p")
     with pytest.raises(anyseal.ConfigurationError):

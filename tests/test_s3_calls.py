@@ -89,7 +89,7 @@ async def test_calls_without_credentials_are_not_set_up(error: Exception) -> Non
         async def delete_object(self, **parameters: Any) -> dict[str, Any]:
             raise error
 
-    with pytest.raises(ConfigurationError, match="delete_object bucket/k: .*credentials"):
+    with pytest.raises(ConfigurationError, match=r"delete_object bucket/k: .*credentials"):
         await Calls(Client(), "bucket").delete("k")
 
 
@@ -97,7 +97,7 @@ async def test_calls_without_credentials_are_not_set_up(error: Exception) -> Non
 async def test_head_says_that_the_bucket_is_missing(
     weed_server: SeaweedFS, keyring: StaticKeyring
 ) -> None:
-    """The answer to a HEAD has no body: "object not found" would have people look for the object."""
+    """The answer to a HEAD has no body: people would look for the object."""
     name = weed_server.new_bucket()
     async with s3_client(weed_server.url) as client:
         there = SealedBucket(client, name, keyring)

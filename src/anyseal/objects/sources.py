@@ -21,6 +21,7 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "StreamSink",
+    "open_temporary",
 ]
 
 
@@ -162,6 +163,14 @@ class FileSource:
         self.close()
 
 
+def open_temporary(path: Path, flags: int, mode: int) -> int:
+    """Open a temporary file; its name is not what the caller knows, so errors name its folder."""
+    try:
+        return os.open(path, flags, mode)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
+        raise type(exc)(exc.errno, exc.strerror, str(path.parent)) from None
+
+
 class FileSink:
     """A local file: written under a temporary name beside it, renamed when it is complete.
 
@@ -191,7 +200,7 @@ class FileSink:
         )
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._pid = os.getpid()
-        self._fd = os.open(self._temporary, flags, mode)
+        self._fd = open_temporary(self._temporary, flags, mode)
 
     def pwrite(self, offset: int, data: memoryview) -> None:
         while len(data):

@@ -29,7 +29,7 @@ from anyseal.errors import (
 )
 from anyseal.objects.geometry import SALT_BYTES
 from anyseal.objects.opened import OpenedObject, Request
-from anyseal.objects.sources import FileSink
+from anyseal.objects.sources import FileSink, open_temporary
 from anyseal.ports import Progress
 from anyseal.s3.get import GetCalls
 from anyseal.s3.source import S3Source
@@ -78,7 +78,7 @@ class PartFile(FileSink):
 
     def _locked(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(self._temporary, flags, 0o666)
+        fd = open_temporary(self._temporary, flags, 0o666)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
