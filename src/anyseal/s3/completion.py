@@ -30,6 +30,9 @@ _LANDING_PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 Stores take the parts away before the object shows, and a busy one takes its time in between.
 """
 
+_GONE_PAUSES = _LANDING_PAUSES[:4]
+"""The same when the store no longer knows the upload at all: it was aborted, or the object shows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletedUpload:
@@ -101,12 +104,13 @@ class Completion:
                 error: UploadError = UploadNotFoundError(
                     "the upload was aborted, or its object is no longer there"
                 )
-                return await self._await_landing(error)
+                pauses = _GONE_PAUSES if await self._is_gone() else _LANDING_PAUSES
+                return await self._await_landing(error, pauses)
             except PartReplacedError as exc:
                 if exc.part in self._listed:
                     raise
                 # Not replaced but gone: perhaps another worker is completing it just now.
-                return await self._await_landing(exc)
+                return await self._await_landing(exc, _LANDING_PAUSES)
             except UploadError:
                 # A part went away after it was listed. If it was one of ours, the next listing
                 # shows which; if it was the trailer, another worker completes too, with other
@@ -157,9 +161,17 @@ class Completion:
             version_id=answer.get("VersionId"),
         )
 
-    async def _await_landing(self, error: UploadError) -> CompletedUpload:
+    async def _is_gone(self) -> bool:
+        """Whether the upload is gone, and not only its parts."""
+        try:
+            await self._calls.parts(self._upload.key, self._upload.upload_id)
+        except UploadNotFoundError:
+            return True
+        return False
+
+    async def _await_landing(self, error: UploadError, pauses: Sequence[float]) -> CompletedUpload:
         """Parts are gone: completed, if the object is there soon; otherwise raises *error*."""
-        for pause in _LANDING_PAUSES:
+        for pause in pauses:
             await anyio.sleep(pause)
             found = await self._landing.look()
             if found is not None:

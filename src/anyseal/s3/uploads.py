@@ -255,8 +255,8 @@ class UploadCalls(BucketBase):
             UploadNotFoundError: The upload was aborted, or completed and its object replaced.
             SourceError: The store did not answer, or refused, also when tried again.
 
-        Cost: three requests, and one for each 1,000 parts. Some seconds until the upload is known
-            to be gone: another worker may be completing it.
+        Cost: three requests, and one for each 1,000 parts. Half a second and more until the upload
+            is known to be gone: another worker may be completing it.
         Source: docs/format.md, section 5.5.
         """
         only_if = conditions(if_none_match, if_match)
