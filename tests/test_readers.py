@@ -323,3 +323,57 @@ async def test_reader_that_cannot_open_closes_its_source(key: Key) -> None:
         with pytest.raises((anyseal.AnysealError, TypeError)):
             sync.ObjectReader.open(Source(data), ring, **settings)
     assert ["closed"] * 12 == opened
+
+
+class SlowSource:
+    """Awaited reads; counts how many there are at once, and what was fetched."""
+
+    def __init__(self, data: bytes, concurrency: int) -> None:
+        self.concurrency = concurrency
+        self.running = self.most = self.fetched = self.largest = 0
+        self._data = MemorySource(data)
+
+    async def ends(self, head: int, tail: int) -> Any:
+        return self._data.pread_ends(head, tail)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        await self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    async def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.largest = max(self.largest, len(buffer))
+        try:
+            await anyio.sleep(0.002 if offset % 3 else 0.004)  # answers overtake each other
+            self._data.pread_into(offset, buffer)
+            self.fetched += len(buffer)
+        finally:
+            self.running -= 1
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("concurrency", [1, 4, 16])
+@pytest.mark.parametrize("piece_size", [100_000, 1 << 20, 5 << 20])
+async def test_stream_uses_what_the_source_takes(
+    key: Key, concurrency: int, piece_size: int
+) -> None:
+    """One request after the other would wait for each: but what is ahead must fit the memory."""
+    data = pattern(1 << 16) * 384  # 24 MiB
+    source = SlowSource(await seal_off_loop(data, key), concurrency)
+    async with await anyseal.ObjectReader.open(source, key) as reader:
+        at = 0
+        async for piece in reader.stream(piece_size=piece_size):
+            assert data[at : at + len(piece)] == piece
+            at += len(piece)
+            # Ahead are 12 MiB, and the pieces of the request that is being consumed.
+            assert source.fetched <= at + max(16 << 20, 3 * piece_size) + (1 << 20)
+    assert len(data) == at
+    largest = max(3 << 20, piece_size)
+    assert source.largest < largest * 1.02
+    assert min(concurrency, max(2, (12 << 20) // largest)) == source.most
+    assert 0 == source.running

@@ -7,7 +7,6 @@ import contextlib
 import os
 import select
 import signal
-import stat
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -187,9 +186,6 @@ class Output:
             if sealed:
                 raise CliError("not writing sealed bytes to a terminal: use -o FILE or a pipe")
             self._guard = _TextGuard()
-        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._ready = select.poll()
-        self._ready.register(fd, select.POLLOUT)
         _widen(fd)
 
     def check(self, data: memoryview | bytes) -> None:
@@ -197,26 +193,20 @@ class Output:
         if self._guard is not None:
             self._guard.check(data)
 
-    def offer(self, data: memoryview) -> int:
-        """Write what is taken at once; how many bytes that was. Not checked."""
-        if not self._ready.poll(0):
-            return 0
-        try:
-            # A pipe that is ready for some bytes takes so many without waiting; a file, any.
-            return os.write(self.fd, data if self._regular else data[: select.PIPE_BUF])
-        except BlockingIOError:
-            return 0
+    def write(self, data: memoryview | bytes) -> None:
+        """Write all of *data*, in any thread. Not checked."""
+        rest = memoryview(data)
+        while len(rest):
+            try:
+                rest = rest[os.write(self.fd, rest) :]
+            except BlockingIOError:
+                select.select([], [self.fd], [])
 
     def append(self, data: memoryview | bytes) -> None:
         """Write all of *data*."""
         self.check(data)
-        rest = memoryview(data)
         with signals.waiting():
-            while len(rest):
-                try:
-                    rest = rest[os.write(self.fd, rest) :]
-                except BlockingIOError:
-                    select.select([], [self.fd], [])
+            self.write(data)
 
     def commit(self, size: int) -> None:
         """Nothing to do: every byte is written."""

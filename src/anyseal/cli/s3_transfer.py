@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 
+from anyseal import offload
 from anyseal.cli.process import STDIN, STDOUT, CliError, Output, Stopped, note, printable
 from anyseal.cli.progress import metered
 from anyseal.cli.s3_connection import S3, Connection, KeyOptions, Place, about_place
@@ -72,14 +73,9 @@ async def _pieces(fd: int) -> AsyncIterator[bytes]:
 
 
 async def _deliver(output: Output, data: bytes) -> None:
-    """Write all of *data*. Waits where a signal can end it."""
+    """Write all of *data*. A signal does not wait for the reader of a pipe that is full."""
     output.check(data)
-    rest = memoryview(data)
-    while len(rest):
-        count = output.offer(rest)
-        if not count:
-            await anyio.wait_writable(output.fd)
-        rest = rest[count:]
+    await offload.run_waiting(output.write, data)
 
 
 async def _refuse_existing(s3: S3, place: Place) -> None:

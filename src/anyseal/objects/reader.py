@@ -47,10 +47,12 @@ __all__ = [
 REQUESTS = 4
 """Reads of an awaited source at the same time, unless the source has a ``concurrency``."""
 
-AHEAD = 2
-"""Reads that a stream has under way while its consumer works; they grow to AHEAD_BYTES each."""
+AHEAD_BYTES = 12 << 20
+"""Plaintext bytes that a stream fetches and opens while its consumer works."""
 
-AHEAD_BYTES = 4 << 20
+WINDOW_BYTES = 3 << 20
+"""What one of its reads fetches, at most: stores take their time for each. Sealed it fits a buffer
+of 4 MiB."""
 
 
 class ReaderBase:
@@ -133,13 +135,13 @@ def _pieces(start: int, stop: int, piece_size: int) -> Iterator[tuple[int, int]]
 def _windows(start: int, stop: int, piece_size: int) -> Iterator[tuple[int, int]]:
     """The same, cut at multiples of *piece_size* only where a request ends: small ones first, so
     that the first piece comes soon."""
-    size = piece_size * max(1, (1 << 20) // piece_size)
+    size = first = piece_size * max(1, (1 << 20) // piece_size)
     while start < stop:
         end = min(stop, start // piece_size * piece_size + size)
         yield start, end
         start = end
-        if 2 * size <= AHEAD_BYTES:
-            size *= 2
+        if size + first <= WINDOW_BYTES:
+            size += first
 
 
 class ObjectReader(ReaderBase):
@@ -309,8 +311,9 @@ class ObjectReader(ReaderBase):
             piece_size: Bytes per piece, about; all but the first and last end at a multiple of it.
 
         Cost: from a source that awaits, the next requests are under way while the consumer works:
-        two of at most 4 MiB (or *piece_size*). Close the iterator (``contextlib.aclosing``) when
-        leaving early, so that they end at once.
+        as many as the source takes at the same time, of up to 3 MiB (or *piece_size*) each and up
+        to 12 MiB in all. Close the iterator (``contextlib.aclosing``) when leaving early, so that
+        they end at once.
         """
         if piece_size < 1:
             raise ValueError("piece_size must be positive")
@@ -321,9 +324,10 @@ class ObjectReader(ReaderBase):
             return
         running: deque[Ahead[deque[bytes]]] = deque()
         windows = _windows(start, stop, piece_size)
+        ahead = min(self._requests, max(2, AHEAD_BYTES // max(WINDOW_BYTES, piece_size)))
         try:
             while True:
-                while len(running) < AHEAD and (window := next(windows, None)) is not None:
+                while len(running) < ahead and (window := next(windows, None)) is not None:
                     running.append(Ahead(partial(self._window, *window, piece_size)))
                 if not running:
                     return
@@ -343,11 +347,14 @@ class ObjectReader(ReaderBase):
             data = await self.read_range(start, stop)
             spans = _pieces(start, stop, piece_size)
             return deque(data[at - start : end - start] for at, end in spans)
-        request = self._object.request(start, stop)
-        sealed = self._object.answer(
-            request, await self._source.read(request.offset, request.length)
-        )
-        return await offload.run(self._open_pieces, request, sealed, piece_size)
+        ready: deque[bytes] = deque()
+
+        def use(request: Request, sealed: Any) -> None:
+            sealed = self._object.answer(request, sealed)
+            ready.extend(self._open_pieces(request, sealed, piece_size))
+
+        await self._answered(use, self._object.request(start, stop))
+        return ready
 
     def _open_pieces(self, request: Request, sealed: memoryview, piece_size: int) -> deque[bytes]:
         """Each piece of an answer as bytes of its own."""

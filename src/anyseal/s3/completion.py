@@ -31,7 +31,7 @@ Stores take the parts away before the object shows, and a busy one takes its tim
 """
 
 _GONE_PAUSES = _LANDING_PAUSES[:4]
-"""The same when the store no longer knows the upload at all: it was aborted, or the object shows."""
+"""The same when the store knows the upload no more: it was aborted, or the object shows already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

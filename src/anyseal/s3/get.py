@@ -129,7 +129,7 @@ class GetCalls(BucketBase):
 
         Args and errors: as for :meth:`open`; errors of later pieces come when these are due.
 
-        Cost: about 16 MiB of memory, whatever the object's size.
+        Cost: about 32 MiB of memory, whatever the object's size.
         """
         first = FIRST_BYTES if start == 0 else 0
         reader = await self._reader(key, partition, context, version_id, first=first)
