@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anyseal.objects.sources import FileSink
-from anyseal.s3.download import PartFile
+from anyseal.s3.part_file import PartFile
 
 NOTE = b"m" * 32 + b"\0"
 

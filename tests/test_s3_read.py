@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -380,11 +381,11 @@ async def test_download_file_goes_on_where_it_ended(
     assert ["plain"] == names(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["state", "part", "object", "missing"])
+@pytest.mark.parametrize("what", ["state", "sum", "part", "edited", "cut", "object", "missing"])
 async def test_download_file_does_not_go_on_with_what_it_cannot_trust(
     proxy: S3Proxy, store: tuple[Any, str], keyring: StaticKeyring, tmp_path: Path, what: str
 ) -> None:
-    """A forged note, another file or another object: the download starts again."""
+    """A forged note, an edited or another file, another object: the download starts again."""
     put(store, "changing", sealed_large(MASTER))
     target, expected = tmp_path / "plain", large()
     part, state = tmp_path / ".plain.anyseal.part", tmp_path / ".plain.anyseal.state"
@@ -392,10 +393,16 @@ async def test_download_file_does_not_go_on_with_what_it_cannot_trust(
         proxy.behave = lambda request: 500 if len(proxy.ranges) > 3 else None
         with pytest.raises(SourceError):
             await bucket.download_file("changing", target, partition=PARTITION)
-        if what == "state":
+        if what in ("state", "sum"):
             note = bytearray(state.read_bytes())
-            note[-1] ^= 2
+            note[-1 if what == "state" else 50] ^= 2
             state.write_bytes(bytes(note))
+        elif what == "edited":
+            with part.open("r+b") as file:
+                file.seek(MIB + 7)
+                file.write(bytes((expected[MIB + 7] ^ 1,)))
+        elif what == "cut":
+            os.truncate(part, MIB + 7)
         elif what == "part":
             other = tmp_path / "other"
             other.write_bytes(bytes(len(expected)))

@@ -1,26 +1,25 @@
 """Downloads into files: parallel, verified before they are written, resumable.
 
 Beside the target there is, until it is complete, a hidden ``.part`` file of verified plaintext and
-a ``.state`` file: a bit for each window that is in the part file, and a MAC under a key of the
-object. The MAC covers the object's version, the part file's identity and the boot of the machine:
-after a crash of the system what was not on the disk is unknown, and the download starts again.
+a ``.state`` file: a bit for each window that is in the part file, the sum of these windows' MACs,
+and a MAC over all that and the object's version, under keys of the object. Whoever goes on reads
+these windows in the part file again; if they are not what was written, because somebody edited the
+file or a crash of the system lost some of it, the download starts again. What the same user's
+processes write into the file while the download runs is not seen, nor what they write afterwards.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hmac
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from anyseal import offload
-from anyseal.config import UNIT_BYTES
+from anyseal.config import STEP_BYTES, UNIT_BYTES
 from anyseal.errors import (
     DecryptionError,
     FormatError,
@@ -29,10 +28,12 @@ from anyseal.errors import (
 )
 from anyseal.objects.geometry import SALT_BYTES
 from anyseal.objects.opened import OpenedObject, Request
-from anyseal.objects.sources import FileSink, open_temporary
+from anyseal.objects.sources import FileSink
 from anyseal.ports import Progress
 from anyseal.s3.get import GetCalls
+from anyseal.s3.part_file import PartFile
 from anyseal.s3.source import S3Source
+from anyseal.s3.window_macs import WindowMacs
 from anyseal.tasks import each_awaited
 
 __all__ = ["DownloadCalls"]
@@ -40,108 +41,8 @@ __all__ = ["DownloadCalls"]
 SAVE_SECONDS = 0.5
 """How much of its work a download that is killed may forget."""
 
-_MAGIC = b"anyseal download v1\n"
-
-
-def _boot() -> bytes:
-    """What tells one boot of this machine from another; empty where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    except OSError:
-        return b""
-
-
-class PartFile(FileSink):
-    """A FileSink whose temporary file has a name that the next attempt finds, and is locked."""
-
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, durable: bool) -> None:
-        self.path = Path(path)
-        self._overwrite = overwrite
-        self._durable = durable
-        if not overwrite and os.path.lexists(self.path):
-            raise OutputExistsError(f"{self.path} exists")
-        stem = f".{self.path.name[:200]}.anyseal"
-        self._temporary = self.path.with_name(f"{stem}.part")
-        self.state = self.path.with_name(f"{stem}.state")
-        self._pid = os.getpid()
-        while True:
-            self._fd = self._locked()
-            with contextlib.suppress(FileNotFoundError):
-                # Another process may have given the file its final name before the lock was ours.
-                found = os.fstat(self._fd)
-                if os.path.samestat(found, self._temporary.lstat()):
-                    if found.st_nlink == 1:
-                        return
-                    # With a second name it may be any file of ours: it must not be written to.
-                    self._temporary.unlink()
-            self._close()
-
-    def _locked(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = open_temporary(self._temporary, flags, 0o666)
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-                raise OutputExistsError(f"{self._temporary} is there and is not ours")
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputExistsError(f"{self.path} is being downloaded already") from None
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    @property
-    def identity(self) -> bytes:
-        """Which file this is."""
-        found = os.fstat(self._fd)
-        return b"%d %d" % (found.st_dev, found.st_ino)
-
-    def commit(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
-        if self._durable:
-            os.fsync(self._fd)
-        try:
-            self._rename()  # before the lock goes
-        except BaseException:
-            self.abort()
-            raise
-        self.state.unlink(missing_ok=True)
-        self._close()
-
-    def abort(self) -> None:
-        if self._fd >= 0 and os.getpid() == self._pid:
-            self._temporary.unlink(missing_ok=True)
-            self.state.unlink(missing_ok=True)
-        self._close()
-
-    def read_state(self, limit: int) -> bytes:
-        """What an earlier attempt noted, cut at *limit* bytes. Raises OSError."""
-        fd = os.open(self.state, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            return file.read(limit)
-
-    def write_state(self, note: bytes) -> None:
-        """Note *note*. The name can be foretold: what stands there is not followed or kept."""
-        fresh = self.state.with_name(self.state.name + "~")
-        fresh.unlink(missing_ok=True)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(note)
-        except BaseException:  # such as a full disk
-            fresh.unlink()
-            raise
-        fresh.replace(self.state)
-
-    def clear(self) -> None:
-        """Forget what is in it."""
-        os.ftruncate(self._fd, 0)
-
-    def keep(self) -> None:
-        """Leave it to the next attempt."""
-        self._close()
+_MAGIC = b"anyseal download v2\n"
+_SALT_BYTES, _SUM_BYTES, _MAC_BYTES = 16, 32, 32
 
 
 class Download:
@@ -164,6 +65,8 @@ class Download:
         self._windows = -(-opened.size // self._window)
         self._bits = bytearray(self._windows // 8 + 1)
         self._version = f"{etag} {opened.size} {self._window}".encode()
+        self._sum = self._reread = 0
+        self._macs: WindowMacs | None = None
         self.sink: FileSink
         if not resume:
             self.sink = FileSink(path, overwrite=overwrite, durable=durable)
@@ -175,27 +78,73 @@ class Download:
             self.sink.keep()
             raise
 
-    def _mac(self, sink: PartFile) -> bytes:
-        fields = (_MAGIC, _boot(), self._version, sink.identity, bytes(self._bits))
+    def _mac(self, *fields: bytes) -> bytes:
         return self._opened.resume_mac(b"".join(len(one).to_bytes(4) + one for one in fields))
+
+    def _use_salt(self, salt: bytes) -> None:
+        self._salt = salt
+        self._macs = WindowMacs(self._mac(b"steps", salt), self._mac(b"windows", salt))
+
+    def _note(self) -> bytes:
+        """What the state file holds, after its MAC."""
+        return self._salt + self._sum.to_bytes(_SUM_BYTES) + self._bits
 
     def _load(self, sink: PartFile) -> None:
         """Believe what an earlier attempt noted, if the note is ours and of this object."""
         with contextlib.suppress(OSError):
-            note = sink.read_state(32 + len(self._bits) + 1)
-            # Without a boot's name nobody knows what of the part file reached the disk.
-            if len(note) == 32 + len(self._bits) and _boot():
-                self._bits[:] = note[32:]
-                if hmac.compare_digest(note[:32], self._mac(sink)):
-                    return
-                self._bits[:] = bytes(len(self._bits))
-        sink.clear()
+            size = _MAC_BYTES + _SALT_BYTES + _SUM_BYTES + len(self._bits)
+            note = sink.read_state(size + 1)
+            mac, rest = note[:_MAC_BYTES], note[_MAC_BYTES:]
+            mine = self._mac(_MAGIC, self._version, rest)
+            if len(note) == size and hmac.compare_digest(mac, mine):
+                self._use_salt(rest[:_SALT_BYTES])
+                self._sum = int.from_bytes(rest[_SALT_BYTES : _SALT_BYTES + _SUM_BYTES])
+                self._bits[:] = rest[_SALT_BYTES + _SUM_BYTES :]
+                return
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what an earlier attempt left."""
+        if isinstance(self.sink, PartFile):
+            self.sink.clear()
+        self._bits[:] = bytes(len(self._bits))
+        self._sum = 0
+        self._use_salt(os.urandom(_SALT_BYTES))
 
     def save(self) -> None:
         """Note what is done."""
         if isinstance(self.sink, PartFile):
-            self.sink.write_state(self._mac(self.sink) + self._bits)
+            note = self._note()
+            self.sink.write_state(self._mac(_MAGIC, self._version, note) + note)
             self._saved = time.monotonic()
+
+    def found(self) -> Iterator[tuple[int]]:
+        """The number of each window that an earlier attempt has written."""
+        return ((number,) for number in range(self._windows) if self._is_done(number))
+
+    def reread(self, number: int) -> None:
+        """Read a window from the part file."""
+        start, stop = self._bounds(number)
+        macs, sink, steps = self._macs, self.sink, []
+        if macs is None or not isinstance(sink, PartFile):
+            return
+        for step in self._opened.parts(start, stop, STEP_BYTES):
+            with offload.buffers().lease(step.stop - step.start) as plain:
+                if not sink.pread_into(step.start, plain):
+                    return
+                steps.append(macs.step(step.start, plain))
+        with self._lock:
+            self._reread ^= macs.window(number, steps)
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether all windows that were read from the part file are what was written."""
+        mine, found = (one.to_bytes(_SUM_BYTES) for one in (self._sum, self._reread))
+        return hmac.compare_digest(mine, found)
+
+    def _bounds(self, number: int) -> tuple[int, int]:
+        start = number * self._window
+        return start, min(start + self._window, self._opened.size)
 
     def _is_done(self, number: int) -> int:
         return self._bits[number // 8] >> number % 8 & 1
@@ -204,9 +153,7 @@ class Download:
         """Each window that is not done, by its number."""
         for number in range(self._windows):
             if not self._is_done(number):
-                start = number * self._window
-                stop = min(start + self._window, self._opened.size)
-                yield number, self._opened.request(start, stop)
+                yield number, self._opened.request(*self._bounds(number))
 
     @property
     def missing(self) -> int:
@@ -231,11 +178,16 @@ class Download:
 
     def write(self, number: int, request: Request, sealed: memoryview) -> None:
         """Open a window's ciphertext and write what verifies into the file."""
+        macs, steps = self._macs, []
         for step, piece in self._opened.opened_steps(request, sealed):
             with offload.buffers().lease(step.stop - step.start) as plain:
                 self._opened.open_part(step, piece, plain)
+                if macs is not None:  # now that it is in the core's cache
+                    steps.append(macs.step(step.start, plain))
                 self.sink.pwrite(step.start, plain)
         with self._lock:
+            if macs is not None:
+                self._sum ^= macs.window(number, steps)
             self._bits[number // 8] |= 1 << number % 8
             if time.monotonic() - self._saved > SAVE_SECONDS:
                 self.save()
@@ -275,7 +227,10 @@ class DownloadCalls(GetCalls):
 
         *path* appears when every byte has verified. With *resume*, an attempt that ends early
         leaves hidden ``.part`` and ``.state`` files beside it, with which the next one goes on as
-        long as the object in the bucket is the same; without it, nothing is left.
+        long as the object in the bucket is the same; without it, nothing is left. What is in the
+        part file is read and verified again before the rest is fetched: if it was edited, the
+        download starts again. It is not protected from processes of the same user that write to
+        it while the download runs.
 
         Args:
             key: The object's key.
@@ -299,7 +254,8 @@ class DownloadCalls(GetCalls):
                 :meth:`open`.
             OSError: Writing failed.
 
-        Cost: requests of 8 MiB, *concurrency* at a time; that many buffers of this size.
+        Cost: requests of 8 MiB, *concurrency* at a time; that many buffers of this size. To go on,
+            one reading of the part file.
         """
         limit = self._slots(concurrency)
         async with await self._reader(
@@ -318,6 +274,9 @@ class DownloadCalls(GetCalls):
                 lambda made: made.close(None),
             )
             try:
+                await offload.each(download.reread, download.found())
+                if not download.is_as_written:
+                    await offload.run(download.start_over)
                 await _transfer(download, source, limit, reader.size, progress)
                 await offload.run(download.sink.commit, reader.size)
             except BaseException as exc:
