@@ -546,6 +546,34 @@ def test_migrate_that_is_stopped_goes_on(bucket: Bucket, proxy: S3Proxy) -> None
     )
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["again", "gone"])
+def test_migrate_that_was_killed_leaves_no_upload(
+    bucket: Bucket, proxy: S3Proxy, there: bool
+) -> None:
+    """The parts that it sent cost money: the next run aborts what the state file names, also of an
+    old object that is not there any more."""
+    bucket.put_raw("old/large", DATA)
+    bucket.put_raw("old/small", b"small")
+    proxy.behave = lambda request: "hang" if "partNumber=2" in request.path else None
+    command = (
+        "s3", "migrate", f"{bucket.url}/old/", f"{bucket.url}/new/", "--from", "plain",
+        "-k", "key", "--state", "state",
+    )  # fmt: skip
+    process = bucket.shell.start(*command, env=bucket.env | {"AWS_ENDPOINT_URL": proxy.url})
+    wait_until(lambda: any("partNumber=2" in request.path for request in proxy.asked))
+    process.kill()
+    process.communicate()
+    assert 1 == len(bucket.uploads())
+    if not there:
+        bucket.client.delete_object(Bucket=bucket.name, Key="old/large")
+    bucket.shell.ok(*command, env=bucket.env)
+    assert [] == bucket.uploads()
+    expected = {"new/small": b"small"} | ({"new/large": DATA} if there else {})
+    found = {name: bucket.open(name) for name in bucket.names() if name.startswith("new/")}
+    assert expected == found
+    assert b"0 migrated" in bucket.shell.ok(*command, env=bucket.env)
+
+
 def test_migrate_from_plain(bucket: Bucket) -> None:
     """What is there already, by someone else or sealed before, is told and left alone."""
     for name in ("a/1", "b/2"):

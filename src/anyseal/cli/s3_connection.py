@@ -211,13 +211,20 @@ class S3:
 
         return Calls(self.client, bucket, attempts=self.attempts)
 
-    def bucket(self, bucket: str, keyring: Keyring | None = None, **options: Any) -> SealedBucket:
+    def bucket(
+        self,
+        bucket: str,
+        keyring: Keyring | None = None,
+        *,
+        kind: type[SealedBucket] | None = None,
+        **options: Any,
+    ) -> SealedBucket:
         """A sealed bucket; without a keyring for the calls that need no key."""
         from anyseal.s3 import SealedBucket
 
         no_keys: Any = keyring
         options |= {"concurrency": self.concurrency, "attempts": self.attempts}
-        return SealedBucket(self.client, bucket, no_keys, **options)
+        return (kind or SealedBucket)(self.client, bucket, no_keys, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,6 +234,7 @@ async def _find(migration: Migration, s3: S3, owner: OwnerOptions, table: Any) -
 
 async def _move_all(mover: Mover, found: list[Old], limit: int, *, quiet: bool) -> int:
     """Migrate what is to be, several objects at a time; how many could not be."""
+    await mover.abort_left()
     wanted = []
     for old in found:
         if old.problem is not None:

@@ -27,6 +27,7 @@ from anyseal.errors import (
 from anyseal.ports import Keyring
 
 if TYPE_CHECKING:  # needs an extra
+    from anyseal.s3 import SealedBucket
     from anyseal.s3.calls import Found
 
 __all__ = ["How", "Migration", "Mover", "Old", "is_done"]
@@ -49,6 +50,9 @@ ABOUT_ONE = (
     WrongKeyError,
 )
 """Errors of one object, after which the others go on."""
+
+AGAIN = ("started", "uploading", "done")
+"""Steps of an earlier run after which what is in the new object's place is from this migration."""
 
 Put = Callable[[str, AsyncIterator[bytes], Mapping[str, str]], Awaitable[str]]
 
@@ -149,7 +153,24 @@ class Mover:
         self._lenzeye = lenzeye
         self._source = s3.calls(migration.source.bucket)
         self._target = s3.calls(migration.target.bucket)
-        self._bucket = s3.bucket(migration.target.bucket, keyring, bind_location=how.bind_location)
+        self._moving: dict[str, str] = {}
+        """By the keys of the new objects on their way: those of the old ones."""
+        self._bucket = s3.bucket(
+            migration.target.bucket,
+            keyring,
+            kind=_noting(self._note_upload),
+            bind_location=how.bind_location,
+        )
+
+    async def _note_upload(self, key: str, upload_id: str) -> None:
+        await self.state.note("uploading", self._moving[key], target=key, upload_id=upload_id)
+
+    async def abort_left(self) -> None:
+        """Abort the multipart uploads of an earlier run that was killed."""
+        for key, last in list(self.state.steps.items()):
+            if last.get("step") == "uploading" and "upload_id" in last and "target" in last:
+                await self._target.abort_upload(last["target"], last["upload_id"])
+                await self.state.note("started", key)
 
     async def move(self, old: Old) -> None:
         """Migrate one object; what is wrong with it is told, and the others go on."""
@@ -179,7 +200,7 @@ class Mover:
             raise FormatError("is sealed already")
         last = self.state.steps.get(old.key, {})
         if not is_done(last, old, self.how.verify):
-            last = await self._seal(old, head, again=last.get("step") in ("started", "done"))
+            last = await self._seal(old, head, again=last.get("step") in AGAIN)
         elif (await self._target.head(target.key)).etag != last["target_etag"]:
             raise SourceChangedError(f"{target} was changed since it was verified")
         if self.how.delete_source:
@@ -219,11 +240,14 @@ class Mover:
             return result.etag
 
         await self.state.note("started", old.key)
+        self._moving[target.key] = old.key
         try:
             etag = await self._read(old, head, user, put)
         except PreconditionFailedError:
             await self.state.note("refused", old.key)  # what is there came from someone else
             raise
+        finally:
+            del self._moving[target.key]
         verified = self.how.verify
         if verified:
             await self._compare(target.key, where, digest)
@@ -259,6 +283,17 @@ class Mover:
                 await offload.run(found.update, piece)
         if found.digest() != digest.digest():
             raise DecryptionError("the new object is not the same: the old one stays")
+
+
+def _noting(note: Callable[[str, str], Awaitable[None]]) -> type[SealedBucket]:
+    """A kind of bucket that notes its multipart uploads."""
+    from anyseal.s3 import SealedBucket
+
+    class Noting(SealedBucket):
+        async def _begun(self, key: str, upload_id: str) -> None:
+            await note(key, upload_id)
+
+    return Noting
 
 
 def is_done(last: Mapping[str, Any], old: Old, verify: bool) -> bool:

@@ -19,7 +19,8 @@ class State:
     """The steps of a migration by object.
 
     Lines are only ever added, each on the disk before the next step is taken; a last line that a
-    crash has cut does not count. The file names keys and entity tags, nothing of what is in them.
+    crash has cut does not count. The file names keys, entity tags and uploads, nothing of what is
+    in them.
 
     Args:
         path: The file; None keeps nothing.

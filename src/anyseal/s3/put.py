@@ -168,6 +168,7 @@ class PutCalls(BucketBase):
             upload = Upload(self._calls, request.key, request.concurrency)
             try:
                 await upload.begin(ChecksumAlgorithm=request.checksum, **request.headers)
+                await self._begun(request.key, upload.upload_id)
                 await upload.send(parts, sent)
                 landing = self._landing(request, parts)
                 answer = await upload.complete(landing, **request.conditions)
@@ -181,6 +182,9 @@ class PutCalls(BucketBase):
             version_id=answer.get("VersionId"),
             parts=parts.count,
         )
+
+    async def _begun(self, key: str, upload_id: str) -> None:
+        """For those who keep a record of multipart uploads: called before the first part."""
 
     def _landing(self, request: _Request, parts: SealedParts) -> Landing:
         """Finds the object, when all its parts are sealed."""
