@@ -132,3 +132,17 @@ async def test_head_of_a_bucket_that_may_not_be_looked_at() -> None:
     with pytest.raises(ObjectNotFoundError):
         await Calls(Client(), "bucket").head("k")
     assert not await Calls(Client(), "bucket").exists("k")
+
+
+@pytest.mark.anyio
+async def test_range_of_a_folder_is_not_asked_for_again(
+    weed_server: SeaweedFS, keyring: StaticKeyring
+) -> None:
+    """SeaweedFS takes an object whose key ends in a slash for a folder, and answers no range of it:
+    that does not go away."""
+    async with s3_client(weed_server.url) as client:
+        bucket = SealedBucket(client, weed_server.new_bucket(), keyring)
+        await bucket.put("folder/", b"data", partition="t")
+        with pytest.raises(SourceError, match="Content-Range") as caught:
+            await bucket.get("folder/", partition="t")
+    assert not caught.value.retryable

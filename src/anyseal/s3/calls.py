@@ -477,4 +477,6 @@ def _content_range(answer: Mapping[str, Any], where: str) -> tuple[int, int]:
             raise ValueError
         return start, int(total)
     except ValueError:
-        raise SourceError(f"{where}: a partial answer without a usable Content-Range") from None
+        error = SourceError(f"{where}: a partial answer without a usable Content-Range")
+        error.retryable = False  # a store that does not know ranges, or no object but a folder
+        raise error from None
