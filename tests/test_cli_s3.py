@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -621,3 +622,25 @@ def test_help_flows(bucket: Bucket) -> None:
     """A paragraph is one, however wide the terminal is: typer keeps the lines of the source."""
     text = bucket.ok("migrate", "--help", env={"COLUMNS": "160", "TERMINAL_WIDTH": "160"}).decode()
     assert "The old objects stay, unless --delete-source is given" in text
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--help",),
+        ("migrate", "--help"),
+        ("get",),
+        ("get", "s3://b/k", "none/f", "--attempts", "2"),
+        ("cat", "s3://b/k", "--range", "x"),
+        ("ls", "s3://b", "--endpoint-url", "host:80"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_wrong_usage_do_not_wait_for_clients(args: tuple[str, ...]) -> None:
+    """The clients of S3 and of databases take longer to import than all the rest."""
+    command = [sys.executable, "-X", "importtime", "-m", "anyseal", "s3", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (0 if "--help" in args else 2) == done.returncode
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "anyseal.cli.s3" in imported
+    assert set() == imported & {"aiobotocore", "aiohttp", "botocore", "httpx", "sqlalchemy"}
