@@ -13,6 +13,7 @@ from anyseal import ObjectNotFoundError, SourceError, StaticKeyring
 from anyseal.errors import ConfigurationError
 from anyseal.s3 import SealedBucket
 from anyseal.s3.calls import Calls
+from anyseal.s3.multipart import Upload
 from storage_servers import SeaweedFS, s3_client
 
 pytest_plugins = ["server_fixtures"]
@@ -146,3 +147,31 @@ async def test_range_of_a_folder_is_not_asked_for_again(
         with pytest.raises(SourceError, match="Content-Range") as caught:
             await bucket.get("folder/", partition="t")
     assert not caught.value.retryable
+
+
+def test_aborting_does_not_outlast_the_calls_again() -> None:
+    """A put that failed on a dead server has waited for it long enough."""
+
+    class Dead:
+        meta = None
+        asked = 0
+
+        async def create_multipart_upload(self, **parameters: Any) -> dict[str, Any]:
+            return {"UploadId": "u"}
+
+        async def abort_multipart_upload(self, **parameters: Any) -> dict[str, Any]:
+            self.asked += 1
+            raise ClientError({"Error": {"Code": "SlowDown"}}, "AbortMultipartUpload")
+
+    client, waited = Dead(), []
+
+    async def main() -> None:
+        upload = Upload(Calls(client, "bucket"), "k", 1)
+        await upload.begin()
+        began = trio.current_time()
+        await upload.abort()
+        waited.append(trio.current_time() - began)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert 5 == client.asked
+    assert waited[0] < 3

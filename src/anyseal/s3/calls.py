@@ -112,9 +112,10 @@ class Calls:
         self._patience = patience(client)
         leave_unhashed(client)
 
-    def of_bucket(self, bucket: str) -> Calls:
-        """The same on another bucket."""
-        return Calls(self.client, bucket, attempts=self.attempts)
+    def of_bucket(self, bucket: str, *, attempts: int | None = None) -> Calls:
+        """The same on another bucket, with at most so many attempts."""
+        most = self.attempts if attempts is None else min(attempts, self.attempts)
+        return Calls(self.client, bucket, attempts=most)
 
     async def _call(self, operation: str, **parameters: Any) -> Any:
         """One request, without a retry; None parameters are left out."""

@@ -21,6 +21,9 @@ __all__ = ["Span", "Upload"]
 Span: TypeAlias = tuple[int, int, int]
 """A part's number, and where it starts and stops in what it is copied from."""
 
+ABORT_ATTEMPTS = 5
+"""At most, which is two seconds: whoever waits for it has waited for S3 before, or is cancelled."""
+
 _log = logging.getLogger("anyseal.s3")
 
 
@@ -145,11 +148,12 @@ class Upload:
         await uninterrupted(self._abort)
 
     async def _abort(self) -> None:
+        calls = self._calls.of_bucket(self._calls.bucket, attempts=ABORT_ATTEMPTS)
         try:
             for _ in range(3):
-                await self._calls.abort_upload(self._key, self.upload_id)
+                await calls.abort_upload(self._key, self.upload_id)
                 # A part that was on its way may have arrived after the abortion.
-                if not await self._calls.parts(self._key, self.upload_id):
+                if not await calls.parts(self._key, self.upload_id):
                     return
         except UploadNotFoundError:
             return
