@@ -16,6 +16,7 @@ from anyseal.cache.base import CacheBase
 from anyseal.cache.core import INLINE_DECODE_BYTES, Cache
 from anyseal.cache.entry import NONE, Entry, check_key, function_key
 from anyseal.cache.jobs import Job
+from anyseal.cache.methods import as_method, is_method
 from anyseal.cache.needs import UNSET
 from anyseal.cache.options import check_options, tag_names
 from anyseal.errors import ConfigurationError, FormatError
@@ -41,6 +42,8 @@ class CacheInfo:
 
 def is_async(function: Any) -> bool:
     """Whether *function* is an ``async def``, or an object with an async ``__call__``."""
+    if isinstance(function, classmethod):
+        function = function.__func__
     call = getattr(function, "__call__", None)  # noqa: B004 - which one it is
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
@@ -49,8 +52,8 @@ class CachedFunction:
     """What a decorated function carries: its cache, its keys, its settings."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        if not callable(function) or isinstance(function, staticmethod | classmethod | type):
-            raise TypeError("cached goes below @staticmethod and @classmethod, onto a function")
+        if not callable(function) or isinstance(function, staticmethod | type):
+            raise TypeError("cached goes below @staticmethod, onto a function")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{function_name(function)} is a generator: its items cannot be cached")
         self.function = function
@@ -317,13 +320,16 @@ def _prefixes(self: CachedFunction, names: Any) -> list[str]:
 
 def decorate(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     """*function* with a cache in front. *options* were checked."""
+    of_class = isinstance(function, classmethod)
+    if isinstance(function, classmethod):
+        function = function.__func__
     self = CachedFunction(function, options)
     make = _decorate_async if self.is_async else _decorate_sync
     wrapper, wrapper.invalidate, wrapper.refresh, wrapper.cache_clear = make(self)
     wrapper.cache_info = lambda: dataclass_copy(self.info)
     wrapper.key_of = lambda *args, **kwargs: self.key(args, kwargs)
     wrapper.cached = self
-    return wrapper
+    return as_method(wrapper, of_class=of_class) if of_class or is_method(function) else wrapper
 
 
 def dataclass_copy(info: CacheInfo) -> CacheInfo:
@@ -352,7 +358,9 @@ def cached(
     The function never fails because the cache does: then it is simply called. The decorated
     function has ``invalidate(*args)``, ``refresh(*args)``, ``cache_clear(partition=...)``,
     ``cache_info()``, ``key_of(*args)`` and ``__wrapped__``; the first three are awaited on
-    ``async def``.
+    ``async def``. Through an object, those of a method have ``self`` already; through the class
+    it is their first argument. ``@cached`` goes above ``@classmethod``, and below
+    ``@staticmethod``.
 
     Args:
         cache: A Cache (an ``anyseal.sync.Cache`` for ``def``), or a function that returns it.
