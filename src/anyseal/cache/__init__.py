@@ -21,7 +21,7 @@ from anyseal.cache.codecs import (
 from anyseal.cache.core import Cache
 from anyseal.cache.decorators import CacheInfo, cached
 from anyseal.cache.policy import TTL, CachePolicy
-from anyseal.cache.secure import secure
+from anyseal.cache.secure import aclose_all, close_all, secure
 from anyseal.cache.stats import CacheHealth, CacheStats
 from anyseal.cache.wrapper import EncryptionWrapper
 
@@ -56,8 +56,10 @@ __all__ = [
     "RawCodec",
     "RedisBackend",
     "SQLiteBackend",
+    "aclose_all",
     "backend_from_url",
     "cached",
+    "close_all",
     "secure",
 ]
 

@@ -110,6 +110,11 @@ class CachedFunction:
         return cache
 
     @property
+    def fixed(self) -> CacheBase | None:
+        """The cache, unless a function was given that returns it."""
+        return self._cache if isinstance(self._cache, CacheBase) else None
+
+    @property
     def cache(self) -> Any:
         """The cache; a function that was given instead is asked each time."""
         found = self._cache
@@ -329,6 +334,8 @@ def decorate(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     wrapper.cache_info = lambda: dataclass_copy(self.info)
     wrapper.key_of = lambda *args, **kwargs: self.key(args, kwargs)
     wrapper.cached = self
+    if self.fixed is not None:
+        wrapper.cache = self.fixed
     return as_method(wrapper, of_class=of_class) if of_class or is_method(function) else wrapper
 
 
@@ -358,7 +365,8 @@ def cached(
     The function never fails because the cache does: then it is simply called. The decorated
     function has ``invalidate(*args)``, ``refresh(*args)``, ``cache_clear(partition=...)``,
     ``cache_info()``, ``key_of(*args)`` and ``__wrapped__``; the first three are awaited on
-    ``async def``. Through an object, those of a method have ``self`` already; through the class
+    ``async def``. Its ``cache`` is the one that was given (not a function that returns it).
+    Through an object, those of a method have ``self`` already; through the class
     it is their first argument. ``@cached`` goes above ``@classmethod``, and below
     ``@staticmethod``.
 
