@@ -1314,7 +1314,8 @@ def test_importing_the_package_imports_no_extra() -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
     import anyseal.kms
 
-    assert all(getattr(anyseal.kms, name) for name in anyseal.kms.__all__)
+    names = [name for name in dir(anyseal.kms) if name.endswith(("Kms", "Auth"))]
+    assert 8 == len([getattr(anyseal.kms, name) for name in names])
     with pytest.raises(AttributeError):
         _ = anyseal.kms.Nothing  # type: ignore[attr-defined]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from redis import exceptions as redis_errors
-
 from anyseal.cache.backends import _redis_commands as commands
 from anyseal.cache.backends._redis_clients import (
     check_client,
@@ -14,6 +12,12 @@ from anyseal.cache.backends._redis_clients import (
     make_client,
     with_sentinels,
 )
+from anyseal.errors import ConfigurationError
+
+try:
+    from redis import exceptions as redis_errors
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError("Redis needs redis-py: pip install 'anyseal[redis]'") from _exc
 
 __all__ = ["BlockingRedisBackend"]
 
