@@ -12,6 +12,8 @@ from uuid import UUID
 import anyio
 import anyio.to_thread
 import pytest
+import redis
+import redis.asyncio
 
 from anyseal import BackendError, ConfigurationError, Key, StaticKeyring, sync
 from anyseal.cache import Cache, CachePolicy, MemoryBackend, PickleCodec
@@ -607,3 +609,24 @@ async def test_cache_backend_down_is_bounded_by_policy(make: Any, backend_of: An
             await getattr(closed, name)(*args)
     with pytest.raises(BackendError):
         await closed.get_or_set("k", closed.factory(lambda: 7))
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "said"),
+    [
+        (Cache, sync.MemoryBackend(), "a blocking one, for anyseal.sync.Cache"),
+        (sync.Cache, MemoryBackend(), "an async one, for anyseal.cache.Cache"),
+        (Cache, MemoryBackend, "not the class MemoryBackend"),
+        (sync.Cache, sync.MemoryBackend, "not the class BlockingMemoryBackend"),
+        (Cache, "memory://", "anyseal.cache.backend_from_url makes one"),
+        (sync.Cache, "memory://", "anyseal.sync.backend_from_url makes one"),
+        (Cache, redis.asyncio.Redis(), r"anyseal\.cache\.RedisBackend\(client\)"),
+        (sync.Cache, redis.Redis(), r"anyseal\.sync\.RedisBackend\(client\)"),
+        (Cache, None, "NoneType is not an async backend: see those in anyseal.cache"),
+        (sync.Cache, {}, "dict is not a blocking backend: see those in anyseal.sync"),
+    ],
+)
+def test_cache_says_which_backend_it_wants(kind: Any, backend: Any, said: str) -> None:
+    """The two faces look alike: who mixes them up must be told which is which."""
+    with pytest.raises(TypeError, match=said):
+        kind(backend, StaticKeyring("8f" * 32))

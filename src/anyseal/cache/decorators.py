@@ -94,7 +94,8 @@ class CachedFunction:
             ConfigurationError: Another function has this one's name there.
         """
         if not isinstance(cache, CacheBase):
-            raise TypeError(f"cache= must be a Cache or a function that returns one, not {cache!r}")
+            kind = type(cache).__name__
+            raise TypeError(f"cache= must be a Cache or a function that returns one, not a {kind}")
         if isinstance(cache, Cache) is not self.is_async:
             side = "anyseal.cache.Cache" if self.is_async else "anyseal.sync.Cache"
             raise TypeError(f"{self._name} needs an {side}: a function and its cache both wait, "

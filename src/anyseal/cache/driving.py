@@ -9,9 +9,8 @@ import anyio
 
 from anyseal.cache.base import CacheBase
 from anyseal.cache.needs import Flow, Need
-from anyseal.cache.options import Settings, check_names
+from anyseal.cache.options import Settings, check_backend, check_names
 from anyseal.errors import BackendError, KmsError, MetastoreError
-from anyseal.ports import Backend
 
 __all__ = ["SCAN_BATCH", "Driver"]
 
@@ -26,9 +25,7 @@ class Driver(CacheBase):
 
     def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
         check_names(settings)
-        if not isinstance(backend, Backend):
-            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
-            raise TypeError(f"{type(backend).__name__} is not an async backend{hint}")
+        check_backend(backend, waits=True)
         super().__init__(backend, keyring, **settings)
         own = getattr(backend, "enforces_timeout", False)
         self._timeout = None if own else self.policy.timeout

@@ -16,7 +16,7 @@ from anyseal.cache.core import (
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
 from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
-from anyseal.cache.options import Settings, check_names, items_of, tag_names
+from anyseal.cache.options import Settings, check_backend, check_names, items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -24,7 +24,7 @@ from anyseal.errors import (
     BackendError,
     FormatError,
 )
-from anyseal.ports import BlockingBackend, BlockingRangedBackend
+from anyseal.ports import BlockingRangedBackend
 from anyseal.sync.driving import BlockingDriver
 from anyseal.sync.herd import Herd
 from anyseal.sync.large import LargeValues
@@ -51,9 +51,7 @@ class Cache(BlockingDriver):
 
     def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
         check_names(settings)
-        if not isinstance(backend, BlockingBackend):
-            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
-            raise TypeError(f"{type(backend).__name__} is not a blocking backend{hint}")
+        check_backend(backend, waits=False)
         super().__init__(backend, keyring, **settings)
         self._herd = Herd()
         self._large = LargeValues(self)
