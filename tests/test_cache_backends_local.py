@@ -85,7 +85,9 @@ def test_memory_is_one_for_both_sides() -> None:
 def test_threads_find_every_entry_consistent(kind: str, path: Path) -> None:
     """Several threads at once, on few names, with everything there is."""
     backend: Any = (
-        BlockingMemoryBackend(max_entries=8) if kind == "memory" else BlockingSQLiteBackend(path)
+        BlockingMemoryBackend(max_entries=8)
+        if kind == "memory"
+        else BlockingSQLiteBackend(path, timeout=60)
     )
     errors: list[BaseException] = []
 
@@ -269,7 +271,7 @@ def test_sqlite_serves_several_processes(path: Path) -> None:
     code = """
         import sys
         from anyseal.cache.backends.sqlite import BlockingSQLiteBackend
-        backend = BlockingSQLiteBackend(sys.argv[1], timeout=30)
+        backend = BlockingSQLiteBackend(sys.argv[1], timeout=60)
         won = backend.set("lease", sys.argv[2].encode(), if_absent=True)
         backend.set("count", b"0", if_absent=True)
         done = 0
@@ -286,7 +288,7 @@ def test_sqlite_serves_several_processes(path: Path) -> None:
         )
         for number in range(4)
     ]
-    won = [process.communicate(timeout=60)[0].strip() for process in processes]
+    won = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert [b"False", b"False", b"False", b"True"] == sorted(won)
     backend = BlockingSQLiteBackend(path)
     assert [b"100"] == backend.get_many(["count"])

@@ -33,10 +33,10 @@ def far(port: int) -> list[Any]:
     """Each backend that is elsewhere, at *port*, awaitable."""
     url = f"http://127.0.0.1:{port}/api"
     return [
-        HttpBackend(url, token=CACHE_TOKEN, timeout=2),
-        Awaited(BlockingHttpBackend(url, token=CACHE_TOKEN, timeout=2)),
-        MemcachedBackend(port=port, timeout=2),
-        Awaited(BlockingMemcachedBackend(port=port, timeout=2)),
+        HttpBackend(url, token=CACHE_TOKEN, timeout=20),
+        Awaited(BlockingHttpBackend(url, token=CACHE_TOKEN, timeout=20)),
+        MemcachedBackend(port=port, timeout=4),
+        Awaited(BlockingMemcachedBackend(port=port, timeout=4)),
     ]
 
 

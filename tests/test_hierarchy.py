@@ -17,7 +17,7 @@ from anyseal.ports import KeyRecord
 from anyseal.record import parse_row
 from anyseal.testing import Clock, Recorder
 from doubles import IK, SK, Calls, CountingKms, CountingMetastore, World
-from support import live_keys
+from support import live_keys, live_keys_without_garbage
 
 pytestmark = pytest.mark.anyio
 DAY = 86400.0
@@ -94,7 +94,7 @@ async def test_hierarchy_cancelled_leader_leaves_the_others_served() -> None:
 async def test_hierarchy_caches_are_bounded() -> None:
     """A service with millions of users must not keep millions of keys."""
     world = World(key_cache_size=10)
-    before = live_keys()
+    before = live_keys_without_garbage()
     async with world.hierarchy() as hierarchy:
         for n in range(50):
             await hierarchy.current(f"u{n}")
@@ -324,7 +324,7 @@ async def test_hierarchy_closed_is_closed() -> None:
     """Keys must not live on in sessions when the service has shut down."""
     world = World()
     gc.collect()  # keys of other tests, which may go at any time
-    before = live_keys()
+    before = live_keys_without_garbage()
     async with world.factory() as factory:
         session = factory.session("u1")
         row = await session.encrypt(b"")
