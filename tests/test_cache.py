@@ -462,8 +462,8 @@ async def test_cache_local_ttl(make: Any, clock: Clock) -> None:
     """Without news from the backend an entry is asked for again after local_ttl."""
     face = make(policy=CachePolicy(local_bytes=1 << 20, local_ttl=3000))
     other = make()
-    await face.set("k", 1)
-    await other.set("k", 2)
+    await face.set("k", 1, ttl=None)
+    await other.set("k", 2, ttl=None)
     assert 1 == await face.get("k")
     await clock.turn(3001)
     assert 2 == await face.get("k")
