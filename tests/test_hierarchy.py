@@ -377,10 +377,10 @@ def test_hierarchy_serves_threads_with_loops_of_their_own() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert (160, 5) == (len(ids), len(set(ids)))
     assert 1 + 5 == world.calls.count["store"]
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
 
 
 def test_hierarchy_record_is_frozen() -> None:

@@ -275,7 +275,7 @@ async def test_read_gives_up_on_a_server_that_says_nothing(
     put(store, "small", await seal(keyring, b"x"))
     proxy.behave = lambda request: "hang"
     async with sealed_bucket(proxy.url, store[1], keyring, attempts=1, timeout=0.3) as bucket:
-        with anyio.fail_after(10), pytest.raises(SourceError) as caught:
+        with anyio.fail_after(60), pytest.raises(SourceError) as caught:
             await bucket.open("small", partition=PARTITION)
         assert caught.value.retryable
     async with sealed_bucket(proxy.url, store[1], keyring) as bucket:
@@ -309,12 +309,14 @@ async def test_stream_reads_ahead_and_stops_when_it_is_closed(
         stream: Any = bucket.stream("large", partition=PARTITION)
         async with contextlib.aclosing(stream):
             assert large()[:MIB] == await anext(stream)
-            with anyio.fail_after(5):
+            with anyio.fail_after(60):
                 while len(proxy.ranges) < 4:
                     await anyio.sleep(0.005)
-        asked = len(proxy.asked)
-        await anyio.sleep(0.05)
-        assert asked == len(proxy.asked) <= 5
+        asked = 0
+        while asked != len(proxy.asked):  # what was sent reaches the proxy a little later
+            asked = len(proxy.asked)
+            assert asked <= 5
+            await anyio.sleep(0.2)
         proxy.behave = lambda request: "hang" if len(proxy.ranges) > 3 else None
         with anyio.move_on_after(0.3) as scope:
             async with contextlib.aclosing(

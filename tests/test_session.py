@@ -237,7 +237,7 @@ async def test_session_much_garbage_is_bounded(piece: bytes) -> None:
         started = time.monotonic()
         with pytest.raises(FormatError):
             await factory.session("u1").decrypt(garbage)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 async def test_session_text_must_be_text() -> None:
