@@ -109,8 +109,9 @@ class World:
 
     def __init__(self, **policy: Any) -> None:
         # Keys are dated by the minute: at its end, two that begin at once could make two.
-        if time.time() % 60 > 58.5:
-            time.sleep(60 - time.time() % 60)
+        left = 60 - time.time() % 60
+        if left < 1.5:
+            time.sleep(left)
         self.calls = Calls()
         self.store = MemoryMetastore()
         self.policy = CryptoPolicy(**policy)

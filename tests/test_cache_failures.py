@@ -188,7 +188,7 @@ async def test_failure_slow_backend_without_timeout_of_its_own() -> None:
     backend = Slow()
     policy = CachePolicy(timeout=0.1, breaker_failures=0)
     cache = Cache(backend, KEYRING, policy=policy)
-    assert await cache.set("large", bytes(2 << 20))
+    assert await Cache(backend, KEYRING).set("large", bytes(2 << 20))
     async with asyncio.timeout(30):
         assert await cache.get("large") is None
         with pytest.raises(BackendError):

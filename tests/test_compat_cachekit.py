@@ -344,7 +344,7 @@ def test_cachekit_damaged_entry_is_replaced(
     with caplog.at_level(logging.WARNING):
         assert expected == load(1) == load(1)
     assert 2 == counted.calls
-    assert 1 == len(caplog.records)
+    assert 1 == sum(each.name.startswith("anyseal") for each in caplog.records)
     assert "plaintext" not in caplog.text
     assert "args" not in caplog.text
 

@@ -429,9 +429,10 @@ async def test_rewrap_that_is_cancelled_anywhere(
 
 
 async def test_complete_waits_for_a_worker_that_completes_just_now(
-    bucket: Bucket, key: Key
+    bucket: Bucket, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parts are gone from the listing and the object is not there yet: no part is to blame."""
+    monkeypatch.setattr("anyseal.s3.completion._LANDING_PAUSES", (0.1,) * 600)
     async with connected(bucket.url, bucket.name, key) as sealed:
         token = await sealed.create_upload("k", size=3)
         receipt = await sealed.upload_part(token, 1, b"abc")
