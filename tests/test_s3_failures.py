@@ -120,7 +120,7 @@ async def test_part_that_the_network_spoils_is_sent_again(
         return None
 
     proxy.behave = behave
-    timeout = 2.0 if kind == "hang" else 60.0
+    timeout = 4.0 if kind == "hang" else 60.0
     async with connected(proxy.url, bucket.name, key, timeout=timeout) as sealed:
         with anyio.fail_after(60):
             await WRITERS[writer](sealed, "k", PLAIN)
