@@ -109,6 +109,13 @@ def cuts(data: bytes) -> Iterator[bytes]:
         yield data[:size]
 
 
+def most() -> int:
+    """The most memory that this process has had, in KiB. In a child, ``getrusage`` tells the most
+    of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
 def live_keys() -> int:
     """Arena slots in use."""
     from anyseal._ffi import lib
@@ -120,6 +127,18 @@ def live_keys_without_garbage() -> int:
     """The same to begin with: what earlier tests left to the collector must not end meanwhile."""
     gc.collect()
     return live_keys()
+
+
+def in_turn(*calls: Any) -> Iterator[Any]:
+    """Coroutines, to be awaited one by one. Those that a failure leaves are closed: never awaited,
+    they would be a second failure in some other test."""
+    left = [*calls]
+    try:
+        while left:
+            yield left.pop(0)
+    finally:
+        for call in left:
+            call.close()
 
 
 async def in_time(seconds: float, attempt: Callable[[], Awaitable[T]]) -> T:

@@ -23,7 +23,7 @@ from asgi_server import CacheApi
 from cache_backends import CACHE_TOKEN, Awaited
 from servers import free_port
 from storage_servers import Memcached
-from support import pattern
+from support import in_turn, pattern
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ async def every_call_fails(backend: Any, *, retryable: bool = True) -> None:
         backend.delete_many(["a"]),
         *([anext(backend.scan("a"))] if scans else []),
     ]
-    for call in calls:
+    for call in in_turn(*calls):
         with pytest.raises(BackendError) as caught:
             await call
         assert retryable == caught.value.retryable
@@ -354,7 +354,7 @@ def answering(status: int = 200, content: bytes = b"", **headers: str) -> Any:
 async def test_http_backend_trusts_no_answer(content: bytes) -> None:
     """Whatever the server says, there is a value as it was sent, or an error."""
     for backend in answering(content=content):
-        for call in (
+        for call in in_turn(
             backend.get_many(["a"]),
             backend.set("a", b"x"),
             backend.compare_and_set("a", b"x", None),

@@ -22,7 +22,7 @@ from anyseal.ports import (
     WatchedBackend,
 )
 from storage_servers import RedisCluster, RedisServer
-from support import run_python, said
+from support import in_turn, run_python, said
 
 pytest_plugins = ["server_fixtures"]
 asynchronous = pytest.mark.asyncio
@@ -194,7 +194,7 @@ async def test_redis_recovers_from_a_crash_under_load(own_server: RedisServer) -
 async def test_redis_notices_a_restart_between_two_calls(own_server: RedisServer) -> None:
     """Connections that were kept are gone then; nobody needs to hear of it."""
     async with opened(own_server.url) as backend:
-        for again in (backend.set("ns:a", b"x"), backend.set("ns:b", b"x", if_absent=True)):
+        for again in in_turn(backend.set("ns:a", b"x"), backend.set("ns:b", b"x", if_absent=True)):
             await asyncio.gather(*(backend.get_range(f"ns:{n}", 0, 1) for n in range(3)))
             await backend.get_many(["ns:a"])
             await asyncio.to_thread(own_server.crash)

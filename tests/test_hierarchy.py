@@ -17,7 +17,7 @@ from anyseal.ports import KeyRecord
 from anyseal.record import parse_row
 from anyseal.testing import Clock, Recorder
 from doubles import IK, SK, Calls, CountingKms, CountingMetastore, World
-from support import live_keys, live_keys_without_garbage
+from support import in_turn, live_keys, live_keys_without_garbage
 
 pytestmark = pytest.mark.anyio
 DAY = 86400.0
@@ -205,7 +205,7 @@ async def test_hierarchy_failed_refresh_keeps_the_key_until_it_is_stale(clock: C
             await session.encrypt(b"")
         assert 1 == world.calls.count["load_latest"], "it does not hammer a metastore that is down"
         clock.turn(3600 * 0.051)
-        for call in (session.encrypt(b""), session.decrypt(row)):
+        for call in in_turn(session.encrypt(b""), session.decrypt(row)):
             with pytest.raises(MetastoreError) as caught:
                 await call
             assert caught.value.retryable
@@ -330,7 +330,7 @@ async def test_hierarchy_closed_is_closed() -> None:
         row = await session.encrypt(b"")
     await factory.aclose()
     assert (1, 1) == (world.calls.count["close kms"], world.calls.count["close metastore"])
-    for call in (session.encrypt(b""), session.decrypt(row), factory.hierarchy.rotate()):
+    for call in in_turn(session.encrypt(b""), session.decrypt(row), factory.hierarchy.rotate()):
         with pytest.raises(ConfigurationError, match="closed"):
             await call
     gc.collect()

@@ -19,7 +19,7 @@ from anyseal import AnysealError, DecryptionError, KmsError, MetastoreError, off
 from anyseal.errors import KeyNotFoundError
 from anyseal.record import parse_row
 from doubles import IK, SK, CountingKms, World
-from support import live_keys, pattern
+from support import in_turn, live_keys, pattern
 
 pytestmark = pytest.mark.anyio
 COLD = ("load_latest", "wrap", "store")
@@ -192,7 +192,7 @@ async def test_other_kms_is_refused_and_changes_nothing() -> None:
         row = await writer.session("u1").encrypt(b"data")
     world.calls.count.clear()
     async with world.factory(kms=CountingKms(world.calls, "another")) as factory:
-        for call in (factory.session("u1").encrypt(b""), factory.session("u1").decrypt(row)):
+        for call in in_turn(factory.session("u1").encrypt(b""), factory.session("u1").decrypt(row)):
             with pytest.raises(KmsError) as caught:
                 await call
             assert not caught.value.retryable

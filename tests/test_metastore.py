@@ -30,7 +30,7 @@ from anyseal.errors import ConfigurationError, FormatError, MetastoreError
 from anyseal.metastore import DynamoDbMetastore, MemoryMetastore, SqlMetastore
 from anyseal.ports import KeyRecord, MetastoreAdmin
 from servers import PASSWORD, MariaDb, Moto, Postgres, free_port
-from support import in_time
+from support import in_time, in_turn
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -657,7 +657,7 @@ async def test_garbage_in_a_row_is_a_format_error(backend: Backend, store: Any) 
         if what == "array" and backend.name == "dynamodb":
             text = "not a map"
         await in_thread(backend.put, SK, T0, text)
-        for call in (store.load(SK, T0), store.load_latest(SK), collect(store.records())):
+        for call in in_turn(store.load(SK, T0), store.load_latest(SK), collect(store.records())):
             with pytest.raises(FormatError) as caught:
                 await call
             assert caught.value.retryable is False
@@ -690,7 +690,7 @@ async def test_a_server_that_dies_is_a_retryable_error_and_comes_back(
     await store.store(sk())
     await in_thread(backend.server.crash)
     try:
-        for call in (store.load_latest(SK), store.store(sk(T0 + 60)), store.delete(SK, T0)):
+        for call in in_turn(store.load_latest(SK), store.store(sk(T0 + 60)), store.delete(SK, T0)):
             with pytest.raises(MetastoreError) as caught:
                 await call
             assert caught.value.retryable is True
@@ -1094,7 +1094,7 @@ async def test_the_rights_really_needed(backend: Sql) -> None:
     assert await made.store(sk()) is True
     assert await made.store(sk()) is False
     assert (await made.load_latest(SK)).created == T0
-    for call in (made.revoke(SK, T0), made.delete(SK, T0)):
+    for call in in_turn(made.revoke(SK, T0), made.delete(SK, T0)):
         with pytest.raises(MetastoreError) as caught:
             await call
         assert caught.value.retryable is False

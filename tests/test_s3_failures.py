@@ -219,7 +219,7 @@ async def test_put_while_the_server_is_killed(
 
     name = f"put {revived}"
     async with s3_client(mortal.url) as client:
-        attempts = 5 if revived else 2
+        attempts = 40 if revived else 2  # the server takes a while to start
         wrapped = Interposed(client, kill)
         sealed = SealedBucket(wrapped, mortal_bucket.name, key, part_size=PART, attempts=attempts)
         with anyio.fail_after(90):

@@ -29,7 +29,7 @@ from anyseal.s3 import SealedBucket, connect
 from s3_proxy import Request, S3Proxy
 from servers import Moto
 from storage_servers import ACCESS_KEY, SECRET_KEY, SeaweedFS, blocking_client
-from support import live_keys_without_garbage, names, pattern, seal_bytes, seal_off_loop
+from support import in_turn, live_keys_without_garbage, names, pattern, seal_bytes, seal_off_loop
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -293,7 +293,7 @@ async def test_read_does_not_believe_the_network(
         await bucket.open("large", partition=PARTITION) as reader,
     ):
         proxy.behave = lambda request: "lie"
-        for call in (reader.read_range(0), reader.verify()):
+        for call in in_turn(reader.read_range(0), reader.verify()):
             with pytest.raises(DecryptionError):
                 await call
         stream: Any = reader.stream()

@@ -10,7 +10,7 @@ from anyseal.errors import SourceError
 from anyseal.objects.reader import ObjectReader
 from anyseal.ports import Ends
 from anyseal.tasks import Ahead, each_awaited, uninterrupted
-from support import pattern, seal_off_loop
+from support import in_turn, pattern, seal_off_loop
 
 pytestmark = pytest.mark.anyio
 
@@ -105,7 +105,7 @@ async def test_reader_refuses_a_source_that_gives_another_length(delta: int, key
     """The length steers how much memory is written: no source is trusted with it."""
     source = _Source(await seal_off_loop(pattern(30_000), key), delta)
     async with await ObjectReader.open(source, key) as reader:  # type: ignore[arg-type]
-        for call in (reader.read_range(0), reader.verify()):
+        for call in in_turn(reader.read_range(0), reader.verify()):
             with pytest.raises(SourceError):
                 await call
         with pytest.raises(SourceError):
