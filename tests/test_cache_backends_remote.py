@@ -312,7 +312,7 @@ async def test_server_closes_its_backend_at_the_end() -> None:
 
 async def test_http_gets_many_large_values_in_several_answers() -> None:
     """No answer is larger than both sides have agreed to hold."""
-    backend = through(CacheServer(MemoryBackend()))
+    backend = through(CacheServer(MemoryBackend()), timeout=60)
     values = [pattern(9 << 20, str(number)) for number in range(5)]
     for number, value in enumerate(values):
         await backend.set(f"n{number}", value)

@@ -435,7 +435,7 @@ async def test_herd_across_processes(make: Any, tmp_path: Any) -> None:
 
         async def main():
             backend = backend_from_url(f"sqlite:///{folder}/cache.db")
-            policy = CachePolicy(lease=1.5)
+            policy = CachePolicy(lease=1.5, timeout=60)
             async with Cache(backend, StaticKeyring(MASTER), policy=policy) as cache:
                 print(await cache.get_or_set("k", compute))
 
