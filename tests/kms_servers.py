@@ -25,16 +25,10 @@ from typing import Any
 import httpx
 import pytest
 
+from servers import free_port
+
 REGIONS = ("eu-west-1", "us-east-1", "us-west-2")
 ROOT_TOKEN = "root-token-of-the-tests"
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with closing(socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager
