@@ -10,7 +10,8 @@ from typing import Literal
 import anyio
 
 from anyseal.errors import ConfigurationError
-from anyseal.keyring.hierarchy import REVOKED_STALE_AT, KeyHierarchy
+from anyseal.keyring.hierarchy import KeyHierarchy
+from anyseal.keyring.lifetimes import REVOKED_STALE_AT
 from anyseal.ports import AuditEvent, AuditHook, KeyRecord, MetastoreAdmin
 
 __all__ = ["KeyAdmin", "KeyStatus", "ShredReport"]
