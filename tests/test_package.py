@@ -32,7 +32,7 @@ FLOORS = [
         "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
         "objects.rewrap", "objects.upload",
     ],
-    ["ports", "offload", "flight", "retries", "tasks"],
+    ["ports", "offload", "flight", "retries", "tasks", "loops"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",

@@ -21,7 +21,7 @@ import anyio
 
 from anyseal import offload
 from anyseal.errors import ConfigurationError, KmsError
-from anyseal.kms._calls import PerLoop
+from anyseal.loops import PerLoop
 
 try:
     from aiobotocore.config import AioConfig
