@@ -209,6 +209,14 @@ def test_sync_classes_have_the_same_methods(name: str) -> None:
             assert list(mine) == list(inspect.signature(getattr(theirs, twin)).parameters)
 
 
+def test_caches_show_their_settings() -> None:
+    """Editors and help() show what a class takes; both faces take the same."""
+    shown = inspect.signature(importlib.import_module("anyseal.cache").Cache)
+    assert inspect.signature(sync.Cache) == shown
+    kinds = {each.kind for each in shown.parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
 def test_errors_tree_is_its_docstring() -> None:
     """The tree is printed once, for people; it must be the tree, with every error exported."""
     drawn: dict[str, str] = {}

@@ -68,8 +68,9 @@ class Cache(Driver):
         ConfigurationError: A setting is malformed, or the keyring has no key for names.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
-        super().__init__(backend, keyring, **settings)
+    def _assemble(self) -> None:
+        super()._assemble()
+        backend = self._backend
         self._herd = Herd()
         self._background = Background()
         self._leasing = isinstance(backend, LeasingBackend)

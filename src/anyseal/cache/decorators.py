@@ -81,7 +81,7 @@ class CachedFunction:
                 )
             self._cache.closures.add(self._name)
 
-    def check(self, cache: Any) -> CacheBase:
+    def check(self, cache: Any) -> CacheBase[Any]:
         """*cache*, if it suits the function. Raises TypeError."""
         if not isinstance(cache, CacheBase):
             raise TypeError(f"cache= must be a Cache or a function that returns one, not {cache!r}")

@@ -10,6 +10,7 @@ import anyio
 from anyseal.cache.base import CacheBase
 from anyseal.cache.needs import Flow, Need
 from anyseal.errors import BackendError, KmsError, MetastoreError
+from anyseal.ports import Backend
 
 __all__ = ["SCAN_BATCH", "Driver"]
 
@@ -19,13 +20,11 @@ SCAN_BATCH = 1000
 """Names that are deleted in one call."""
 
 
-class Driver(CacheBase):
+class Driver(CacheBase[Backend]):
     """A cache's parts, and what meets their needs."""
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
-        super().__init__(backend, keyring, **settings)
-        own = getattr(backend, "enforces_timeout", False)
-        self._timeout = None if own else self.policy.timeout
+    def _assemble(self) -> None:
+        self._timeout = None if self._traits.enforces_timeout else self.policy.timeout
 
     async def _answer(self, need: Need) -> Any:
         if need.keyring:

@@ -43,7 +43,7 @@ class Job:
     info: Any = None
     """Counts ``hits``, ``misses`` and ``stale`` of one function."""
 
-    def count(self, cache: CacheBase, what: str) -> None:
+    def count(self, cache: CacheBase[Any], what: str) -> None:
         """Count one more on the cache, and on the function."""
         cache._observer.count(what)
         if self.info is not None:
@@ -54,7 +54,7 @@ class Job:
         """Jobs with the same of this are one."""
         return self.partition, self.key, self.force
 
-    def excludes(self, cache: CacheBase, entry: Entry) -> bool:
+    def excludes(self, cache: CacheBase[Any], entry: Entry) -> bool:
         """Whether *entry* holds an exception that is not expected; one that is, is raised."""
         if entry.kind != ERROR:
             return False
@@ -63,13 +63,13 @@ class Job:
             return True
         raise error
 
-    def refreshes(self, cache: CacheBase, entry: Entry, *, stale: bool) -> bool:
+    def refreshes(self, cache: CacheBase[Any], entry: Entry, *, stale: bool) -> bool:
         """Whether to refresh the value of *entry*, which is served; counted if it is *stale*."""
         if stale:
             self.count(cache, "stale")
         return stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms)
 
-    def carried(self, cache: CacheBase) -> Flow[Any]:
+    def carried(self, cache: CacheBase[Any]) -> Flow[Any]:
         """The job's tags as its entry will carry them; None if the backend is down.
 
         Before the factory is called: a tag that is deleted meanwhile must end the result, too.
@@ -84,7 +84,7 @@ class Job:
                 raise
             return None
 
-    def prepared(self, cache: CacheBase, value: Any) -> tuple[int, Any] | None:
+    def prepared(self, cache: CacheBase[Any], value: Any) -> tuple[int, Any] | None:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
         not be. Raises TypeError, ValueError."""
         try:
@@ -96,7 +96,7 @@ class Job:
             return None
 
     def options(
-        self, cache: CacheBase, tags: Any, value: Any, started: float
+        self, cache: CacheBase[Any], tags: Any, value: Any, started: float
     ) -> dict[str, Any] | None:
         """How to store *value*, whose computing began at *started*; None if it is not wanted."""
         if tags is None or (self.condition is not None and not self.condition(value)):
@@ -106,7 +106,7 @@ class Job:
             return None
         return {"ttl": ttl, "tags": tags, "cost_ms": round((perf_counter() - started) * 1000)}
 
-    def _lives(self, cache: CacheBase, value: Any) -> Any:
+    def _lives(self, cache: CacheBase[Any], value: Any) -> Any:
         """How long *value* lives; UNSET if what its function of a ttl says cannot be."""
         try:
             return cache._lives(self.ttl(value) if callable(self.ttl) else self.ttl)

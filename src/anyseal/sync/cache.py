@@ -41,17 +41,20 @@ class Cache(BlockingDriver):
     Args:
         backend: A BlockingBackend, such as ``anyseal.sync.MemoryBackend``.
         keyring: As for the async cache; a hierarchy's misses wait on the shared event loop.
-        settings: As for the async cache.
+
+    The other arguments are those of the async cache.
 
     Raises:
         ConfigurationError: As for the async cache.
         TypeError: *backend* is one of the async ones.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
+    def _check_backend(self, backend: Any) -> None:
         if not isinstance(backend, BlockingBackend):
             raise TypeError(f"{type(backend).__name__} is not a blocking backend")
-        super().__init__(backend, keyring, **settings)
+
+    def _assemble(self) -> None:
+        super()._assemble()
         self._herd = Herd()
         self._large = LargeValues(self)
 
