@@ -73,6 +73,9 @@ class Hierarchy(NamedTuple):
 
         async def main() -> T:
             async with self.settings.hierarchy() as hierarchy:
+                file = getattr(hierarchy.metastore, "file", None)
+                if file is not None and not await anyio.Path(file).exists():
+                    raise CliError(f"{file}: no such database: there are no keys to look after")
                 return await job(KeyAdmin(hierarchy))
 
         signals.hand_over()
