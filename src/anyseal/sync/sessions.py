@@ -151,11 +151,18 @@ class SessionFactory(FactoryBase):
         return Session(self.hierarchy, self._partition(partition), self._audit)
 
     def close(self) -> None:
-        """Close the hierarchy. Idempotent."""
+        """Close the hierarchy. Idempotent.
+
+        While the interpreter exits there may be no event loop any more to close connections on;
+        then only the keys are dropped.
+        """
         if not self._closed:
             self._closed = True
             self._cache.clear()
-            offload.wait(self.hierarchy.aclose)
+            if offload.exiting():
+                self.hierarchy.forget()
+            else:
+                offload.wait(self.hierarchy.aclose)
 
     def __enter__(self) -> Self:
         return self
