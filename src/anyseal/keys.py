@@ -120,7 +120,8 @@ class Key:
     _value: list[int]
     """By suite number: the handle of the subkey for values, 0 until it is needed."""
     _heads: dict[bytes, tuple[int, int, int]]
-    """The first 28 bytes of a value that never expires: its suite, sizes and handle."""
+    """By the first 20 bytes of a value, and the first 28 of one that never expires: its suite,
+    what sealing added, and the subkey's handle."""
 
     def __init__(self) -> None:
         raise TypeError("use Key.generate(), Key.from_bytes() or Key.from_hex()")

@@ -287,9 +287,13 @@ class BufferPool:
 
     ``lease(n)`` gives a writable view of exactly *n* bytes with undefined content. A buffer goes
     back when the lease ends, so no view of it may be handed to anything that keeps it.
+
+    Args:
+        keep_bytes: How much is kept for the next lease. Default: four requests of 8 MiB, and what
+            smaller steps take.
     """
 
-    def __init__(self, keep_bytes: int = 32 << 20) -> None:
+    def __init__(self, keep_bytes: int = 40 << 20) -> None:
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
         self._free: dict[int, list[mmap.mmap]] = {}

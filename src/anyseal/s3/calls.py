@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from anyseal.errors import (
@@ -137,10 +138,12 @@ class Calls:
         given = {name: value for name, value in parameters.items() if value is not None}
         where = f"{operation} {self.bucket}/{given.get('Key', '')}"
         body = given.get("Body")
-        with translated(where), contextlib.ExitStack() as stack:
+        call = partial(getattr(self.client, operation), Bucket=self.bucket, **given)
+        with translated(where):
             if isinstance(body, Body):
-                stack.enter_context(body.taken_within(self._patience))
-            return await getattr(self.client, operation)(Bucket=self.bucket, **given)
+                with body.taken_within(self._patience):
+                    return await call()
+            return await call()
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         """One request, tried again while that may help; None parameters are left out."""

@@ -157,9 +157,7 @@ class Download:
         self._opened = opened
         self._lock = threading.Lock()
         self._saved = time.monotonic()
-        geometry = opened.geometry
-        sealed_chunk = geometry.chunk_bytes + geometry.tag_bytes
-        self._window = max(1, (UNIT_BYTES - 1024) // sealed_chunk) * geometry.chunk_bytes
+        self._window = opened.geometry.window(UNIT_BYTES)
         self._windows = -(-opened.size // self._window)
         self._bits = bytearray(self._windows // 8 + 1)
         self._version = f"{etag} {opened.size} {self._window}".encode()
