@@ -13,25 +13,15 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from anyseal.errors import (
-    AnysealError,
     ConfigurationError,
     ObjectNotFoundError,
     PreconditionFailedError,
     SourceError,
-    UploadError,
     UploadNotFoundError,
 )
-
-try:
-    from botocore import exceptions as botocore_exceptions
-    from botocore.parsers import ResponseParserError
-
-    from anyseal.transient import is_transient
-except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
-
 from anyseal.retries import retried
 from anyseal.s3.body import Body, leave_unhashed, patience
+from anyseal.s3.refusals import RangeNotSatisfiableError, translated
 from anyseal.tasks import uninterrupted
 
 __all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "quoted"]
@@ -39,23 +29,6 @@ __all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Rang
 T = TypeVar("T")
 
 ATTEMPTS = 5
-
-# docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
-_MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
-_RETRYABLE = frozenset(
-    {
-        "ConditionalRequestConflict",
-        "InternalError",
-        "OperationAborted",
-        "RequestTimeout",
-        "RequestTimeTooSkewed",
-        "ServiceUnavailable",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-    }
-)
-_UPLOAD = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +76,6 @@ class Ranged:
     metadata: Mapping[str, str] = field(default_factory=dict)
     version_id: str | None = None
     modified: datetime | None = None
-
-
-class RangeNotSatisfiableError(SourceError):
-    """The range begins after the object's end (or the object is empty)."""
-
-    retryable = False
 
 
 class Calls:
@@ -437,46 +404,3 @@ def _content_range(answer: Mapping[str, Any], where: str) -> tuple[int, int]:
         return start, int(total)
     except ValueError:
         raise SourceError(f"{where}: a partial answer without a usable Content-Range") from None
-
-
-@contextlib.contextmanager
-def translated(where: str) -> Any:
-    """Turn what aiobotocore and its transports raise into errors of ours."""
-    try:
-        yield
-    except (AnysealError, MemoryError):
-        raise
-    except botocore_exceptions.ClientError as exc:
-        raise _client_error(where, exc) from exc
-    except botocore_exceptions.ParamValidationError as exc:
-        raise ConfigurationError(f"{where}: {exc}") from None
-    except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
-        error = SourceError(f"{where}: {type(exc).__name__}")
-        error.retryable = is_transient(exc)
-        raise error from exc
-    except (OSError, EOFError) as exc:
-        raise SourceError(f"{where}: {type(exc).__name__}") from exc
-    except Exception as exc:
-        if type(exc).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpx2", "httpcore2"):
-            raise SourceError(f"{where}: {type(exc).__name__}") from exc
-        raise
-
-
-def _client_error(where: str, exc: Any) -> AnysealError:
-    """What S3 answered, as an error of ours."""
-    code = str(exc.response.get("Error", {}).get("Code", "unknown"))[:100]
-    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    text = f"{where}: {code}"
-    if code == "NoSuchUpload":
-        return UploadNotFoundError(text)
-    if code in _MISSING:
-        return ObjectNotFoundError(text)
-    if code == "PreconditionFailed" or status == 412:
-        return PreconditionFailedError(text)
-    if code == "InvalidRange" or status == 416:
-        return RangeNotSatisfiableError(text)
-    if code in _UPLOAD:
-        return UploadError(text)
-    error = SourceError(text)
-    error.retryable = code in _RETRYABLE or status == 429 or status >= 500
-    return error
