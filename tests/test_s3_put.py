@@ -21,7 +21,7 @@ from anyseal.errors import (
     SourceError,
 )
 from anyseal.s3 import sealing
-from anyseal.s3.body import SLICE_BYTES, Body
+from anyseal.s3.body import SLICE_BYTES, SLICE_MAX_BYTES, Body
 from anyseal.s3.put import PutCalls
 from storage_servers import SeaweedFS, s3_client
 from support import Stream, pattern
@@ -306,6 +306,24 @@ def test_body_reads_and_rewinds() -> None:
         assert whole == b"".join(iter(lambda size=size: body.read(size), b""))
     body.seek(-4, 2)
     assert (whole[-4:], len(whole)) == (body.read(), body.tell())
+
+
+async def test_body_goes_in_slices_that_suit_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long ones cost the loop less; where they are taken slowly, a slice must not outlast the
+    patience for one."""
+    now = 0.0
+    monkeypatch.setattr("anyseal.s3.body.anyio.current_time", lambda: now)
+    whole = pattern(3) + pattern(8 << 20, "b")
+    sizes, sent = [], []
+    async for part in Body([whole[:3], whole[3:]]):
+        sizes.append(len(part))
+        sent.append(bytes(part))
+        now += 0.2 if len(sizes) in (5, 6) else 0.05
+    assert whole == b"".join(sent)
+    quarter = SLICE_BYTES
+    assert [3, 2 * quarter, 4 * quarter, 4 * quarter, 4 * quarter, quarter, quarter] == sizes[:7]
+    assert [2 * quarter, 4 * quarter] == sizes[7:9]
+    assert max(sizes) == SLICE_MAX_BYTES
 
 
 @pytest.mark.parametrize("size", [None, 0, 1, 5 << 40, 100 << 30])
