@@ -74,7 +74,8 @@ class Hierarchy(NamedTuple):
         async def main() -> T:
             async with self.settings.hierarchy() as hierarchy:
                 file = getattr(hierarchy.metastore, "file", None)
-                if file is not None and not await anyio.Path(file).exists():
+                # Without its folder SQLite cannot make it, and says so.
+                if file is not None and file.parent.exists() and not file.exists():
                     raise CliError(f"{file}: no such database: there are no keys to look after")
                 return await job(KeyAdmin(hierarchy))
 
