@@ -527,7 +527,7 @@ def test_cache_refuses_what_it_cannot_use() -> None:
             with pytest.raises(TypeError, match=f"{next(iter(settings))} must be"):
                 kind(held, keyring, **settings)
     settings = {"namespce": "shop"}
-    with pytest.raises(TypeError, match="did you mean namespace"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'namespce'"):
         Cache(MemoryBackend(), keyring, **settings)
     for bad in ({"on_tamper": "x"}, {"on_backend_error": 1}, {"lease": 0}, {"ttl_jitter": 2},
                 {"timeout": "1"}, {"breaker_failures": -1}, {"local_bytes": True},

@@ -8,7 +8,14 @@ from typing import Any
 import anyio
 import pytest
 
-from anyseal.ports import Backend, BlockingBackend, BlockingRangedBackend, RangedBackend
+from anyseal.cache import MemoryBackend
+from anyseal.ports import (
+    Backend,
+    BackendTraits,
+    BlockingBackend,
+    BlockingRangedBackend,
+    RangedBackend,
+)
 from cache_backends import CASES, Awaited, Case, on_every_loop
 from support import in_time, pattern
 
@@ -70,7 +77,7 @@ async def test_backend_follows_its_protocol(backend: Any, made: Any, case: Case)
     with_ranges = BlockingRangedBackend if case.blocking else RangedBackend
     assert isinstance(made, protocol)
     assert case.ranged == isinstance(made, with_ranges)
-    assert case.scans == getattr(made, "can_scan", True)
+    assert case.scans == BackendTraits.of(made).can_scan
 
 
 @every
@@ -340,3 +347,17 @@ async def test_backend_readers_see_the_old_or_the_new(backend: Any) -> None:
         for _ in range(3):
             group.start_soon(read)
     assert seen
+
+
+async def test_backend_traits_are_what_a_backend_says() -> None:
+    """Who writes a backend says only what is not usual, in plain attributes."""
+
+    class Silent:
+        pass
+
+    class Lists:
+        can_scan = False
+
+    assert BackendTraits(can_scan=True, enforces_timeout=False) == BackendTraits.of(Silent())
+    assert BackendTraits(can_scan=False) == BackendTraits.of(Lists())
+    assert BackendTraits(enforces_timeout=True) == BackendTraits.of(MemoryBackend())

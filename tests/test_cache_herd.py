@@ -351,7 +351,7 @@ async def test_herd_aclose_ends_background_tasks(clock: Clock) -> None:
         await until(lambda: begun)
         assert 1 == await cache.get_or_set("l", compute)
     assert ended
-    assert {} == cache._background._scopes
+    assert {} == cache._background._tasks
     assert set() == cache._herd._refreshing
     await cache.aclose()
 

@@ -98,7 +98,7 @@ async def test_hierarchy_caches_are_bounded() -> None:
     async with world.hierarchy() as hierarchy:
         for n in range(50):
             await hierarchy.current(f"u{n}")
-        assert 10 == len(hierarchy._partitions)
+        assert 10 == len(hierarchy.partitions)
         assert live_keys() - before <= 10 + 1
         assert hierarchy.current_hit("u0") is None
         assert hierarchy.current_hit("u49") is not None
@@ -142,7 +142,7 @@ def test_hierarchy_eviction_is_safe_between_threads() -> None:
     for thread in threads:
         thread.join()
     assert not errors
-    assert len(hierarchy._partitions) <= 2
+    assert len(hierarchy.partitions) <= 2
 
 
 async def test_hierarchy_refreshes_early_while_others_go_on(clock: Clock) -> None:

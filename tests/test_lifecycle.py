@@ -58,6 +58,24 @@ async def test_list_tells_the_state_of_each_key(clock: Clock) -> None:
         assert ["revoked", "future", "future"] == [key.state for key in await admin.audit()]
 
 
+async def test_list_tells_which_keys_their_system_key_bars(clock: Clock) -> None:
+    """A revoked system key ends the sealing of all under it: to call those active is a lie."""
+    world = World()
+    await _three(world, clock)
+    async with world.hierarchy() as hierarchy:
+        admin = KeyAdmin(hierarchy)
+        assert 1 == await admin.revoke(type="system")
+        assert ["barred"] * 3 + ["revoked"] == [key.state for key in await admin.list()]
+        (key,) = await admin.list("u1")
+        assert ("barred", True) == (key.state, key.deserves_attention)
+        assert await hierarchy.current("u1")
+        assert ["barred", "active"] == [key.state for key in await admin.list("u1")]
+        old = (await admin.list())[-2]
+        assert ("system", "revoked") == (old.type, old.state)
+        assert await world.store.delete(old.id, old.created)
+        assert ["barred", "active"] == [key.state for key in await admin.list("u1")]
+
+
 async def test_list_leaves_other_hierarchies_alone() -> None:
     """Several services share a table, and a guard row of a peer may lie in it."""
     world = World()

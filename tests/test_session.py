@@ -347,8 +347,8 @@ async def test_hooks_cost_nothing_when_there_are_none(monkeypatch: pytest.Monkey
         session = factory.session("u1")
         await session.encrypt(b"")
         monkeypatch.setattr("anyseal.session._Observation", None)
-        monkeypatch.setattr("anyseal.session.TimingEvent", None)
-        monkeypatch.setattr("anyseal.keyring.hierarchy.CacheEvent", None)
+        monkeypatch.setattr("anyseal.keyring.meter.TimingEvent", None)
+        monkeypatch.setattr("anyseal.keyring.meter.CacheEvent", None)
         assert b"x" == await session.decrypt(await session.encrypt(b"x"))
 
 

@@ -24,7 +24,7 @@ from anyseal.ports import AuditEvent
 from anyseal.session import INLINE_ROW_BYTES
 from anyseal.testing import Clock, Recorder
 from doubles import IK, SK, World
-from support import pattern
+from support import pattern, run_python, said
 
 SIZES = (0, 1, 2, 64, INLINE_ROW_BYTES, INLINE_ROW_BYTES + 1, 1 << 20)
 
@@ -285,3 +285,26 @@ def test_sync_session_follows_the_clock() -> None:
             clock.turn(90000)
             assert session.decrypt(row) == session.decrypt(session.encrypt(b"old"))
             assert 2 == len(world.rows(IK))
+
+
+@pytest.mark.parametrize("loop_first", [True, False])
+@pytest.mark.parametrize("used", [True, False])
+def test_sync_factory_closes_at_exit(loop_first: bool, used: bool) -> None:
+    """Services close in an atexit handler: also when the shared event loop has ended before."""
+    code = f"""
+        import atexit
+        from anyseal import offload, sync
+        from anyseal.testing import memory_hierarchy
+        factory = sync.SessionFactory(memory_hierarchy())
+        if {loop_first}:
+            offload.portal()
+        def close():
+            factory.close()
+            factory.close()
+            print(len(factory.hierarchy.partitions))
+        atexit.register(close)
+        if {used}:
+            row = factory.session("u1").encrypt(b"data")
+            print(factory.session("u1").decrypt(row))
+    """
+    assert (["b'data'"] if used else []) + ["0"] == said(run_python(code))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from anyseal.cache.breaker import Breaker
@@ -25,7 +25,7 @@ from anyseal.cache.stats import CacheHealth, CacheStats, Observer
 from anyseal.cache.tags import Tags
 from anyseal.errors import AnysealError, BackendError
 from anyseal.keys import Key
-from anyseal.ports import AuditHook, Keyring, MetricsHook
+from anyseal.ports import AuditHook, Backend, BackendTraits, BlockingBackend, Keyring, MetricsHook
 from anyseal.suites import Suite, suite_named
 
 __all__ = ["CacheBase"]
@@ -34,12 +34,19 @@ _closures: WeakKeyDictionary[Any, dict[tuple[str, str], object]] = WeakKeyDictio
 """By backend, who has the name of a decorated function that depends on more than its arguments."""
 
 
-class CacheBase:
-    """Settings, keys, names and flows: what both caches share."""
+BackendT = TypeVar("BackendT", bound=Backend | BlockingBackend)
+
+
+class CacheBase(Generic[BackendT]):
+    """Settings, keys, names and flows: what both caches share.
+
+    What one of them has beside is made by its ``_assemble``, so that the settings, with their
+    names and types, stand here alone.
+    """
 
     def __init__(
         self,
-        backend: Any,
+        backend: BackendT,
         keyring: Key | Keyring,
         *,
         namespace: str = "anyseal",
@@ -53,6 +60,7 @@ class CacheBase:
         audit: AuditHook | None = None,
         on_rotation: RotationHook | None = None,
     ) -> None:
+        self._check_backend(backend)
         check_keyring(keyring, name_key)
         check_settings(
             policy=policy, plain_keys=plain_keys, name_key=name_key, metrics=metrics, audit=audit,
@@ -61,13 +69,14 @@ class CacheBase:
         self.namespace = check_namespace(namespace)
         self.codec = codec_named(codec)
         self.policy = policy if policy is not None else CachePolicy()
-        self._backend = backend
+        self._backend: Any = backend
         self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._suite = suite_named(suite)
         self._observer = Observer(namespace, metrics, audit)
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset, namespace)
-        self._everywhere = () if getattr(backend, "can_scan", True) else ("\0clear",)
+        self._traits = BackendTraits.of(backend)
+        self._everywhere = () if self._traits.can_scan else ("\0clear",)
         size = self.policy.local_bytes
         self._local = LocalLayer(size, self.policy.local_ttl) if size else None
         self._copies = Copies(self._local)
@@ -101,6 +110,13 @@ class CacheBase:
             suite=self._suite,
             ranged=hasattr(backend, "put_range"),
         )
+        self._assemble()
+
+    def _check_backend(self, backend: Any) -> None:
+        """Refuse the other cache's backends."""
+
+    def _assemble(self) -> None:
+        """Make the parts that only this cache has."""
 
     def claim(self, name: str, owner: object) -> bool:
         """Whether *owner* has the function's *name* over this backend to itself."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import anyio
 
@@ -18,7 +18,7 @@ from anyseal.cache.herd import Herd
 from anyseal.cache.jobs import Job
 from anyseal.cache.large import LargeValues
 from anyseal.cache.needs import UNSET
-from anyseal.cache.options import Settings, items_of, tag_names
+from anyseal.cache.options import items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -70,8 +70,9 @@ class Cache(Driver):
         TypeError: *backend* is none, or a blocking one; a setting is unknown, or of another type.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
-        super().__init__(backend, keyring, **settings)
+    def _assemble(self) -> None:
+        super()._assemble()
+        backend = self._backend
         self._herd = Herd()
         self._background = Background()
         self._leasing = isinstance(backend, LeasingBackend)

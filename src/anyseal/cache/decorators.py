@@ -83,7 +83,7 @@ class CachedFunction:
         code = getattr(function, "__code__", None)  # what is written in C has none
         self._needs = [name for name in getattr(code, "co_freevars", ()) if name != "__class__"]
 
-    def check(self, cache: Any) -> CacheBase:
+    def check(self, cache: Any) -> CacheBase[Any]:
         """*cache*, if it suits the function.
 
         Raises:

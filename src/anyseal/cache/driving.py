@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import anyio
 
 from anyseal.cache.base import CacheBase
 from anyseal.cache.needs import Flow, Need
-from anyseal.cache.options import Settings, check_names
 from anyseal.errors import BackendError, KmsError, MetastoreError
 from anyseal.ports import Backend
 
@@ -21,17 +20,16 @@ SCAN_BATCH = 1000
 """Names that are deleted in one call."""
 
 
-class Driver(CacheBase):
+class Driver(CacheBase[Backend]):
     """A cache's parts, and what meets their needs."""
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
-        check_names(settings)
+    def _check_backend(self, backend: Any) -> None:
         if not isinstance(backend, Backend):
             hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
             raise TypeError(f"{type(backend).__name__} is not an async backend{hint}")
-        super().__init__(backend, keyring, **settings)
-        own = getattr(backend, "enforces_timeout", False)
-        self._timeout = None if own else self.policy.timeout
+
+    def _assemble(self) -> None:
+        self._timeout = None if self._traits.enforces_timeout else self.policy.timeout
 
     async def _answer(self, need: Need) -> Any:
         if need.keyring:

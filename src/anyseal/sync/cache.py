@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 from anyseal.cache.core import (
     HEALTH,
@@ -16,7 +16,7 @@ from anyseal.cache.core import (
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
 from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
-from anyseal.cache.options import Settings, check_names, items_of, tag_names
+from anyseal.cache.options import items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -42,19 +42,21 @@ class Cache(BlockingDriver):
     Args:
         backend: A BlockingBackend, such as ``anyseal.sync.MemoryBackend``.
         keyring: As for the async cache; a hierarchy's misses wait on the shared event loop.
-        settings: As for the async cache.
+
+    The other arguments are those of the async cache.
 
     Raises:
         ConfigurationError: As for the async cache.
         TypeError: *backend* is one of the async ones.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
-        check_names(settings)
+    def _check_backend(self, backend: Any) -> None:
         if not isinstance(backend, BlockingBackend):
             hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
             raise TypeError(f"{type(backend).__name__} is not a blocking backend{hint}")
-        super().__init__(backend, keyring, **settings)
+
+    def _assemble(self) -> None:
+        super()._assemble()
         self._herd = Herd()
         self._large = LargeValues(self)
 

@@ -10,14 +10,14 @@ from anyseal.cache.base import CacheBase
 from anyseal.cache.driving import SCAN_BATCH
 from anyseal.cache.needs import Flow, Need
 from anyseal.errors import BackendError, KmsError, MetastoreError
-from anyseal.ports import LocalKeyring
+from anyseal.ports import BlockingBackend, LocalKeyring
 
 __all__ = ["BlockingDriver"]
 
 T = TypeVar("T")
 
 
-class BlockingDriver(CacheBase):
+class BlockingDriver(CacheBase[BlockingBackend]):
     """A cache's parts, and what meets their needs."""
 
     def _answer(self, need: Need) -> Any:
