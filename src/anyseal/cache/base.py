@@ -14,6 +14,7 @@ from anyseal.cache.codecs import codec_named
 from anyseal.cache.entries import Entries, is_stale
 from anyseal.cache.entry import Entry, check_namespace
 from anyseal.cache.keys import PartitionKeys, check_keyring
+from anyseal.cache.leases import Leases
 from anyseal.cache.local import Copies, LocalLayer
 from anyseal.cache.needs import UNSET
 from anyseal.cache.opening import Opener, RotationHook
@@ -27,6 +28,9 @@ from anyseal.ports import AuditHook, Keyring, MetricsHook
 from anyseal.suites import Suite, suite_named
 
 __all__ = ["CacheBase"]
+
+LEASING = ("take_lease", "settle", "set_and_delete", "delete_beside")
+"""What LeasingBackend has beside Backend, and its blocking twin likewise."""
 
 
 class CacheBase:
@@ -84,6 +88,8 @@ class CacheBase:
             suite=self._suite,
             on_rotation=on_rotation,
         )
+        self._leases = Leases()
+        self._leasing = all(hasattr(backend, method) for method in LEASING)
         self._entries = Entries(
             keys=self._keys,
             opener=self._opener,
@@ -91,7 +97,9 @@ class CacheBase:
             policy=self.policy,
             observer=self._observer,
             suite=self._suite,
+            leases=self._leases,
             ranged=hasattr(backend, "put_range"),
+            leasing=self._leasing,
         )
 
     def _local_entry(self, partition: str, key: bytes) -> Entry | None:

@@ -27,7 +27,7 @@ from anyseal.errors import (
     ConfigurationError,
     FormatError,
 )
-from anyseal.ports import LeasingBackend, RangedBackend, WatchedBackend
+from anyseal.ports import RangedBackend, WatchedBackend
 
 __all__ = ["Cache"]
 
@@ -70,9 +70,8 @@ class Cache(Driver):
 
     def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
         super().__init__(backend, keyring, **settings)
-        self._herd = Herd()
+        self._herd = Herd(self._leases)
         self._background = Background()
-        self._leasing = isinstance(backend, LeasingBackend)
         self._watch: Watch | None = None
         if self._local is not None and isinstance(backend, WatchedBackend):
             self._watch = Watch(backend, f"{self.namespace}:", self._local, self._background)
@@ -322,6 +321,7 @@ class Cache(Driver):
             BackendError: It may still be there.
         """
         data = check_key(key)
+        await self._drive(self._entries.revoke(partition, data))
         while True:
             entry = await self._drive(self._entries.find(partition, data))
             if entry is None:
@@ -332,6 +332,7 @@ class Cache(Driver):
                 taken = await self._guarded(call, entry.stored, entry.sealed, None)
             finally:
                 self._copies.forget(partition, data, entry.stored)
+                self._leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
                     await self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -368,6 +369,7 @@ class Cache(Driver):
             only ended.
         """
         self._copies.clear(partition)
+        self._leases.revoke_all(partition)
         if self._everywhere:
             await self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0

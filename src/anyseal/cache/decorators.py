@@ -220,6 +220,7 @@ def _decorate_async(self: CachedFunction) -> Any:
     async def cache_clear(*, partition: str = "default") -> int:
         """Delete all entries of the function in one partition; how many."""
         cache = self.cache
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             await cache.delete_tag(self._clear_tag, partition=partition)
             return 0
@@ -262,6 +263,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
     def cache_clear(*, partition: str = "default") -> int:
         """Delete all entries of the function in one partition; how many."""
         cache = self.cache
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             cache.delete_tag(self._clear_tag, partition=partition)
             return 0

@@ -52,7 +52,7 @@ class Cache(BlockingDriver):
         if not isinstance(backend, BlockingBackend):
             raise TypeError(f"{type(backend).__name__} is not a blocking backend")
         super().__init__(backend, keyring, **settings)
-        self._herd = Herd()
+        self._herd = Herd(self._leases)
         self._large = LargeValues(self)
 
     def _found(self, partition: str, key: bytes) -> Entry | None:
@@ -214,6 +214,7 @@ class Cache(BlockingDriver):
     ) -> Any:
         """Take the value of *key* out, in one step: of several callers one gets it."""
         data = check_key(key)
+        self._drive(self._entries.revoke(partition, data))
         while True:
             entry = self._drive(self._entries.find(partition, data))
             if entry is None:
@@ -224,6 +225,7 @@ class Cache(BlockingDriver):
                 taken = self._guarded(call, entry.stored, entry.sealed, None)
             finally:
                 self._copies.forget(partition, data, entry.stored)
+                self._leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
                     self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -247,6 +249,7 @@ class Cache(BlockingDriver):
     def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace."""
         self._copies.clear(partition)
+        self._leases.revoke_all(partition)
         if self._everywhere:
             self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
+from anyseal.cache.leases import Leases
 from anyseal.cache.needs import UNSET
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import ThreadFlight
@@ -44,8 +45,9 @@ os.register_at_fork(after_in_child=_renew_all)
 class Herd:
     """Computes missing values for one cache."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: Leases) -> None:
         self._flights: ThreadFlight[Computed] = ThreadFlight()
+        leases.flights = self._flights
         self._refreshing: set[tuple[str, bytes]] = set()
         self._closed = False
         _live.add(self)
@@ -125,11 +127,13 @@ class Herd:
         if lease is None:  # another process has it
             return LEFT
         with lease:
-            return self._run(cache, job)
+            return self._run(cache, job, lease)
 
     def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
-        lease = Lease(cache)
+        lease = Lease(cache, job.partition, job.key)
+        if not lease.seconds:
+            return lease
         try:
             names = cache._drive(cache._keys.names(job.partition))
             return lease if lease.take(names.names(job.key)) else None
@@ -140,18 +144,16 @@ class Herd:
 
     def _compute(self, cache: Cache, job: Job) -> Computed:
         """Compute under the lease, or wait for the value of who has it."""
-        if cache.policy.lease is None:
-            return self._run(cache, job)
         delay = POLL_FIRST
         while True:
             lease = self._lease(cache, job)
             if lease is not None:
                 with lease:
-                    if lease.held and not job.force:
+                    if lease.held and not job.force and lease.found is not None:
                         found = self._arrived(cache, job)
                         if found is not None:  # while the lease changed hands
                             return found
-                    return self._run(cache, job)
+                    return self._run(cache, job, lease)
             time.sleep(delay)
             delay = next_poll(delay)
             found = None if job.force else self._arrived(cache, job)
@@ -175,7 +177,7 @@ class Herd:
             pass
         return None
 
-    def _run(self, cache: Cache, job: Job) -> Computed:
+    def _run(self, cache: Cache, job: Job, lease: Lease) -> Computed:
         """Call the factory and store what it returns."""
         tags = cache._drive(job.carried(cache))
         started = perf_counter()
@@ -183,22 +185,24 @@ class Herd:
             value = job.factory()
         except job.exceptions as exc:
             options = job.options(cache, tags, exc, started)
-            self._keep(cache, job, *cache._payloads.frozen(exc), options)
+            self._keep(cache, job, *cache._payloads.frozen(exc), options, lease)
             raise
         prepared = job.prepared(cache, value)
         if prepared is None:
             return Computed(value)
-        self._keep(cache, job, *prepared, job.options(cache, tags, value, started))
+        options = job.options(cache, tags, value, started)
+        self._keep(cache, job, *prepared, options, lease)
         return Computed(value, *prepared)
 
     def _keep(
-        self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None
-    ) -> None:
+        self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None,
+        lease: Lease,
+    ) -> None:  # fmt: skip
         """Store a computed payload, if it is wanted and can be."""
-        if options is None:
+        if options is None or lease.revoked:
             return
         try:
-            cache._put(job.partition, job.key, kind, payload, **options)
+            cache._put(job.partition, job.key, kind, payload, lease=lease, **options)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
