@@ -396,7 +396,8 @@ class Cache(Driver):
         """The value of *key*; if there is none, what *factory* returns, which is then stored.
 
         However many tasks ask, one of them computes; with a lease (see CachePolicy) also however
-        many processes. Callers get values of their own, but for the one who computed.
+        many processes. Callers get values of their own, but for the one who computed. If the entry
+        is deleted or replaced while *factory* runs, its result is returned, but not stored.
 
         Args:
             key: See ``get``.

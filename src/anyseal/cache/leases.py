@@ -114,9 +114,7 @@ class Leases:
     def part(self, partition: str, keys: Sequence[bytes]) -> None:
         """The entries of *keys* have changed: who comes from now on waits for no one who looked
         before."""
-        self.flights.forget(
-            [(partition, key, force) for key in keys for force in (False, True)]
-        )
+        self.flights.forget([(partition, key, force) for key in keys for force in (False, True)])
 
     def revoke_all(self, partition: str | None, prefix: bytes = b"") -> None:
         """The same for all keys of *partition*, or of all, that begin with *prefix*."""
@@ -176,23 +174,17 @@ class LeaseBase:
                 "take_lease", self.lock, self.owner, stored[0], ttl_ms=self.ttl_ms
             )
         else:
-            self.held = yield ask(
-                "set", self.lock, self.owner, ttl_ms=self.ttl_ms, if_absent=True
-            )
+            self.held = yield ask("set", self.lock, self.owner, ttl_ms=self.ttl_ms, if_absent=True)
         return self.held
 
     def renewing(self) -> Flow[bool]:
         """Hold it for its time from now on; whether it is still held."""
-        kept = yield ask(
-            "compare_and_set", self.lock, self.owner, self.owner, ttl_ms=self.ttl_ms
-        )
+        kept = yield ask("compare_and_set", self.lock, self.owner, self.owner, ttl_ms=self.ttl_ms)
         if not kept and self.held:
             self._cache._leases.lost(self)
         return bool(kept)
 
-    def storing(
-        self, name: str, sealed: bytes, ttl_ms: int | None, *, large: bool
-    ) -> Flow[bool]:
+    def storing(self, name: str, sealed: bytes, ttl_ms: int | None, *, large: bool) -> Flow[bool]:
         """Store what was computed, if the lease still holds; whether it was stored."""
         if self.revoked:
             return False

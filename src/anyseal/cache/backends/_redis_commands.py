@@ -166,9 +166,7 @@ def cas(name: str, expected: bytes, value: bytes | None, ttl_ms: int | None) -> 
     return CAS.command([name], expected, value, ttl_ms)
 
 
-def set_and_delete(
-    name: str, value: bytes, others: Sequence[str], ttl_ms: int | None
-) -> Command:
+def set_and_delete(name: str, value: bytes, others: Sequence[str], ttl_ms: int | None) -> Command:
     """Store a value and delete what belongs to the one before it, in one step."""
     return STORE.command([name, *others], value, b"" if ttl_ms is None else ttl_ms)
 
