@@ -340,6 +340,8 @@ async def test_stale_set_costs_no_exchange(make: Any) -> None:
         (lambda: face.set("k", 2), "set_and_delete"),
         (lambda: face.set("k", 2, if_absent=True), "set get_many"),
         (lambda: face.delete("k"), "delete_beside"),
+        (lambda: face.set("k", 2, tags=["t"]), "get_many set set_and_delete"),
+        (lambda: face.set("k", 2, tags=["t"]), "get_many set_and_delete"),
     ):
         await call()
         assert expected.split() == calls

@@ -75,6 +75,7 @@ class CacheBase:
             keys=self._keys,
             copies=self._copies,
             observer=self._observer,
+            policy=self.policy,
             suite=self._suite,
             everywhere=self._everywhere,
         )

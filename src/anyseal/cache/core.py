@@ -248,14 +248,14 @@ class Cache(Driver):
         )
 
     async def _set(
-        self, partition: str, key: bytes, kind: int, payload: Any, *, tags: Sequence[str],
-        **options: Any,
+        self, partition: str, key: bytes, kind: int, payload: Any, *, ttl: float | None,
+        tags: Sequence[str], **options: Any,
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
             names = await self._drive(self._keys.names(partition))
-            carried = await self._drive(self._tags.generations(names, partition, tags))
-            return await self._put(partition, key, kind, payload, tags=carried, **options)
+            carried = await self._drive(self._tags.generations(names, partition, tags, ttl=ttl))
+            return await self._put(partition, key, kind, payload, ttl=ttl, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise

@@ -97,6 +97,8 @@ class Entries:
         names = yield from self.keys.names(partition)
         with_key = yield from self.keys.current(partition)
         fresh, end = self.policy.lifetime(ttl)
+        if not all(tag.reaches(end) for tag in tags):
+            yield from self.opener.tags.extend(names, partition, tags, end)
         plain = pack(kind, payload, fresh_until=fresh, cost_ms=cost_ms, tags=tags)
         sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
         self.observer.used(partition, with_key._key_id, "encrypt", "ok")
@@ -213,6 +215,8 @@ class Entries:
             else:
                 with_key = yield from self.keys.current(partition)
             fresh, end = self.policy.lifetime(ttl)
+            if entry.tags:
+                yield from self.opener.tags.extend(names, partition, entry.tags, end)
             plain = pack(
                 entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
                 tags=entry.tags,

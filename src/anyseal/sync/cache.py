@@ -170,14 +170,14 @@ class Cache(BlockingDriver):
         )
 
     def _set(
-        self, partition: str, key: bytes, kind: int, payload: Any, *, tags: Sequence[str],
-        **options: Any,
+        self, partition: str, key: bytes, kind: int, payload: Any, *, ttl: float | None,
+        tags: Sequence[str], **options: Any,
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
             names = self._drive(self._keys.names(partition))
-            carried = self._drive(self._tags.generations(names, partition, tags))
-            return self._put(partition, key, kind, payload, tags=carried, **options)
+            carried = self._drive(self._tags.generations(names, partition, tags, ttl=ttl))
+            return self._put(partition, key, kind, payload, ttl=ttl, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
