@@ -125,6 +125,14 @@ class Leases:
                         lease.revoked = True
         self.flights.forget_those(lambda flight: _among(flight, partition, prefix))
 
+    def abandon(self, subject: tuple[str, bytes]) -> list[Any]:
+        """Nothing more is done under the leases on *subject*: their records end by themselves."""
+        with self._lock:
+            held = list(self._held.get(subject, ()))
+        for lease in held:
+            lease.revoked, lease.held = True, False
+        return held
+
     def lost(self, lease: LeaseBase) -> None:
         """Another process revoked *lease*, or it ended."""
         lease.revoked = True

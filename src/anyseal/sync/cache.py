@@ -317,6 +317,8 @@ class Cache(BlockingDriver):
         self.close()
 
     def close(self) -> None:
-        """End background refreshes, and close the backend. Idempotent."""
+        """Wait for background refreshes, at most 2 s, and close the backend. Idempotent.
+
+        A refresh that takes longer ends by itself; its value is not stored."""
         self._herd.close()
         self._backend.close()

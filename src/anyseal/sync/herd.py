@@ -31,12 +31,15 @@ REFRESHES_MAX = 8
 refreshed by a later caller."""
 
 
+CLOSE_SECONDS = 2.0
+"""How long closing waits for refreshes that are under way."""
+
 _live: weakref.WeakSet[Herd] = weakref.WeakSet()
 
 
 def _renew_all() -> None:
     for herd in list(_live):
-        herd._refreshing = set()  # those threads are the parent's
+        herd._refreshing = {}  # those threads are the parent's
 
 
 os.register_at_fork(after_in_child=_renew_all)
@@ -48,7 +51,8 @@ class Herd:
     def __init__(self, leases: Leases) -> None:
         self._flights: ThreadFlight[Computed] = ThreadFlight()
         leases.flights = self._flights
-        self._refreshing: set[tuple[str, bytes]] = set()
+        self._leases = leases
+        self._refreshing: dict[tuple[str, bytes], threading.Thread] = {}
         self._closed = False
         _live.add(self)
 
@@ -105,22 +109,24 @@ class Herd:
         mark = (job.partition, job.key)
         if self._closed or mark in self._refreshing or len(self._refreshing) >= REFRESHES_MAX:
             return
-        self._refreshing.add(mark)
 
         def refresh() -> None:
             try:
-                self._flights.run(job.flight, lambda: self._refresh(cache, job))
+                if not self._closed:
+                    self._flights.run(job.flight, lambda: self._refresh(cache, job))
             except Exception as exc:
                 logger.warning("a background task of the cache failed: %s", type(exc).__name__)
             finally:
-                self._refreshing.discard(mark)
+                self._refreshing.pop(mark, None)
 
         run = contextvars.copy_context().run  # the function may look at a ContextVar
         thread = threading.Thread(target=run, args=(refresh,), name="anyseal-refresh", daemon=True)
+        if self._refreshing.setdefault(mark, thread) is not thread:
+            return  # another thread was first
         try:
             thread.start()
         except RuntimeError:  # no more threads, or the interpreter is about to end
-            self._refreshing.discard(mark)
+            self._refreshing.pop(mark, None)
 
     def _refresh(self, cache: Cache, job: Job) -> Computed:
         lease = self._lease(cache, job)
@@ -208,6 +214,16 @@ class Herd:
                 raise
 
     def close(self) -> None:
-        """Begin no more refreshes."""
+        """Begin no more refreshes, and wait for those under way, all in all for ``CLOSE_SECONDS``.
+
+        A thread that is not over by then stores nothing, and asks the backend for nothing more.
+        """
         self._closed = True
+        end = time.monotonic() + CLOSE_SECONDS
+        for subject, thread in list(self._refreshing.items()):
+            if thread is not threading.current_thread() and thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                for lease in self._leases.abandon(subject):
+                    renewer.drop(lease)
         renewer.rest()
