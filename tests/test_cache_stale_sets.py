@@ -171,6 +171,51 @@ async def test_stale_set_later_callers_do_not_wait_for_the_old_value(make: Any) 
     assert "new" == await face.get("k")
 
 
+@both
+@pytest.mark.parametrize("what", ["tag", "partition", "function"])
+async def test_stale_set_later_callers_do_not_wait_for_what_was_cleared(
+    make: Any, what: str
+) -> None:
+    """So it is with what ends many entries at once; callers of other keys stay together."""
+    face = make()
+    old = Computing("old")
+
+    def f() -> Any:
+        return old.factory(face)()
+
+    async def g() -> Any:
+        return await old.factory(face)()
+
+    function: Any = cached(g if face.is_async else f, cache=face.cache, tags=["t"], name="f")
+
+    async def call(function: Any) -> Any:
+        return await (function() if face.is_async else anyio.to_thread.run_sync(function))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(old.run, lambda: call(function))
+        await old.begun()
+        other = Computing("other")
+        factory = other.factory(face)
+        group.start_soon(other.run, lambda: face.get_or_set("k", factory, partition="p"))
+        await other.begun()
+        first, old = old, Computing("new")
+        old.end()
+        if what == "tag":
+            await face.delete_tag("t")
+        elif what == "partition":
+            await face.clear()
+        else:
+            await call(function.cache_clear)
+        group.start_soon(old.run, lambda: call(function))
+        group.start_soon(other.run, lambda: face.get_or_set("k", factory, partition="p"))
+        await anyio.sleep(0.05)
+        first.end()
+        other.end()
+    assert (["old"], ["new"]) == (first.results, old.results)
+    assert ["other", "other"] == other.results
+    assert "new" == await call(function)
+
+
 @families
 async def test_stale_set_of_a_lost_lease(make: Any) -> None:
     """A process that was frozen for longer than its lease, or whose lease another one has now,

@@ -360,6 +360,7 @@ class Cache(Driver):
         """
         for tag in tags:
             await self._drive(self._tags.delete(partition, tag))
+        self._leases.revoke_tags(partition, tags)
 
     async def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace.
@@ -378,6 +379,7 @@ class Cache(Driver):
             prefixes = (await self._drive(self._keys.names(partition))).prefixes
         deleted = await self._sweep(prefixes)
         self._copies.clear(partition)
+        self._leases.part_all(partition)
         return deleted
 
     # ---- computing

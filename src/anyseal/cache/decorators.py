@@ -228,6 +228,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = await cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -271,6 +272,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear

@@ -110,7 +110,7 @@ class Herd:
         if renewals is None:
             renewals = Renewals()
             self._renewals.set(renewals)
-        lease = Lease(cache, renewals, job.partition, job.key)
+        lease = Lease(cache, job, renewals)
         if not lease.seconds:
             return lease
         try:

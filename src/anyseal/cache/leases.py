@@ -24,6 +24,7 @@ from anyseal.errors import BackendError
 
 if TYPE_CHECKING:
     from anyseal.cache.core import Cache
+    from anyseal.cache.jobs import Job
 
 __all__ = ["Lease", "LeaseBase", "Leases", "Renewals"]
 
@@ -123,7 +124,19 @@ class Leases:
                 if _among(subject, partition, prefix):
                     for lease in held:
                         lease.revoked = True
+        self.part_all(partition, prefix)
+
+    def part_all(self, partition: str | None, prefix: bytes = b"") -> None:
+        """They have changed."""
         self.flights.forget_those(lambda flight: _among(flight, partition, prefix))
+
+    def revoke_tags(self, partition: str, tags: Sequence[str]) -> None:
+        """The tags have been deleted: what is computed to carry one of them has ended already."""
+        with self._lock:
+            held = [lease for leases in self._held.values() for lease in leases]
+        for lease in held:
+            if lease.subject[0] == partition and not lease.tags.isdisjoint(tags):
+                self.lost(lease)
 
     def abandon(self, subject: tuple[str, bytes]) -> list[Any]:
         """Nothing more is done under the leases on *subject*: their records end by themselves."""
@@ -134,7 +147,7 @@ class Leases:
         return held
 
     def lost(self, lease: LeaseBase) -> None:
-        """Another process revoked *lease*, or it ended."""
+        """What is computed under *lease* will not be stored: it was revoked, or ended."""
         lease.revoked = True
         partition, key = lease.subject
         self.part(partition, [key])
@@ -148,11 +161,12 @@ class LeaseBase:
     """The right to compute one key's value and to store it, unless it is revoked meanwhile."""
 
     __slots__ = ("_cache", "found", "held", "lock", "owner", "revoked", "seconds", "stored",
-                 "subject")  # fmt: skip
+                 "subject", "tags")  # fmt: skip
 
-    def __init__(self, cache: Any, partition: str, key: bytes) -> None:
+    def __init__(self, cache: Any, job: Job) -> None:
         self._cache = cache
-        self.subject = (partition, key)
+        self.subject = (job.partition, job.key)
+        self.tags = frozenset(job.tags)
         self.lock = ""
         """The name of its record."""
         self.owner = os.urandom(16)
@@ -230,8 +244,8 @@ class Lease(LeaseBase):
 
     __slots__ = ("_renewals",)
 
-    def __init__(self, cache: Cache, renewals: Renewals, partition: str, key: bytes) -> None:
-        super().__init__(cache, partition, key)
+    def __init__(self, cache: Cache, job: Job, renewals: Renewals) -> None:
+        super().__init__(cache, job)
         self._renewals = renewals
 
     async def take(self, stored: Sequence[str]) -> bool:

@@ -245,6 +245,7 @@ class Cache(BlockingDriver):
         """End all entries of *partition* that carry one of *tags*. Raises BackendError."""
         for tag in tags:
             self._drive(self._tags.delete(partition, tag))
+        self._leases.revoke_tags(partition, tags)
 
     def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace."""
@@ -258,6 +259,7 @@ class Cache(BlockingDriver):
             prefixes = self._drive(self._keys.names(partition)).prefixes
         deleted = self._sweep(prefixes)
         self._copies.clear(partition)
+        self._leases.part_all(partition)
         return deleted
 
     # ---- computing

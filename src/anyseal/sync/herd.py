@@ -137,7 +137,7 @@ class Herd:
 
     def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
-        lease = Lease(cache, job.partition, job.key)
+        lease = Lease(cache, job)
         if not lease.seconds:
             return lease
         try:
