@@ -23,7 +23,7 @@ __all__ = [
     "PUBLISH",
     "PUT_RANGE",
     "SCAN_COUNT",
-    "STORE",
+    "SETTLE",
     "Command",
     "Script",
     "ScriptMissingError",
@@ -39,7 +39,6 @@ __all__ = [
     "put_range",
     "routed_by",
     "scanned",
-    "set_and_delete",
     "set_command",
     "settle",
     "with_source",
@@ -98,7 +97,9 @@ class Script:
 
 def with_source(command: Command) -> Command:
     """An EVALSHA with the script's source in place of its name."""
-    script = next(script for script in (CAS, STORE, PUT_RANGE, PUBLISH) if script.sha == command[1])
+    script = next(
+        script for script in (CAS, SETTLE, PUT_RANGE, PUBLISH) if script.sha == command[1]
+    )
     return ("EVAL", script.source, *command[2:])
 
 
@@ -112,12 +113,12 @@ return 1
 """
 )
 
-STORE: Final = Script(
+SETTLE: Final = Script(
     """
-if ARGV[3] and redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
-if #KEYS > 1 then redis.call('UNLINK', unpack(KEYS, 2)) end
-if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-else redis.call('SET', KEYS[1], ARGV[1]) end
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+if ARGV[3] then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+else redis.call('SET', KEYS[1], ARGV[2]) end
+redis.call('UNLINK', unpack(KEYS, 2))
 return 1
 """
 )
@@ -166,17 +167,13 @@ def cas(name: str, expected: bytes, value: bytes | None, ttl_ms: int | None) -> 
     return CAS.command([name], expected, value, ttl_ms)
 
 
-def set_and_delete(name: str, value: bytes, others: Sequence[str], ttl_ms: int | None) -> Command:
-    """Store a value and delete what belongs to the one before it, in one step."""
-    return STORE.command([name, *others], value, b"" if ttl_ms is None else ttl_ms)
-
-
 def settle(
     name: str, value: bytes, lock: str, owner: bytes, others: Sequence[str], ttl_ms: int | None
 ) -> Command:
-    """The same, which ends *owner*'s lease; if there is none it does nothing."""
-    limit = b"" if ttl_ms is None else ttl_ms
-    return STORE.command([name, lock, *others], value, limit, owner)
+    """Store a value, and end the lease and what belonged to the value before, in one step; nothing
+    if the lease is not *owner*'s."""
+    limits = () if ttl_ms is None else (ttl_ms,)
+    return SETTLE.command([name, lock, *others], owner, value, *limits)
 
 
 def put_range(name: str, offset: int, data: bytes, ttl_ms: int) -> Command:

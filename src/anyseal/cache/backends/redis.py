@@ -168,9 +168,11 @@ class RedisBackend:
     async def set_and_delete(
         self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
     ) -> bool:
-        """Store *value* and delete *others*, in one step. Raises BackendError."""
-        command = commands.set_and_delete(name, value, others, ttl_ms)
-        return bool(await self._script(command, repeatable=True))
+        """Delete *others*, then store *value*, in one exchange. Raises BackendError."""
+        storing = commands.set_command(name, value, ttl_ms, False)
+        both = (("UNLINK", *others), storing) if others else (storing,)
+        answers = await self._here().ask(Request(commands=both, size=len(value)))
+        return bool(answers[-1])
 
     async def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
         """Delete *others*, then *names*, in one exchange; how many of *names* were there. Raises

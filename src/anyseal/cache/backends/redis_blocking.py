@@ -126,8 +126,16 @@ class BlockingRedisBackend:
     def set_and_delete(
         self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
     ) -> bool:
-        """Store *value* and delete *others*, in one step. Raises BackendError."""
-        return bool(self._script(commands.set_and_delete(name, value, others, ttl_ms)))
+        """Delete *others*, then store *value*, in one exchange. Raises BackendError."""
+        storing = commands.set_command(name, value, ttl_ms, False)
+        first: list[commands.Command] = [("UNLINK", other) for other in others]
+        if others and not self._cluster:
+            first = [("UNLINK", *others)]
+        answers = self._each([*first, storing])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                _fail("SET", answer)
+        return bool(answers[-1])
 
     def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
         """Delete *others*, then *names*, in one exchange; how many of *names* were there. Raises
