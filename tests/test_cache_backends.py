@@ -8,8 +8,10 @@ from typing import Any
 import anyio
 import pytest
 
+from anyseal.cache import MemoryBackend
 from anyseal.ports import (
     Backend,
+    BackendTraits,
     BlockingBackend,
     BlockingLeasingBackend,
     BlockingRangedBackend,
@@ -17,7 +19,7 @@ from anyseal.ports import (
     RangedBackend,
 )
 from cache_backends import CASES, Awaited, Case, on_every_loop
-from support import pattern
+from support import in_time, pattern
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -79,7 +81,7 @@ async def test_backend_follows_its_protocol(backend: Any, made: Any, case: Case)
     assert case.ranged == isinstance(made, with_ranges)
     with_leases = BlockingLeasingBackend if case.blocking else LeasingBackend
     assert case.ranged == isinstance(made, with_leases)
-    assert case.scans == getattr(made, "can_scan", True)
+    assert case.scans == BackendTraits.of(made).can_scan
 
 
 @every
@@ -152,10 +154,14 @@ async def test_backend_forgets_after_the_time_to_live(backend: Any, case: Case) 
 @every
 async def test_backend_set_replaces_the_time_to_live(backend: Any, case: Case) -> None:
     """The time to live belongs to the value that was stored last, also if that has none."""
-    for name in ("ns:a", "ns:b"):
-        await backend.set(name, b"old", ttl_ms=case.ttl_ms)
+    await backend.set("ns:a", b"old", ttl_ms=case.ttl_ms)
     await backend.set("ns:a", b"new")
-    assert await backend.compare_and_set("ns:b", b"old", b"new", ttl_ms=60_000)
+
+    async def replace() -> None:
+        await backend.set("ns:b", b"old", ttl_ms=case.ttl_ms)
+        assert await backend.compare_and_set("ns:b", b"old", b"new", ttl_ms=60_000)
+
+    await in_time(case.ttl_ms / 1000, replace)
     await anyio.sleep(case.gone_ms / 1000)
     assert [b"new", b"new"] == await backend.get_many(["ns:a", "ns:b"])
 
@@ -304,8 +310,12 @@ async def test_backend_publish_sets_the_time_to_live(backend: Any, case: Case) -
     assert await backend.publish("ns:{x}:t", *names, b"head", ttl_ms=case.ttl_ms)
     await anyio.sleep(case.gone_ms / 1000)
     assert [None, None] == await backend.get_many(names)
-    await backend.put_range("ns:{x}:t", 0, b"abc", ttl_ms=case.ttl_ms)
-    assert await backend.publish("ns:{x}:t", *names, b"head", ttl_ms=None)
+
+    async def publish() -> None:
+        await backend.put_range("ns:{x}:t", 0, b"abc", ttl_ms=case.ttl_ms)
+        assert await backend.publish("ns:{x}:t", *names, b"head", ttl_ms=None)
+
+    await in_time(case.ttl_ms / 1000, publish)
     await anyio.sleep(case.gone_ms / 1000)
     assert [b"abc", b"head"] == await backend.get_many(names)
 
@@ -380,3 +390,17 @@ async def test_backend_sets_and_deletes_what_is_beside(backend: Any, case: Case)
     assert await backend.set_and_delete(names[0], b"y", [], ttl_ms=case.ttl_ms)
     await anyio.sleep(case.gone_ms / 1000)
     assert [None] == await backend.get_many(names[:1])
+
+
+async def test_backend_traits_are_what_a_backend_says() -> None:
+    """Who writes a backend says only what is not usual, in plain attributes."""
+
+    class Silent:
+        pass
+
+    class Lists:
+        can_scan = False
+
+    assert BackendTraits(can_scan=True, enforces_timeout=False) == BackendTraits.of(Silent())
+    assert BackendTraits(can_scan=False) == BackendTraits.of(Lists())
+    assert BackendTraits(enforces_timeout=True) == BackendTraits.of(MemoryBackend())

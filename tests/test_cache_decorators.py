@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import math
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,10 +21,13 @@ from anyseal import ConfigurationError, Key, StaticKeyring, sync
 from anyseal.cache import Cache, CachePolicy, MemoryBackend, cached, secure
 from anyseal.cache.backends.memory import BlockingMemoryBackend
 from anyseal.testing import Recorder
+from cache_faces import Clock, clock
 from support import KEY_HEX, pattern
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTheTypeChecker
+
+__all__ = ["clock"]
 
 pytestmark = pytest.mark.anyio
 KEYRING = StaticKeyring(pattern(32, "cache master"))
@@ -324,7 +328,7 @@ def test_cached_refuses_what_it_cannot_decorate(cache: Cache, twin: sync.Cache) 
     assert 1 == cached(cache=lambda: twin)(plain)()
 
 
-async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
+async def test_cached_key_ttl_condition_tags(cache: Cache, clock: Clock) -> None:
     """What the decorator can be told about keys, lifetimes, and what is worth keeping."""
     calls: list[int] = []
 
@@ -332,7 +336,7 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
         cache=cache,
         key=lambda n, note: f"user:{n}",
         tags=lambda n, note: [f"tag{n}"],
-        ttl=lambda value: 0.1 if value < 0 else 60,
+        ttl=lambda value: 3000 if value < 0 else 9000,
         condition=lambda value: value != 0,
     )
     async def load(n: int, note: object) -> int:
@@ -343,7 +347,7 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
         assert n == await load(n, object())
     assert [5, -5, 0, 0] == calls
     assert 5 == await cache.get("user:5")
-    await anyio.sleep(0.2)
+    await clock.turn(3001)
     await load(-5, None)
     await cache.delete_tag("tag5")
     await load(5, None)
@@ -432,7 +436,8 @@ async def test_cached_partitions(cache: Cache, how: str) -> None:
     with pytest.raises(ConfigurationError, match=r"no partition|partition="):
         await load.invalidate(1)
     assert 1 == await load.cache_clear(partition="acme")
-    assert 0 == await load.cache_clear()
+    with pytest.raises(ConfigurationError, match="partition"):
+        await load.cache_clear()  # nobody's in particular
     assert {} == await cache.get_many(["x"])
 
 
@@ -509,6 +514,7 @@ async def test_cached_result_that_cannot_be_kept(cache: Cache, caplog: Any) -> N
 
     assert "MARK" in await socket()
     assert "MARK" not in caplog.text
+    assert f"{socket.__module__}.{socket.__qualname__}: a value cannot be cached" in caplog.text
     strict = cached(cache=cache, strict=True)(socket.__wrapped__)
     with pytest.raises(TypeError, match="MARK"):
         await strict()
@@ -587,6 +593,58 @@ def test_secure_tells_at_decoration_time(monkeypatch: pytest.MonkeyPatch) -> Non
         secure(master_key=KEY_HEX, serializer="nonsense")(lambda: 0)
     with pytest.raises(TypeError):
         secure(master_key=KEY_HEX, ttl=60)(classmethod(lambda cls: 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"ttl": 0}, ValueError, "ttl must be"),
+        ({"ttl": "60"}, TypeError, "ttl must be"),
+        ({"key": "user"}, TypeError, "key must be a function"),
+        ({"condition": True}, TypeError, "condition must be a function"),
+        ({"of_self": "id"}, TypeError, "of_self must be"),
+        ({"tags": "users"}, TypeError, "tags must be a sequence"),
+        ({"tags": [5]}, TypeError, "tags must be a sequence"),
+        ({"tags": 5}, TypeError, "tags must be a sequence"),
+        ({"tags": [str(n) for n in range(33)]}, ValueError, "at most 32 tags"),
+        ({"exceptions": KeyError}, TypeError, "exceptions must be"),
+        ({"exceptions": [KeyboardInterrupt]}, TypeError, "exceptions must be"),
+        ({"exceptions": "KeyError"}, TypeError, "exceptions must be"),
+        ({"type": "User"}, TypeError, "not supported"),
+        ({"name": 5}, TypeError, "name must be"),
+        ({"name": ""}, ValueError, "name must have"),
+        ({"name": "n" * 100_000}, ValueError, "name must have"),
+    ],
+)
+def test_decorator_options_are_checked_at_decoration_time(
+    twin: sync.Cache, options: Any, error: type[Exception], said: str
+) -> None:
+    """Else the function would run at every call, never kept, or fail at its second one."""
+
+    def load(n: int) -> int:
+        return n
+
+    for decorator in (partial(cached, cache=twin), partial(secure, master_key=KEY_HEX)):
+        with pytest.raises(error, match=said):
+            decorator(**options)(load)
+
+
+def test_secure_settings_are_checked_at_decoration_time() -> None:
+    """A tenant that is a text would be one for all; a policy that is none would be left out."""
+
+    async def load(n: int) -> int:
+        return n
+
+    for bad in ({"tenant_extractor": "tenant_id"}, {"tenant_extractor": 5},
+                {"key_rotation_enabled": "no"}, {"previous_master_keys": KEY_HEX},
+                {"previous_master_keys": None}):  # fmt: skip
+        with pytest.raises(ConfigurationError, match=next(iter(bad))):
+            secure(master_key=KEY_HEX, **bad)
+    for wrong in ({"policy": {}}, {"metrics": 5}, {"backend": 5}):
+        with pytest.raises(TypeError):
+            secure(master_key=KEY_HEX, **wrong)(load)
+    with pytest.raises(TypeError, match="partition must be"):
+        cached(cache=lambda: None, partition=7)
 
 
 def test_secure_rotates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -674,3 +732,138 @@ def test_decorated_closures_are_told_apart() -> None:
     with pytest.raises(ConfigurationError, match="lambda"):
         cached(cache=cache)(lambda number: number)
     assert 3 == cached(cache=cache, name="three")(lambda: 3)()
+
+
+def test_decorated_closures_over_one_backend_are_told_apart() -> None:
+    """Each ``secure`` makes a cache of its own, and a function may be given the cache late: their
+    entries meet all the same. Under another master key they do not."""
+    backend = BlockingMemoryBackend()
+    cache = sync.Cache(backend, KEYRING, namespace="late")
+
+    def made(tenant: str, **options: Any) -> Any:
+        @secure(backend=backend, **{"master_key": KEY_HEX, **options})
+        def load(number: int) -> str:
+            return f"{tenant} {number}"
+
+        return load
+
+    def late(tenant: str) -> Any:
+        @cached(cache=lambda: cache)
+        def load(number: int) -> str:
+            return f"{tenant} {number}"
+
+        return load
+
+    assert "a 1" == made("a")(1)
+    with pytest.raises(ConfigurationError, match="tenant"):
+        made("b")
+    assert "b 1" == made("b", master_key="ab" * 32)(1)
+    first, second = late("a"), late("b")
+    assert "a 1" == first(1) == first(1)
+    with pytest.raises(ConfigurationError, match="tenant"):
+        second(1)
+
+
+async def test_cached_clears_the_partition_that_it_uses(cache: Cache) -> None:
+    """``cache_clear()`` must not say 0 and leave everything where it was."""
+
+    @cached(cache=cache, partition="eu")
+    async def fixed(n: int) -> int:
+        return n
+
+    @cached(cache=cache, partition=tenant)
+    async def current(n: int) -> int:
+        return n
+
+    await fixed(1)
+    assert 1 == await fixed.cache_clear()
+    with pytest.raises(ConfigurationError, match="no partition is set"):
+        await current.cache_clear()
+    token = tenant.set("acme")
+    await current(1)
+    assert 1 == await current.cache_clear()
+    tenant.reset(token)
+
+
+async def test_cached_with_key_has_nothing_to_clear() -> None:
+    """Also over a backend that cannot list: its entries carry no tag of the function."""
+
+    class Unlisted(MemoryBackend):
+        can_scan = False
+
+    for backend in (MemoryBackend(), Unlisted()):
+
+        @cached(cache=Cache(backend, KEYRING), key=lambda n: f"k{n}")
+        async def load(n: int) -> int:
+            return n
+
+        await load(1)
+        with pytest.raises(ConfigurationError, match="makes its own keys"):
+            await load.cache_clear()
+
+
+async def test_cached_tells_why_there_is_no_partition(cache: Cache) -> None:
+    """The extractor's own KeyError is the cause, and not taken for a missing context."""
+    known = {1: "acme"}
+
+    @cached(cache=cache, partition=lambda n: known[n])
+    async def load(n: int) -> int:
+        return n
+
+    assert 1 == await load(1)
+    with pytest.raises(ConfigurationError, match="no partition was found") as caught:
+        await load(2)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+async def test_cached_knows_what_waits(cache: Cache, twin: sync.Cache) -> None:
+    """An object with an async ``__call__`` waits; a plain wrapper of an ``async def`` is told."""
+
+    class Waits:
+        async def __call__(self, n: int) -> int:
+            calls.append(n)
+            return n
+
+    async def inner(n: int) -> int:
+        return n
+
+    def wrapper(n: int) -> Any:
+        return inner(n)
+
+    calls: list[int] = []
+    load = cached(cache=cache, name="waits")(Waits())
+    assert (1, 1) == (await load(1), await load(1))
+    assert [1] == calls
+    with pytest.raises(TypeError, match="async def"):
+        cached(cache=twin)(wrapper)(1)
+    with pytest.raises(TypeError, match="async factory"):
+        twin.get_or_set("k", lambda: inner(1))
+
+
+def test_cached_takes_functions_written_in_c(twin: sync.Cache) -> None:
+    """They have no closures, and no code to look at."""
+    root = cached(cache=twin)(math.sqrt)
+    assert 3.0 == root(9.0) == root(9.0)
+    assert 1 == root.cache_info().hits
+
+
+def test_cached_tells_of_an_exception_that_cannot_be_kept(twin: sync.Cache, caplog: Any) -> None:
+    """One that is not made of its ``args`` could not be raised again: it is not stored."""
+
+    class OddError(Exception):
+        def __init__(self, code: int, reason: str) -> None:
+            super().__init__(reason)
+
+    calls: list[int] = []
+
+    @cached(cache=twin, exceptions=[OddError])
+    def load(n: int) -> int:
+        calls.append(n)
+        raise OddError(n, "gone")
+
+    for _ in range(2):
+        with pytest.raises(OddError):
+            load(1)
+    assert [1, 1] == calls
+    assert 0 == twin.stats().sets
+    assert "an exception cannot be kept: OddError" in caplog.text

@@ -364,6 +364,20 @@ def test_duck_resolve_nacl_key(monkeypatch: pytest.MonkeyPatch) -> None:
         duck.resolve_nacl_key(None)  # type: ignore[arg-type]
 
 
+def test_duck_cache_needs_a_backend() -> None:
+    """What has no such methods is told when the cache is made, not at the first request."""
+
+    class Async:
+        """All that one needs who only awaits."""
+
+        async_set = async_get = async_delete = async_pop = async_clear = Backend.clear
+
+    assert isinstance(EncryptedCache(Async(), KEY).backend, Async)
+    for wrong in (None, {}, object(), "redis://localhost"):
+        with pytest.raises(TypeError, match="has no method"):
+            EncryptedCache(wrong, KEY)
+
+
 def test_duck_constants_and_generated_keys() -> None:
     """Names that callers import."""
     assert (24, 32) == (duck.NONCE_SIZE, duck.NACL_KEY_SIZE)

@@ -46,7 +46,6 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 NOT_RUN = {
     ("aws.md", "needs AWS"): 2,
     ("migrate-from-asherah.md", "needs the package asherah"): 2,
-    ("migrate-from-lenzeye.md", "needs S3"): 3,
     ("migrate-from-s3-encryption-client.md", "needs an environment of its own"): 1,
     ("vault.md", "needs Vault"): 1,
 }

@@ -45,6 +45,19 @@ def test_part_file_state_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert ["mine"] == [each.name for each in tmp_path.iterdir()]
 
 
+def test_part_file_state_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    """On a full disk the last note stays, and no half of a new one."""
+    part = opened(tmp_path)
+    part.write_state(NOTE)
+    with pytest.raises(TypeError):
+        part.write_state("no bytes")  # type: ignore[arg-type]
+    assert NOTE == part.read_state(100)
+    part.abort()
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_part_file_state_that_is_no_file_does_not_block(tmp_path: Path) -> None:
     """Opening a pipe for reading waits for a writer, which would never come."""
     part = opened(tmp_path)

@@ -142,3 +142,14 @@ def test_geometry_runs_cover_exactly_in_large_objects(
     check_runs(runs, geometry, (start, stop, size, limit))
     touched = sum(run.size for run in runs)
     assert touched <= stop - start + 2 * geometry.chunk_bytes
+
+
+@given(geometry=geometries(), chunk=st.integers(0, 1 << 20), limit=st.integers(1, 1 << 30))
+def test_geometry_window_fits_its_buffer(geometry: Geometry, chunk: int, limit: int) -> None:
+    """What a request fetches fits into a buffer of *limit* bytes, so that the pool's are enough."""
+    window = geometry.window(limit)
+    start = chunk * geometry.chunk_bytes
+    runs = list(geometry.runs(start, start + window, 1 << 60, geometry.segment_bytes))
+    length = runs[-1].offset + runs[-1].length - runs[0].offset
+    assert window % geometry.chunk_bytes == 0
+    assert length <= limit or window == geometry.chunk_bytes

@@ -240,6 +240,17 @@ async def test_http_status_is_a_source_error(
         assert DATA[:5] == await reader.read_range(0, 5)
 
 
+async def test_http_errors_do_not_hold_what_a_url_is_signed_with(store: Store, key: Key) -> None:
+    """Who reads a log must not be let in by the presigned URL in it."""
+    store.flaky = [403] * 2
+    with pytest.raises(SourceError) as caught:
+        await anyseal.ObjectReader.open(HttpSource(f"{store.url}?X-Amz-Signature=5e#frag"), key)
+    assert "Signature" not in str(caught.value)
+    with pytest.raises(SourceError) as caught:
+        await anyseal.ObjectReader.open(HttpSource("http://user:word@127.0.0.1:1/a?token=t"), key)
+    assert "http://127.0.0.1:1/a: ConnectError" == str(caught.value)
+
+
 @pytest.mark.parametrize("size", [0, 1, 7, 100, 199])
 async def test_http_short_object_is_a_format_error(store: Store, key: Key, size: int) -> None:
     """An empty file answers a range with 416; a short one with less than was asked for."""

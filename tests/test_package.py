@@ -32,7 +32,7 @@ FLOORS = [
         "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
         "objects.rewrap", "objects.upload",
     ],
-    ["ports", "offload", "flight", "retries", "tasks"],
+    ["ports", "offload", "flight", "retries", "tasks", "loops", "transient"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",
@@ -209,6 +209,14 @@ def test_sync_classes_have_the_same_methods(name: str) -> None:
             assert list(mine) == list(inspect.signature(getattr(theirs, twin)).parameters)
 
 
+def test_caches_show_their_settings() -> None:
+    """Editors and help() show what a class takes; both faces take the same."""
+    shown = inspect.signature(importlib.import_module("anyseal.cache").Cache)
+    assert inspect.signature(sync.Cache) == shown
+    kinds = {each.kind for each in shown.parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
 def test_errors_tree_is_its_docstring() -> None:
     """The tree is printed once, for people; it must be the tree, with every error exported."""
     drawn: dict[str, str] = {}
@@ -240,6 +248,16 @@ def test_import_opens_nothing_and_imports_no_extra() -> None:
         print([name for name in {EXTRAS!r} if name in sys.modules])
     """
     assert ["1 0", "[]"] == said(run_python(code))
+
+
+def test_import_of_the_cache_imports_no_client() -> None:
+    """pybreaker imports redis where it is installed: not before there is a cache."""
+    code = f"""
+        import sys
+        import anyseal.cache, anyseal.sync.cache
+        print([name for name in ("pyarrow", "pandas", *{EXTRAS!r}) if name in sys.modules])
+    """
+    assert ["[]"] == said(run_python(code))
 
 
 def test_import_of_http_without_httpx_says_what_to_install() -> None:

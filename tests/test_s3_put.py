@@ -20,10 +20,10 @@ from anyseal.errors import (
     SourceChangedError,
     SourceError,
 )
-from anyseal.s3 import sealing
-from anyseal.s3.body import SLICE_BYTES, Body
+from anyseal.s3 import SealedBucket, sealing
+from anyseal.s3.body import SLICE_BYTES, SLICE_MAX_BYTES, Body
 from anyseal.s3.put import PutCalls
-from storage_servers import SeaweedFS, s3_client
+from storage_servers import SeaweedFS, blocking_client, s3_client
 from support import Stream, pattern
 
 pytest_plugins = ["server_fixtures"]
@@ -206,12 +206,24 @@ BAD: list[tuple[dict[str, Any], type[Exception]]] = [
     ({"metadata": {"a": "x" * 2048}}, ValueError),
     ({"metadata": {"a": 1}}, TypeError),
     ({"metadata": {"a": "ä"}}, ValueError),
-    ({"metadata": {"Anyseal-Key": "a"}}, ValueError),
+    ({"metadata": {"Anyseal-Key": "a"}}, ConfigurationError),
+    ({"metadata": {"a": "1", "A": "2"}}, ConfigurationError),
+    ({"metadata": {"a": "1\r\nx-amz-acl: public-read"}}, ConfigurationError),
+    ({"metadata": {"a b": "1"}}, ConfigurationError),
+    ({"metadata": {"": "1"}}, ConfigurationError),
+    ({"metadata": ["ab"]}, TypeError),
+    ({"content_type": "text/plain\r\nx: y"}, ConfigurationError),
+    ({"content_type": 5}, TypeError),
+    ({"if_match": ""}, ValueError),
+    ({"if_match": 5}, TypeError),
     ({"if_none_match": True, "if_match": "x"}, ValueError),
     ({"checksum": "MD5"}, ValueError),
     ({"concurrency": 0}, ValueError),
+    ({"concurrency": 1.5}, TypeError),
     ({"part_size": 0}, ValueError),
+    ({"part_size": "8M"}, TypeError),
     ({"suite": "ROT13"}, ConfigurationError),
+    ({"suite": ""}, ConfigurationError),
     ({"partition": "p"}, TypeError),
 ]
 
@@ -225,6 +237,43 @@ async def test_put_bad_settings(bucket: Bucket, key: Key) -> None:
             with pytest.raises(error):
                 await sealed.put(**{"key": "k", "data": b"data", **settings})
     assert [] == wrapped.calls
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"suite": "ROT13"}, ConfigurationError),
+        ({"chunk_size": 5000}, ConfigurationError),
+        ({"chunk_size": "64K"}, TypeError),
+        ({"part_size": 0}, ConfigurationError),
+        ({"part_size": 1.5}, TypeError),
+        ({"concurrency": 257}, ConfigurationError),
+        ({"concurrency": True}, TypeError),
+        ({"attempts": 0}, ConfigurationError),
+    ],
+)
+async def test_bucket_refuses_settings_when_it_is_made(
+    key: Key, settings: dict[str, Any], error: type[Exception]
+) -> None:
+    """A service with a wrong setting must not start, instead of failing with its first object."""
+    with pytest.raises(error):
+        PutCalls(object(), "bucket", key, **settings)
+
+
+@pytest.mark.parametrize("server", ["weed_server", "moto_server"])
+async def test_put_over_a_version_where_there_is_none(
+    request: pytest.FixtureRequest, key: Key, server: str
+) -> None:
+    """Deleted meanwhile is changed meanwhile, though AWS says 404 to it and other stores 412."""
+    found = request.getfixturevalue(server)
+    name = f"none-{id(request)}"
+    await off_loop(lambda: blocking_client(found.url).create_bucket(Bucket=name))
+    async with s3_client(found.url) as client:
+        sealed = SealedBucket(client, name, key)
+        with pytest.raises(PreconditionFailedError):
+            await sealed.put("gone", b"data", if_match='"0123"')
+        with pytest.raises(PreconditionFailedError):
+            await sealed.delete("gone", if_match='"0123"')
 
 
 async def test_put_metadata(bucket: Bucket) -> None:
@@ -306,6 +355,24 @@ def test_body_reads_and_rewinds() -> None:
         assert whole == b"".join(iter(lambda size=size: body.read(size), b""))
     body.seek(-4, 2)
     assert (whole[-4:], len(whole)) == (body.read(), body.tell())
+
+
+async def test_body_goes_in_slices_that_suit_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long ones cost the loop less; where they are taken slowly, a slice must not outlast the
+    patience for one."""
+    now = 0.0
+    monkeypatch.setattr("anyseal.s3.body.anyio.current_time", lambda: now)
+    whole = pattern(3) + pattern(8 << 20, "b")
+    sizes, sent = [], []
+    async for part in Body([whole[:3], whole[3:]]):
+        sizes.append(len(part))
+        sent.append(bytes(part))
+        now += 0.2 if len(sizes) in (5, 6) else 0.05
+    assert whole == b"".join(sent)
+    quarter = SLICE_BYTES
+    assert [3, 2 * quarter, 4 * quarter, 4 * quarter, 4 * quarter, quarter, quarter] == sizes[:7]
+    assert [2 * quarter, 4 * quarter] == sizes[7:9]
+    assert max(sizes) == SLICE_MAX_BYTES
 
 
 @pytest.mark.parametrize("size", [None, 0, 1, 5 << 40, 100 << 30])

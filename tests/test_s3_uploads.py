@@ -42,7 +42,7 @@ from anyseal import (
 from anyseal.s3.uploads import UploadCalls
 from servers import Moto
 from storage_servers import SeaweedFS, s3_client
-from support import Stream, a_key, flips, open_by_pipe, open_by_range, pattern
+from support import Stream, a_key, flips, in_turn, open_by_pipe, open_by_range, pattern
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -518,13 +518,13 @@ async def test_token_expired_altered_or_of_others_is_refused(
             (bucket, receipt, "a", FormatError),
             (other, token, "a", UploadNotFoundError),
         ):
-            for call in calls(of, text, partition):
+            for call in in_turn(*calls(of, text, partition)):
                 with pytest.raises(error):
                     await call
         later = SimpleNamespace(time_ns=lambda: time.time_ns() + 86_400 * 10**9)
         monkeypatch.setattr(anyseal.value, "time", later)
         *refused, abort = calls(bucket, token, "a")
-        for call in refused:
+        for call in in_turn(*refused):
             with pytest.raises(ExpiredError):
                 await call
         assert 1 == len(uploads(weed_server, name))
@@ -546,6 +546,9 @@ async def test_part_of_the_wrong_length_is_not_uploaded(
         for number in (0, 2, -1):
             with pytest.raises(ValueError, match="parts 1 to 1"):
                 await bucket.upload_part(token, number, b"")
+        for number in ("1", 1.0, True, None):
+            with pytest.raises(TypeError, match="number must be int"):
+                await bucket.upload_part(token, number, b"")  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             await bucket.upload_part(token, 1, "text")
         assert [1] == await bucket.resume(token, [])
@@ -560,12 +563,19 @@ async def test_part_of_the_wrong_length_is_not_uploaded(
         ({"size": True}, TypeError),
         ({"size": 5 << 40}, ConfigurationError),
         ({"part_size": 0}, ValueError),
+        ({"part_size": 1.5}, TypeError),
         ({"expires_in": 0}, ValueError),
+        ({"expires_in": "60"}, TypeError),
         ({"expires_in": float("nan")}, ValueError),
         ({"suite": "ROT13"}, ConfigurationError),
         ({"context": "text"}, TypeError),
         ({"key": ""}, ValueError),
         ({"metadata": {"Anyseal-Key": "x"}}, ConfigurationError),
+        ({"metadata": {"a": "ä"}}, ConfigurationError),
+        ({"metadata": {"a": "x" * 2048}}, ConfigurationError),
+        ({"metadata": {"a": "1\n2"}}, ConfigurationError),
+        ({"metadata": {"a": 1}}, TypeError),
+        ({"content_type": 5}, TypeError),
         ({"partition": "a"}, TypeError),
     ],
 )
@@ -597,6 +607,15 @@ async def test_create_that_is_cancelled_leaves_no_upload(
     assert [] == uploads(weed_server, name)
 
 
+async def test_create_takes_any_wish(weed_server: SeaweedFS, name: str, key: Key) -> None:
+    """A wish for parts longer than S3 takes is a wish for long ones."""
+    async with s3_client(weed_server.url) as client:
+        bucket = UploadCalls(client, name, key)
+        token = await bucket.create_upload("wish", size=6 << 30, part_size=1 << 50)
+        assert 2 == (await bucket.part_plan(token)).count
+        await bucket.abort_upload(token)
+
+
 async def test_create_whose_token_cannot_be_sealed_leaves_no_upload(
     weed_server: SeaweedFS, name: str
 ) -> None:
@@ -622,7 +641,7 @@ async def test_abort_leaves_nothing(
         for _ in range(2):
             await bucket.abort_upload(token)
             assert [] == uploads(weed_server, name)
-        for call in (
+        for call in in_turn(
             bucket.upload_part(token, 1, b"abc"),
             bucket.resume(token, [receipt]),
             bucket.complete_upload(token, [receipt]),

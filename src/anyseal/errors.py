@@ -166,7 +166,8 @@ class UploadIncompleteError(UploadError):
 
     def __init__(self, missing: Sequence[int]) -> None:
         shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        super().__init__(f"{len(missing)} parts are missing: {shown}")
+        what = "1 part is" if len(missing) == 1 else f"{len(missing):,} parts are"
+        super().__init__(f"{what} missing: {shown}")
         self.missing = list(missing)
 
 

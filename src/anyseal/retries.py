@@ -31,6 +31,12 @@ def _retryable(exc: Exception) -> bool:
 
 async def retried(call: Callable[[], Awaitable[T]], attempts: int) -> T:
     """The result of *call*, tried again after a retryable error of ours, with growing pauses."""
+    try:
+        return await call()
+    except Exception as exc:
+        if attempts < 2 or not _retryable(exc):
+            raise
+        failed: Exception | None = exc
     async for attempt in stamina.retry_context(
         on=_retryable,
         attempts=attempts,
@@ -40,5 +46,8 @@ async def retried(call: Callable[[], Awaitable[T]], attempts: int) -> T:
         wait_jitter=0.2,
     ):
         with attempt:
+            if failed is not None:  # the first attempt, which took no part in the ceremony
+                first, failed = failed, None
+                raise first
             return await call()
     raise AssertionError("unreachable")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from anyseal.cache.breaker import Breaker
 from anyseal.cache.codecs import codec_named
@@ -18,13 +19,14 @@ from anyseal.cache.leases import Leases
 from anyseal.cache.local import Copies, LocalLayer
 from anyseal.cache.needs import UNSET
 from anyseal.cache.opening import Opener, RotationHook
+from anyseal.cache.options import check_settings
 from anyseal.cache.payloads import Payloads
 from anyseal.cache.policy import TTL, CachePolicy, seconds_of
 from anyseal.cache.stats import CacheHealth, CacheStats, Observer
 from anyseal.cache.tags import Tags
 from anyseal.errors import AnysealError, BackendError
 from anyseal.keys import Key
-from anyseal.ports import AuditHook, Keyring, MetricsHook
+from anyseal.ports import AuditHook, Backend, BackendTraits, BlockingBackend, Keyring, MetricsHook
 from anyseal.suites import Suite, suite_named
 
 __all__ = ["CacheBase"]
@@ -32,13 +34,23 @@ __all__ = ["CacheBase"]
 LEASING = ("take_lease", "settle", "set_and_delete", "delete_beside")
 """What LeasingBackend has beside Backend, and its blocking twin likewise."""
 
+_closures: WeakKeyDictionary[Any, dict[tuple[str, str], object]] = WeakKeyDictionary()
+"""By backend, who has the name of a decorated function that depends on more than its arguments."""
 
-class CacheBase:
-    """Settings, keys, names and flows: what both caches share."""
+
+BackendT = TypeVar("BackendT", bound=Backend | BlockingBackend)
+
+
+class CacheBase(Generic[BackendT]):
+    """Settings, keys, names and flows: what both caches share.
+
+    What one of them has beside is made by its ``_assemble``, so that the settings, with their
+    names and types, stand here alone.
+    """
 
     def __init__(
         self,
-        backend: Any,
+        backend: BackendT,
         keyring: Key | Keyring,
         *,
         namespace: str = "anyseal",
@@ -52,18 +64,23 @@ class CacheBase:
         audit: AuditHook | None = None,
         on_rotation: RotationHook | None = None,
     ) -> None:
+        self._check_backend(backend)
         check_keyring(keyring, name_key)
+        check_settings(
+            policy=policy, plain_keys=plain_keys, name_key=name_key, metrics=metrics, audit=audit,
+            on_rotation=on_rotation,
+        )  # fmt: skip
         self.namespace = check_namespace(namespace)
         self.codec = codec_named(codec)
         self.policy = policy if policy is not None else CachePolicy()
-        self._backend = backend
+        self._backend: Any = backend
         self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._suite = suite_named(suite)
-        self.closures: set[str] = set()  # names of decorated functions that depend on more
         self._observer = Observer(namespace, metrics, audit)
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset, namespace)
-        self._everywhere = () if getattr(backend, "can_scan", True) else ("\0clear",)
+        self._traits = BackendTraits.of(backend)
+        self._everywhere = () if self._traits.can_scan else ("\0clear",)
         size = self.policy.local_bytes
         self._local = LocalLayer(size, self.policy.local_ttl) if size else None
         self._copies = Copies(self._local)
@@ -102,6 +119,23 @@ class CacheBase:
             ranged=hasattr(backend, "put_range"),
             leasing=self._leasing,
         )
+        self._assemble()
+
+    def _check_backend(self, backend: Any) -> None:
+        """Refuse the other cache's backends."""
+
+    def _assemble(self) -> None:
+        """Make the parts that only this cache has."""
+
+    def claim(self, name: str, owner: object) -> bool:
+        """Whether *owner* has the function's *name* over this backend to itself."""
+        names = self._keys.names_hit("default")
+        scope = self.namespace if names is None else names.prefixes[0]
+        try:
+            taken = _closures.setdefault(self._backend, {})
+        except TypeError:  # not hashable, or without weak references
+            taken = self.__dict__.setdefault("_taken", {})
+        return taken.setdefault((scope, name), owner) is owner
 
     def _local_entry(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key* from this process: the hit that touches nothing else."""
@@ -129,8 +163,8 @@ class CacheBase:
 
     def _no_keys(self, error: AnysealError) -> BackendError:
         """The keyring has to ask a service which does not answer: the cache is as good as down."""
-        self._observer.count("backend_errors")
         found = BackendError(f"the keys cannot be had: {type(error).__name__}")
+        self._observer.failed(found)
         found.retryable = error.retryable
         return found
 

@@ -10,23 +10,37 @@ from typing import Any
 
 from anyseal.errors import BackendError, ConfigurationError
 
-try:
-    import pybreaker
-except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("the cache needs its extra: pip install 'anyseal[cache]'") from _exc
-
 __all__ = ["Breaker"]
 
+CLOSED, OPEN = "closed", "open"
+"""pybreaker's names of states."""
 
-class _Opened(pybreaker.CircuitBreakerListener):
-    """Notes when the circuit opened."""
 
-    def __init__(self) -> None:
-        self.at = 0.0
+class _Opened:
+    """When the circuit opened."""
 
-    def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        if new_state.name == pybreaker.STATE_OPEN:
-            self.at = time.monotonic()
+    at = 0.0
+
+
+def _made(failures: int, reset: float, name: str, opened: _Opened) -> Any:
+    """A circuit breaker of pybreaker's, which notes in *opened* when it opens."""
+    try:
+        import pybreaker  # only now: it imports redis, which takes longer than all of ours
+    except ImportError as exc:  # pragma: no cover - the extra is missing
+        raise ConfigurationError("the cache needs its extra: pip install 'anyseal[cache]'") from exc
+
+    class Opened(pybreaker.CircuitBreakerListener):
+        def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
+            if new_state.name == OPEN:
+                opened.at = time.monotonic()
+
+    return pybreaker.CircuitBreaker(
+        fail_max=failures,
+        reset_timeout=reset,
+        listeners=[Opened()],
+        name=name,
+        throw_new_error_on_trip=False,
+    )
 
 
 _live: weakref.WeakSet[Breaker] = weakref.WeakSet()
@@ -60,17 +74,9 @@ class Breaker:
         self.refusals = 0
         """Entries in a row that did not verify; whoever opens one sets it to 0. Apart from the
         failures of calls: the call that brought such an entry went well."""
-        self._breaker = (
-            pybreaker.CircuitBreaker(
-                fail_max=self._failures,
-                reset_timeout=self._reset,
-                listeners=[self._opened],
-                name=self._name,
-                throw_new_error_on_trip=False,
-            )
-            if self._failures
-            else None
-        )
+        self._breaker: Any = None
+        if self._failures:
+            self._breaker = _made(self._failures, self._reset, self._name, self._opened)
 
     @property
     def state(self) -> str:
@@ -84,7 +90,7 @@ class Breaker:
             BackendError: The circuit is open.
         """
         breaker = self._breaker
-        if breaker is None or self._clean or breaker.current_state == pybreaker.STATE_CLOSED:
+        if breaker is None or self._clean or breaker.current_state == CLOSED:
             return False
         waited = time.monotonic() - self._opened.at >= self._reset
         if waited and self._probing.acquire(blocking=False):
@@ -99,7 +105,7 @@ class Breaker:
             return
         try:
             with self._lock:
-                if probe or breaker.current_state == pybreaker.STATE_CLOSED:
+                if probe or breaker.current_state == CLOSED:
                     breaker.call(lambda: None)
                     self._clean = True
         finally:
@@ -117,7 +123,7 @@ class Breaker:
         try:
             with self._lock:
                 self._clean = False
-                if probe or breaker.current_state == pybreaker.STATE_CLOSED:
+                if probe or breaker.current_state == CLOSED:
                     breaker.call(fail)
         except Exception as exc:
             if exc is not error:

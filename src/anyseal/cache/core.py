@@ -18,6 +18,7 @@ from anyseal.cache.herd import Herd
 from anyseal.cache.jobs import Job
 from anyseal.cache.large import LargeValues
 from anyseal.cache.needs import UNSET
+from anyseal.cache.options import items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -66,10 +67,12 @@ class Cache(Driver):
 
     Raises:
         ConfigurationError: A setting is malformed, or the keyring has no key for names.
+        TypeError: *backend* is none, or a blocking one; a setting is unknown, or of another type.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
-        super().__init__(backend, keyring, **settings)
+    def _assemble(self) -> None:
+        super()._assemble()
+        backend = self._backend
         self._herd = Herd(self._leases)
         self._background = Background()
         self._watch: Watch | None = None
@@ -282,7 +285,7 @@ class Cache(Driver):
         """``set`` each of *items*, several at once; how many were stored."""
         seconds, stored = self._lives(ttl), 0
         prepared = [
-            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items_of(items)
         ]
         queue = iter(prepared)  # nothing is stored unless all can be
         failed: list[Exception] = []
@@ -415,7 +418,7 @@ class Cache(Driver):
             key=check_key(key),
             factory=factory,
             ttl=ttl,
-            tags=tuple(tags),
+            tags=tag_names(tags),
             type=type,
             condition=condition,
         )

@@ -17,9 +17,10 @@ from anyseal.cache.core import INLINE_DECODE_BYTES, Cache
 from anyseal.cache.entry import NONE, Entry, check_key, function_key
 from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
+from anyseal.cache.options import check_options, tag_names
 from anyseal.errors import ConfigurationError, FormatError
 
-__all__ = ["CacheInfo", "cached"]
+__all__ = ["CacheInfo", "cached", "is_async"]
 
 logger = logging.getLogger("anyseal.cache")
 
@@ -38,6 +39,12 @@ class CacheInfo:
         setattr(self, what, getattr(self, what) + 1)
 
 
+def is_async(function: Any) -> bool:
+    """Whether *function* is an ``async def``, or an object with an async ``__call__``."""
+    call = getattr(function, "__call__", None)  # noqa: B004 - which one it is
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
 class CachedFunction:
     """What a decorated function carries: its cache, its keys, its settings."""
 
@@ -47,7 +54,7 @@ class CachedFunction:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{function_name(function)} is a generator: its items cannot be cached")
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = is_async(function)
         self.info = CacheInfo()
         self._cache = options["cache"]
         self._key = options["key"]
@@ -60,35 +67,43 @@ class CachedFunction:
         )
         self._ttl = options["ttl"]
         self._condition = options["condition"]
-        self._exceptions = tuple(options["exceptions"])
+        self._exceptions = options["exceptions"]
         self._strict = options["strict"]
-        if isinstance(self._cache, CacheBase):
-            self.check(self._cache)
+        self._needs: list[str] = []
         if self._arguments is not None and options["name"] is None:
             self._check_name()
+        if isinstance(self._cache, CacheBase) or not callable(self._cache):
+            self.check(self._cache)
 
     def _check_name(self) -> None:
         """Refuse a function that may share its name, and so its entries, with another one."""
         function = self.function
         if "<lambda>" in function.__qualname__:
             raise ConfigurationError("all lambdas have one name: name= tells this one's entries")
-        cells = [name for name in function.__code__.co_freevars if name != "__class__"]
-        if cells and isinstance(self._cache, CacheBase):
-            if self._name in self._cache.closures:
-                raise ConfigurationError(
-                    f"{self._name} was decorated before with this cache, and what it depends on "
-                    f"({', '.join(cells)}) is not in its key: name= or key= tells them apart"
-                )
-            self._cache.closures.add(self._name)
+        code = getattr(function, "__code__", None)  # what is written in C has none
+        self._needs = [name for name in getattr(code, "co_freevars", ()) if name != "__class__"]
 
-    def check(self, cache: Any) -> CacheBase:
-        """*cache*, if it suits the function. Raises TypeError."""
+    def check(self, cache: Any) -> CacheBase[Any]:
+        """*cache*, if it suits the function.
+
+        Raises:
+            TypeError: It is none, waits where the function does not, or has no such type.
+            ConfigurationError: Another function has this one's name there.
+        """
         if not isinstance(cache, CacheBase):
             raise TypeError(f"cache= must be a Cache or a function that returns one, not {cache!r}")
         if isinstance(cache, Cache) is not self.is_async:
             side = "anyseal.cache.Cache" if self.is_async else "anyseal.sync.Cache"
             raise TypeError(f"{self._name} needs an {side}: a function and its cache both wait, "
                             "or both do not")  # fmt: skip
+        if self._needs and not cache.claim(self._name, self.info):
+            raise ConfigurationError(
+                f"{self._name} was decorated before over this backend, and what it depends on "
+                f"({', '.join(self._needs)}) is not in its key: name= or key= tells them apart"
+            )
+        decoder = getattr(cache.codec, "decoder", None)
+        if decoder is not None and self._type is not UNSET:
+            decoder(self._type)
         return cache
 
     @property
@@ -134,18 +149,30 @@ class CachedFunction:
             return given
         try:
             found = given.get() if isinstance(given, ContextVar) else given(*args, **kwargs)
-        except LookupError:
-            raise ConfigurationError(f"{self._name}: no partition is set in this context") from None
+        except LookupError as exc:
+            said = "is set in this context" if isinstance(given, ContextVar) else "was found"
+            raise ConfigurationError(f"{self._name}: no partition {said}") from exc
         if not isinstance(found, str) or not found:
             raise ConfigurationError(f"{self._name}: partition= must give a non-empty str")
         return found
+
+    def whole(self, partition: Any) -> Any:
+        """The partition that is to be cleared. Raises ConfigurationError if it must be said."""
+        given = self._partition
+        if partition is not UNSET:
+            return partition
+        if isinstance(given, str | ContextVar):
+            return self.partition((), {})
+        raise ConfigurationError(
+            f"{self._name}: the arguments say which partition: cache_clear(partition=...)"
+        )
 
     def job(
         self, cache: Any, partition: str, key: bytes, args: Any, kwargs: Any, *, force: bool = False
     ) -> Job:
         """How to compute the result of a call."""
         function, tags = self.function, self._tags
-        carried = tuple(tags(*args, **kwargs)) if callable(tags) else tags
+        carried = tag_names(tags(*args, **kwargs)) if callable(tags) else tags
         if cache._everywhere and self._arguments is not None:
             carried = (*carried, self._clear_tag)
         return Job(
@@ -159,8 +186,14 @@ class CachedFunction:
             exceptions=self._exceptions,
             lenient=not self._strict,
             force=force,
+            name=self._name,
             info=self.info,
         )
+
+    def check_clearing(self) -> None:
+        """Raises ConfigurationError if the function's entries are not known by their names."""
+        if self._arguments is None:
+            raise ConfigurationError(f"{self._name} makes its own keys: delete them, or a tag")
 
     @property
     def _clear_tag(self) -> str:
@@ -217,9 +250,10 @@ def _decorate_async(self: CachedFunction) -> Any:
         job = self.job(self.cache, partition, key, args, kwargs, force=True)
         return await self.cache._herd.value(self.cache, job)
 
-    async def cache_clear(*, partition: str = "default") -> int:
+    async def cache_clear(*, partition: str = UNSET) -> int:
         """Delete all entries of the function in one partition; how many."""
-        cache = self.cache
+        cache, partition = self.cache, self.whole(partition)
+        self.check_clearing()
         cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             await cache.delete_tag(self._clear_tag, partition=partition)
@@ -261,9 +295,10 @@ def _decorate_sync(self: CachedFunction) -> Any:
         job = self.job(self.cache, partition, key, args, kwargs, force=True)
         return self.cache._herd.value(self.cache, job)
 
-    def cache_clear(*, partition: str = "default") -> int:
+    def cache_clear(*, partition: str = UNSET) -> int:
         """Delete all entries of the function in one partition; how many."""
-        cache = self.cache
+        cache, partition = self.cache, self.whole(partition)
+        self.check_clearing()
         cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             cache.delete_tag(self._clear_tag, partition=partition)
@@ -280,14 +315,12 @@ def _decorate_sync(self: CachedFunction) -> Any:
 
 def _prefixes(self: CachedFunction, names: Any) -> list[str]:
     """What the names of the function's entries begin with."""
-    if self._arguments is None:
-        raise ConfigurationError(f"{self._name} makes its own keys: delete them, or a tag")
     found: list[str] = names.function_prefixes(self._name)
     return found
 
 
 def decorate(function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """*function* with a cache in front."""
+    """*function* with a cache in front. *options* were checked."""
     self = CachedFunction(function, options)
     make = _decorate_async if self.is_async else _decorate_sync
     wrapper, wrapper.invalidate, wrapper.refresh, wrapper.cache_clear = make(self)
@@ -333,6 +366,8 @@ def cached(
             all arguments, bound to the signature, with defaults.
         of_self: For methods: what of ``self`` or ``cls`` belongs to the key, or None for nothing.
         partition: Whose entries: a name, a function of the arguments, or a ContextVar.
+            ``cache_clear()`` clears that of the name, or the one that is set; where the arguments
+            say it, ``cache_clear(partition=...)`` does.
         tags: At most 32, or a function of the arguments.
         type: What results are decoded as. Default: the return annotation.
         condition: Given the result (or the exception), whether to keep it.
@@ -342,15 +377,18 @@ def cached(
 
     Raises:
         ConfigurationError: A method without *of_self*.
-        TypeError: *cache* waits and the function does not, or the other way round.
+        TypeError: *cache* waits and the function does not, or the other way round; an option is
+            of another type.
+        ValueError: An option is out of bounds.
 
     Cost: on a hit in the process a few microseconds, without a look at anything else.
     """
     options = {
         "cache": cache, "ttl": ttl, "key": key, "of_self": of_self, "partition": partition,
-        "tags": tags if callable(tags) else tuple(tags), "type": type, "condition": condition,
-        "exceptions": exceptions, "strict": strict, "name": name,
+        "tags": tags, "type": type, "condition": condition, "exceptions": exceptions,
+        "strict": strict, "name": name,
     }  # fmt: skip
+    options = check_options(options)
     if function is None:
         return lambda function: decorate(function, options)
     return decorate(function, options)

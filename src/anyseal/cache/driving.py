@@ -11,6 +11,7 @@ from anyseal.cache.base import CacheBase
 from anyseal.cache.entry import LOCK
 from anyseal.cache.needs import Flow, Need
 from anyseal.errors import BackendError, KmsError, MetastoreError
+from anyseal.ports import Backend
 
 __all__ = ["SCAN_BATCH", "Driver"]
 
@@ -20,13 +21,16 @@ SCAN_BATCH = 1000
 """Names that are deleted in one call."""
 
 
-class Driver(CacheBase):
+class Driver(CacheBase[Backend]):
     """A cache's parts, and what meets their needs."""
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
-        super().__init__(backend, keyring, **settings)
-        own = getattr(backend, "enforces_timeout", False)
-        self._timeout = None if own else self.policy.timeout
+    def _check_backend(self, backend: Any) -> None:
+        if not isinstance(backend, Backend):
+            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
+            raise TypeError(f"{type(backend).__name__} is not an async backend{hint}")
+
+    def _assemble(self) -> None:
+        self._timeout = None if self._traits.enforces_timeout else self.policy.timeout
 
     async def _answer(self, need: Need) -> Any:
         if need.keyring:
@@ -48,7 +52,7 @@ class Driver(CacheBase):
                     result = await call(*args, **options)
         except (BackendError, TimeoutError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
-            self._observer.count("backend_errors")
+            self._observer.failed(error)
             self._breaker.failed(error, probe)
             raise error from (None if error is exc else exc)
         except BaseException:

@@ -168,8 +168,10 @@ class Herd:
                 raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
             value = await made
         except job.exceptions as exc:
-            options = job.options(cache, tags, exc, started)
-            await self._keep(cache, job, *cache._payloads.frozen(exc), options, lease)
+            kept = job.frozen(cache, exc)
+            if kept is not None:
+                options = job.options(cache, tags, exc, started)
+                await self._keep(cache, job, *kept, options, lease)
             raise
         prepared = job.prepared(cache, value)
         if prepared is None:

@@ -40,36 +40,43 @@ class Job:
     """A value that cannot be stored is returned all the same."""
     force: bool = False
     """Compute even if there is a value."""
+    name: str = ""
+    """Of the function whose result it is."""
     info: Any = None
     """Counts ``hits``, ``misses`` and ``stale`` of one function."""
 
-    def count(self, cache: CacheBase, what: str) -> None:
+    def count(self, cache: CacheBase[Any], what: str) -> None:
         """Count one more on the cache, and on the function."""
         cache._observer.count(what)
         if self.info is not None:
             self.info.count("hits" if what == "local_hits" else what)
+
+    def warn(self, cache: CacheBase[Any], message: str, error: Exception) -> None:
+        """Write a warning that says whose result it is about."""
+        said = f"{self.name}: {message}" if self.name else message
+        cache._observer.warn(said, self.partition, error)
 
     @property
     def flight(self) -> tuple[str, bytes, bool]:
         """Jobs with the same of this are one."""
         return self.partition, self.key, self.force
 
-    def excludes(self, cache: CacheBase, entry: Entry) -> bool:
+    def excludes(self, cache: CacheBase[Any], entry: Entry) -> bool:
         """Whether *entry* holds an exception that is not expected; one that is, is raised."""
         if entry.kind != ERROR:
             return False
-        error = cache._payloads.revived(entry, self.exceptions)
+        error = cache._payloads.revived(entry.payload, self.exceptions)
         if error is None:
             return True
         raise error
 
-    def refreshes(self, cache: CacheBase, entry: Entry, *, stale: bool) -> bool:
+    def refreshes(self, cache: CacheBase[Any], entry: Entry, *, stale: bool) -> bool:
         """Whether to refresh the value of *entry*, which is served; counted if it is *stale*."""
         if stale:
             self.count(cache, "stale")
         return stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms)
 
-    def carried(self, cache: CacheBase) -> Flow[Any]:
+    def carried(self, cache: CacheBase[Any]) -> Flow[Any]:
         """The job's tags as its entry will carry them; None if the backend is down.
 
         Before the factory is called: a tag that is deleted meanwhile must end the result, too.
@@ -85,7 +92,7 @@ class Job:
                 raise
             return None
 
-    def _known_ttl(self, cache: CacheBase) -> Any:
+    def _known_ttl(self, cache: CacheBase[Any]) -> Any:
         """How long the value will live; UNSET if that is not known before there is one."""
         if callable(self.ttl):
             return UNSET
@@ -94,7 +101,15 @@ class Job:
         except (TypeError, ValueError):  # which is told when there is a value
             return UNSET
 
-    def prepared(self, cache: CacheBase, value: Any) -> tuple[int, Any] | None:
+    def frozen(self, cache: CacheBase[Any], error: Exception) -> tuple[int, bytes] | None:
+        """Kind and payload of an exception that is to be kept; None if it could not be raised
+        again."""
+        found = cache._payloads.frozen(error, self.exceptions)
+        if found is None:
+            self.warn(cache, "an exception cannot be kept", error)
+        return found
+
+    def prepared(self, cache: CacheBase[Any], value: Any) -> tuple[int, Any] | None:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
         not be. Raises TypeError, ValueError."""
         try:
@@ -102,11 +117,11 @@ class Job:
         except (TypeError, ValueError) as exc:
             if not self.lenient:
                 raise
-            cache._observer.warn("a value cannot be cached", self.partition, exc)
+            self.warn(cache, "a value cannot be cached", exc)
             return None
 
     def options(
-        self, cache: CacheBase, tags: Any, value: Any, started: float
+        self, cache: CacheBase[Any], tags: Any, value: Any, started: float
     ) -> dict[str, Any] | None:
         """How to store *value*, whose computing began at *started*; None if it is not wanted."""
         if tags is None or (self.condition is not None and not self.condition(value)):
@@ -116,14 +131,14 @@ class Job:
             return None
         return {"ttl": ttl, "tags": tags, "cost_ms": round((perf_counter() - started) * 1000)}
 
-    def _lives(self, cache: CacheBase, value: Any) -> Any:
+    def _lives(self, cache: CacheBase[Any], value: Any) -> Any:
         """How long *value* lives; UNSET if what its function of a ttl says cannot be."""
         try:
             return cache._lives(self.ttl(value) if callable(self.ttl) else self.ttl)
         except (TypeError, ValueError) as exc:
             if not self.lenient:
                 raise
-            cache._observer.warn("a value is not cached: its ttl", self.partition, exc)
+            self.warn(cache, "a value is not cached: its ttl", exc)
             return UNSET
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyseal.cache.codecs import MessagePackCodec, RawCodec, codec_named
 from anyseal.cache.codecs.base import Codec
-from anyseal.cache.entry import ERROR, NONE, RAW, VALUE, Entry
+from anyseal.cache.entry import ERROR, NONE, RAW, VALUE
 from anyseal.cache.policy import CachePolicy
 from anyseal.errors import FormatError
 
@@ -63,21 +63,24 @@ class Payloads:
             raise FormatError("the entry holds an exception, which nobody here expects")
         raise FormatError("not an entry of a cache")
 
-    @staticmethod
-    def frozen(error: Exception) -> tuple[int, bytes]:
+    def frozen(
+        self, error: Exception, expected: tuple[type[Exception], ...]
+    ) -> tuple[int, bytes] | None:
         """An exception as an entry's kind and payload: its class's name, and its arguments as far
-        as the codec takes them."""
+        as the codec takes them. None if it could not be made again of these."""
         name = f"{type(error).__module__}.{type(error).__qualname__}"
         try:
-            return ERROR, codec_named("msgpack").encode([name, list(error.args)])
+            payload = codec_named("msgpack").encode([name, list(error.args)])
         except TypeError:
-            return ERROR, codec_named("msgpack").encode([name, []])
+            payload = codec_named("msgpack").encode([name, []])
+        return None if self.revived(payload, expected) is None else (ERROR, payload)
 
     @staticmethod
-    def revived(entry: Entry, expected: tuple[type[Exception], ...]) -> Exception | None:
-        """The exception in *entry*, if it is of one of the *expected* classes: no other is made."""
+    def revived(payload: Any, expected: tuple[type[Exception], ...]) -> Exception | None:
+        """The exception in *payload*, if it is of one of the *expected* classes: no other is
+        made."""
         try:
-            name, args = codec_named("msgpack").decode(entry.payload, tuple[str, list[Any]])
+            name, args = codec_named("msgpack").decode(payload, tuple[str, list[Any]])
         except FormatError:
             return None
         for kind in expected:

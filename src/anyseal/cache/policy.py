@@ -103,6 +103,8 @@ class CachePolicy:
             raise ConfigurationError("on_tamper must be 'evict' or 'raise'")
         if self.on_backend_error not in ("open", "closed"):
             raise ConfigurationError("on_backend_error must be 'open' or 'closed'")
+        if not isinstance(self.reseal, bool):
+            raise ConfigurationError("reseal must be True or False")
         bounds: dict[str, tuple[float, float]] = {
             "timeout": (0.001, 3600),
             "breaker_failures": (0, 1_000_000),

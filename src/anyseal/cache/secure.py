@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from anyseal.cache.backends import backend_from_url, blocking_backend_from_url
 from anyseal.cache.backends.memory import BlockingMemoryBackend, MemoryBackend
 from anyseal.cache.core import Cache
-from anyseal.cache.decorators import decorate
+from anyseal.cache.decorators import decorate, is_async
 from anyseal.cache.needs import UNSET
+from anyseal.cache.options import check_options
 from anyseal.cache.policy import CachePolicy
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.static import (
@@ -53,6 +53,8 @@ def _keyring(master_key: Any, rotation: bool, previous: Sequence[Any]) -> Static
             "cache.secure requires master_key parameter or "
             f"{MASTER_KEY_VARIABLE} environment variable"
         )
+    if isinstance(previous, str | bytes | Key) or not isinstance(previous, Iterable):
+        raise ConfigurationError("previous_master_keys must be a list of keys")
     old = [_master(key, "previous_master_keys") for key in previous]
     if rotation:
         listed = os.environ.get(PREVIOUS_KEYS_VARIABLE, "").split(",")
@@ -60,15 +62,15 @@ def _keyring(master_key: Any, rotation: bool, previous: Sequence[Any]) -> Static
     return StaticKeyring(_master(given, name), old)
 
 
-def _backend(given: Any, is_async: bool) -> Any:
+def _backend(given: Any, waits: bool) -> Any:
     if given is None:
-        kind = MemoryBackend if is_async else BlockingMemoryBackend
+        kind = MemoryBackend if waits else BlockingMemoryBackend
         return kind(max_bytes=IN_PROCESS_BYTES)
     if not isinstance(given, str):
         return given
-    known = (os.getpid(), is_async, given)
+    known = (os.getpid(), waits, given)
     if known not in _backends:
-        _backends[known] = (backend_from_url if is_async else blocking_backend_from_url)(given)
+        _backends[known] = (backend_from_url if waits else blocking_backend_from_url)(given)
     return _backends[known]
 
 
@@ -116,30 +118,41 @@ def secure(
 
     Raises:
         ConfigurationError: No master key, or a malformed one; an unknown option.
+        TypeError: An option is of another type.
+        ValueError: An option is out of bounds.
     """
     unknown = set(options) - {
         "key", "of_self", "tags", "type", "condition", "exceptions", "strict", "name",
     }  # fmt: skip
     if unknown:
         raise ConfigurationError(f"cache.secure does not know {', '.join(sorted(unknown))}")
+    if not isinstance(key_rotation_enabled, bool):
+        raise ConfigurationError("key_rotation_enabled must be True or False")
+    if not (tenant_extractor is None or isinstance(tenant_extractor, ContextVar)
+            or callable(tenant_extractor)):  # fmt: skip
+        # A str would be one tenant for all, which is not what anyone means by it.
+        raise ConfigurationError(
+            "tenant_extractor must be a function of the arguments, or a ContextVar"
+        )
+    partition = "default" if tenant_extractor is None else tenant_extractor
     keyring = _keyring(master_key, key_rotation_enabled, previous_master_keys)
+    given = check_options({
+        "key": None, "of_self": ..., "tags": (), "type": UNSET, "condition": None,
+        "exceptions": (), "strict": False, "name": None, **options, "ttl": ttl,
+        "partition": partition,
+    })  # fmt: skip
 
     def decorator(function: Callable[..., Any]) -> Any:
-        is_async = inspect.iscoroutinefunction(function)
+        waits = is_async(function)
         # The sync cache is on a floor below this one: it is loaded when it is first needed.
-        kind = Cache if is_async else importlib.import_module("anyseal.sync.cache").Cache
+        kind = Cache if waits else importlib.import_module("anyseal.sync.cache").Cache
         # Sync code is not told what others change: it keeps no copies of what is shared.
-        local = LOCAL_BYTES if is_async or backend is None else 0
+        local = LOCAL_BYTES if waits or backend is None else 0
+        behave = CachePolicy(local_bytes=local) if policy is None else policy
         cache = kind(
-            _backend(backend, is_async), keyring, namespace=namespace, codec=serializer,
-            suite=suite, policy=policy or CachePolicy(local_bytes=local),
-            metrics=metrics, audit=audit, on_rotation=on_rotation,
+            _backend(backend, waits), keyring, namespace=namespace, codec=serializer, suite=suite,
+            policy=behave, metrics=metrics, audit=audit, on_rotation=on_rotation,
         )  # fmt: skip
-        given: dict[str, Any] = {
-            "key": None, "of_self": ..., "tags": (), "type": UNSET, "condition": None,
-            "exceptions": (), "strict": False, "name": None, **options,
-        }  # fmt: skip
-        partition = "default" if tenant_extractor is None else tenant_extractor
-        return decorate(function, {**given, "cache": cache, "ttl": ttl, "partition": partition})
+        return decorate(function, {**given, "cache": cache})
 
     return decorator if function is None else decorator(function)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from anyseal.errors import BackendError
 from anyseal.ports import AuditEvent, AuditHook, CacheEvent, MetricsHook
 
 __all__ = ["CacheHealth", "CacheStats", "Observer"]
@@ -59,6 +62,9 @@ class CacheHealth:
     latency_ms: float
 
 
+TOLD_AGAIN = 30.0
+"""Seconds between two warnings that the backend failed."""
+
 _OUTCOMES = {
     "hits": "hit",
     "local_hits": "local-hit",
@@ -83,6 +89,8 @@ class Observer:
     metrics: MetricsHook | None
     audit: AuditHook | None
     stats: CacheStats = field(default_factory=CacheStats)
+    told_at: float = -math.inf
+    """When the last failure of the backend was logged."""
 
     def count(self, what: str, number: int = 1) -> None:
         """One more of a counter of CacheStats."""
@@ -91,6 +99,14 @@ class Observer:
             event = CacheEvent(_OUTCOMES[what], self.namespace)  # type: ignore[arg-type]
             for _ in range(number):
                 self.metrics(event)
+
+    def failed(self, error: BackendError) -> None:
+        """The backend failed: count it, and write a warning unless there was one just now."""
+        self.count("backend_errors")
+        now = time.monotonic()
+        if now - self.told_at >= TOLD_AGAIN:
+            self.told_at = now
+            logger.warning("the backend of cache %r failed: %s", self.namespace, error)
 
     def used(self, partition: str, key_id: bytes, operation: Any, outcome: str) -> None:
         """Tell the audit hook."""

@@ -53,8 +53,18 @@ REASONS = {
     "PartialCredentialsError": "the AWS credentials are not complete",
     "NoRegionError": "no region: use --region, or set AWS_REGION",
     "EndpointConnectionError": "S3 cannot be reached: is --endpoint-url right?",
+    "SSLError": "S3 cannot be reached by TLS: is --endpoint-url right, or http:// meant?",
 }
 """What a person can do about an error before S3 has answered."""
+
+REFUSALS = {
+    "AccessDenied": "these AWS credentials do not have the right",
+    "ExpiredToken": "the AWS credentials have expired",
+    "InvalidAccessKeyId": "S3 does not know these AWS credentials",
+    "InvalidBucketName": "no bucket can have this name",
+    "SignatureDoesNotMatch": "the secret of the AWS credentials is wrong",
+}
+"""What S3's own words mean to a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +124,16 @@ def about_place(place: Place) -> Iterator[None]:
     except PreconditionFailedError:
         raise CliError(f"{place} was changed by someone else meanwhile", 1) from None
     except (ConfigurationError, SourceError) as exc:
-        if "NoSuchBucket" in str(exc):
+        code = str(exc).rpartition(": ")[2]
+        if code == "NoSuchBucket":
             raise CliError(f"s3://{place.bucket}: no such bucket", 1) from None
+        if code in REFUSALS:
+            raise CliError(f"{place}: {REFUSALS[code]} ({code})", 1) from None
         raise  # about S3, and it says so
     except AnysealError as exc:
         raise CliError(f"{place}: {exc}", 1) from None
+    except ValueError as exc:  # such as an object that is too large for S3
+        raise CliError(f"{place}: {exc}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

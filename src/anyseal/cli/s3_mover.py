@@ -211,7 +211,7 @@ class Mover:
                 target.key,
                 counted(plaintext),
                 metadata=metadata,
-                content_type=head.content_type,
+                content_type=head.content_type or None,
                 if_none_match=not again,
                 concurrency=PUT_CONCURRENCY,
                 **where,

@@ -191,6 +191,10 @@ def get(
             if resume and path.with_name(f".{path.name[:200]}.anyseal.part").exists():
                 note(f"{path} is not complete: the same command goes on where it ended")
             raise
+        except OSError as exc:
+            if exc.filename is not None:
+                raise
+            raise CliError(f"{path}: {exc.strerror or exc}", 1) from None
 
 
 def cat(

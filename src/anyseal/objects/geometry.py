@@ -101,6 +101,13 @@ class Geometry:
             raise FormatError("no object of this geometry has this length")
         return size
 
+    def window(self, limit: int) -> int:
+        """Plaintext bytes of whole chunks, at least one, whose ciphertext takes up to *limit*
+        bytes, with the salts of the segments that it may touch."""
+        sealed_chunk = self.chunk_bytes + self.tag_bytes
+        salts = SALT_BYTES * (limit // self.segment_bytes + 2)
+        return max(1, (limit - salts) // sealed_chunk) * self.chunk_bytes
+
     def run(self, start: int, size: int) -> Run:
         """The run of *size* plaintext bytes from the chunk boundary *start*, in one segment."""
         segment, within = divmod(start, self.segment_bytes)

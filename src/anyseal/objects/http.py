@@ -39,6 +39,7 @@ class _Ranges:
 
     def __init__(self, url: str, headers: Mapping[str, str] | None) -> None:
         self.url = url
+        self.name = _shown(url)
         self._headers = {**(headers or {}), "Accept-Encoding": "identity"}
         self._etag: str | None = None
         self._size: int | None = None
@@ -52,29 +53,29 @@ class _Ranges:
         """Add to *body*. A server that sends more than was asked for is not read on."""
         body += piece
         if len(body) > limit:
-            raise SourceError(f"{self.url}: more bytes than were asked for")
+            raise SourceError(f"{self.name}: more bytes than were asked for")
 
     def answer(self, response: _Answer) -> tuple[int, int, str, bytearray]:
         """First position, total size, entity tag and body of a partial answer."""
         if response.status_code == 412:
-            raise SourceChangedError(f"{self.url}: another version than was opened")
+            raise SourceChangedError(f"{self.name}: another version than was opened")
         if response.status_code == 416:
             total = response.headers.get("content-range", "").removeprefix("bytes */")
             if total == "0":
                 return 0, 0, response.headers.get("etag", ""), bytearray()
-            raise SourceChangedError(f"{self.url}: shorter than when it was opened")
+            raise SourceChangedError(f"{self.name}: shorter than when it was opened")
         if response.status_code == 200:
-            raise SourceError(f"{self.url}: the server does not serve byte ranges")
+            raise SourceError(f"{self.name}: the server does not serve byte ranges")
         if response.status_code != 206:
-            error = SourceError(f"{self.url}: HTTP status {response.status_code}")
+            error = SourceError(f"{self.name}: HTTP status {response.status_code}")
             error.retryable = response.status_code >= 500 or response.status_code in (408, 429)
             raise error
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if match is None:
-            raise SourceError(f"{self.url}: a partial answer without a usable Content-Range")
+            raise SourceError(f"{self.name}: a partial answer without a usable Content-Range")
         first, last, size = (int(group) for group in match.groups())
         if len(response.content) != last - first + 1 or last >= size:
-            raise SourceError(f"{self.url}: the answer's length is not what it announced")
+            raise SourceError(f"{self.name}: the answer's length is not what it announced")
         return first, size, response.headers.get("etag", ""), response.content
 
     def pin(self, head: _Answer, tail: _Answer, head_bytes: int) -> Ends | None:
@@ -84,9 +85,9 @@ class _Ranges:
         if (size, etag) != (tail_size, tail_etag):
             return None
         if first != 0 or tail_first + len(tail_body) != size:
-            raise SourceError(f"{self.url}: other bytes than were asked for")
+            raise SourceError(f"{self.name}: other bytes than were asked for")
         if size and (not etag or etag.startswith("W/")):
-            raise SourceError(f"{self.url}: the server gives no strong entity tag to pin reads to")
+            raise SourceError(f"{self.name}: the server gives no strong entity tag to pin reads to")
         self._etag, self._size = etag or None, size
         return Ends(size=size, head=bytes(head_body[:head_bytes]), tail=bytes(tail_body))
 
@@ -94,17 +95,22 @@ class _Ranges:
         """The body of a read, if it is exactly what was asked for."""
         first, size, etag, body = self.answer(response)
         if (size, etag) != (self._size, self._etag):
-            raise SourceChangedError(f"{self.url}: another version than was opened")
+            raise SourceChangedError(f"{self.name}: another version than was opened")
         if first != offset or len(body) != length:
-            raise SourceError(f"{self.url}: other bytes than were asked for")
+            raise SourceError(f"{self.name}: other bytes than were asked for")
         return body
 
     def two_versions(self) -> SourceChangedError:
-        return SourceChangedError(f"{self.url}: changing while it is being read")
+        return SourceChangedError(f"{self.name}: changing while it is being read")
 
 
-def _error(url: str, exc: Exception) -> SourceError:
-    return SourceError(f"{url}: {type(exc).__name__}")
+def _error(name: str, exc: Exception) -> SourceError:
+    return SourceError(f"{name}: {type(exc).__name__}")
+
+
+def _shown(url: str) -> str:
+    """*url* without credentials and query: a presigned one lets in whoever reads it in a log."""
+    return re.sub("//[^/]*@", "//", re.split("[?#]", url, maxsplit=1)[0])
 
 
 class HttpSource:
@@ -142,7 +148,7 @@ class HttpSource:
                         ranges.grow(body, piece, limit)
                 return _Answer(response.status_code, response.headers, body)
         except httpx.HTTPError as exc:
-            raise _error(self._ranges.url, exc) from exc
+            raise _error(self._ranges.name, exc) from exc
 
     async def ends(self, head: int, tail: int) -> Ends:
         """The first and last bytes, requested at once; asked again once if they differ."""
@@ -206,7 +212,7 @@ class BlockingHttpSource:
                         ranges.grow(body, piece, limit)
                 return _Answer(response.status_code, response.headers, body)
         except httpx.HTTPError as exc:
-            raise _error(self._ranges.url, exc) from exc
+            raise _error(self._ranges.name, exc) from exc
 
     def pread_ends(self, head: int, tail: int) -> Ends:
         """The first and last bytes, of one version; asked again once if they differ."""

@@ -164,9 +164,10 @@ class OpenedObject:
                 lib.anyseal_wipe(view_writable(scratch), len(scratch))
 
     def requests(self, start: int, stop: int, limit: int = UNIT_BYTES) -> Iterator[Request]:
-        """The requests that fetch plaintext *start* to *stop*, of up to *limit* bytes each."""
+        """The requests that fetch plaintext *start* to *stop*, each of up to *limit* bytes of
+        ciphertext: that is what a buffer must hold."""
         chunk = self.geometry.chunk_bytes
-        step = max(chunk, limit // chunk * chunk)
+        step = self.geometry.window(limit)
         while start < stop:
             end = min(stop, start // chunk * chunk + step)
             yield self.request(start, end)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -48,6 +47,9 @@ __all__ = [
 REQUESTS = 4
 """Reads of an awaited source at the same time, unless the source has a ``concurrency``."""
 
+REQUEST_MAX_BYTES = 2 * UNIT_BYTES
+"""The longest of them."""
+
 AHEAD = 2
 """Reads that a stream has under way while its consumer works; they grow to AHEAD_BYTES each."""
 
@@ -59,6 +61,7 @@ class ReaderBase:
 
     def __init__(self, source: Any, opened: OpenedObject) -> None:
         self._source = source
+        self._blocks = isinstance(source, BlockingSource)  # asked once: it takes 10 us
         self._object = opened
         self._closed = False
 
@@ -206,40 +209,46 @@ class ObjectReader(ReaderBase):
         """Reads of the source at the same time."""
         return int(getattr(self._source, "concurrency", REQUESTS))
 
-    @property
-    def _request_bytes(self) -> int:
-        """How much one read of the source fetches."""
-        return int(getattr(self._source, "request_bytes", UNIT_BYTES))
+    def _request_bytes(self, size: int) -> int:
+        """How much of *size* bytes one read of the source fetches: enough to go round, within
+        bounds, for each request costs as much as a megabyte or two."""
+        own = getattr(self._source, "request_bytes", None)
+        if own is not None:
+            return int(own)
+        return min(REQUEST_MAX_BYTES, max(UNIT_BYTES, -(-size // self._requests)))
 
-    @contextlib.asynccontextmanager
-    async def _sealed(self, request: Request) -> AsyncIterator[Any]:
-        """What one request asks for: in a buffer of the pool, if the source can fill one."""
+    async def _use(
+        self, use: Callable[..., None], request: Request, sealed: Any, *out: memoryview
+    ) -> None:
+        if request.stop - request.start <= INLINE_BYTES[self._object.suite]:
+            use(request, sealed, *out)
+        else:
+            await offload.run(use, request, sealed, *out)
+
+    async def _answered(self, use: Callable[..., None], request: Request, *out: memoryview) -> None:
+        """*use* what one request asks for: from a buffer of the pool, if the source fills one."""
         read_into = getattr(self._source, "read_into", None)
         if read_into is None or request.length <= STEP_BYTES:
-            yield await self._source.read(request.offset, request.length)
+            sealed = await self._source.read(request.offset, request.length)
+            await self._use(use, request, sealed, *out)
             return
         with offload.buffers().lease(request.length) as buffer:
             await read_into(request.offset, buffer)
-            yield buffer
+            await self._use(use, request, buffer, *out)
 
     async def _fetch(self, request: Request, out: memoryview) -> None:
         """Fetch and open what one request asks for."""
-        async with self._sealed(request) as sealed:
-            if len(out) <= INLINE_BYTES[self._object.suite]:
-                self._object.open_request(request, sealed, out)
-            else:
-                await offload.run(self._object.open_request, request, sealed, out)
+        await self._answered(self._object.open_request, request, out)
 
     async def _check(self, request: Request) -> None:
         """Fetch and verify what one request asks for."""
-        async with self._sealed(request) as sealed:
-            await offload.run(self._object.verify_request, request, sealed)
+        await self._answered(self._object.verify_request, request)
 
     async def _fill(self, start: int, out: memoryview) -> None:
         """Fill *out* from plaintext *start*; wiped if anything fails."""
         stop = start + len(out)
         try:
-            if isinstance(self._source, BlockingSource):
+            if self._blocks:
                 source, parts = self._source, self._object.parts(start, stop)
                 jobs = ((part, out[part.start - start : part.stop - start]) for part in parts)
                 if len(out) <= INLINE_BYTES[self._object.suite] and not getattr(
@@ -250,7 +259,7 @@ class ObjectReader(ReaderBase):
                     return
                 await offload.each(lambda *job: self._object.read_part(source, *job), jobs)
             else:
-                requests = self._object.requests(start, stop, self._request_bytes)
+                requests = self._object.requests(start, stop, self._request_bytes(stop - start))
                 wanted = ((it, out[it.start - start : it.stop - start]) for it in requests)
                 await each_awaited(self._fetch, wanted, self._requests)
         except BaseException:
@@ -270,7 +279,7 @@ class ObjectReader(ReaderBase):
             ValueError: A negative position, or the reader is closed.
 
         Cost: reads the chunks that the range touches, at most two more than it fills. From a
-        source that awaits: requests of 8 MiB, several at a time.
+        source that awaits: requests of 8 to 16 MiB, several at a time.
         """
         start, stop = self._bounds(start, stop)
         if stop - start < 2:
@@ -312,7 +321,7 @@ class ObjectReader(ReaderBase):
         if piece_size < 1:
             raise ValueError("piece_size must be positive")
         start, stop = self._bounds(start, stop)
-        if isinstance(self._source, BlockingSource):
+        if self._blocks:
             for at, end in _pieces(start, stop, piece_size):
                 yield await self.read_range(at, end)
             return
@@ -360,11 +369,11 @@ class ObjectReader(ReaderBase):
     async def verify(self) -> None:
         """Read and verify the whole object. Raises DecryptionError where it does not verify."""
         start, stop = self._bounds(0, None)
-        if isinstance(self._source, BlockingSource):
+        if self._blocks:
             source, parts = self._source, self._object.parts(start, stop)
             await offload.each(self._object.verify_part, ((source, part) for part in parts))
             return
-        requests = self._object.requests(start, stop, self._request_bytes)
+        requests = self._object.requests(start, stop, self._request_bytes(stop - start))
         await each_awaited(self._check, ((request,) for request in requests), self._requests)
 
     def file(self) -> ObjectFile:

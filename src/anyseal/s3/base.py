@@ -9,29 +9,22 @@ from anyseal.errors import ConfigurationError
 from anyseal.keys import Key
 from anyseal.objects.sealer import CHUNK_SIZE
 from anyseal.ports import Keyring, resolve_partition
+from anyseal.s3.arguments import (
+    KEY_METADATA,
+    SUITE_METADATA,
+    checked_chunk_size,
+    checked_slots,
+    whole,
+)
 from anyseal.s3.calls import ATTEMPTS, Calls
-from anyseal.suites import Suite
+from anyseal.suites import Suite, suite_named
 
-__all__ = ["KEY_METADATA", "PART_SIZE", "SUITE_METADATA", "BucketBase", "conditions"]
+__all__ = ["PART_SIZE", "BucketBase"]
 
 PART_SIZE = 8 << 20
 """Plaintext bytes of a part, unless an object needs larger ones."""
 
-KEY_METADATA = "anyseal-key"
-"""The partition key's id in hexadecimal, in the metadata: for people; the header counts."""
-
-SUITE_METADATA = "anyseal-suite"
-
 _LOCATION = b"anyseal s3 location v1"
-
-
-def conditions(if_none_match: bool, if_match: str | None) -> dict[str, str]:
-    """The conditions of a write, by S3's names. Raises ValueError if both are given."""
-    if if_none_match and if_match is not None:
-        raise ValueError("if_none_match and if_match exclude each other")
-    if if_none_match:
-        return {"IfNoneMatch": "*"}
-    return {} if if_match is None else {"IfMatch": if_match}
 
 
 class BucketBase:
@@ -48,6 +41,10 @@ class BucketBase:
         bind_location: Authenticate bucket and key with each object, so that one does not open
             under another name. A copy must then be sealed again.
         attempts: How often a request is tried while its error may go away.
+
+    Raises:
+        ConfigurationError: A setting is out of bounds.
+        TypeError: One is of another type.
     """
 
     def __init__(
@@ -63,20 +60,37 @@ class BucketBase:
         bind_location: bool = False,
         attempts: int = ATTEMPTS,
     ) -> None:
-        if not 1 <= concurrency <= 256:
-            raise ConfigurationError("concurrency must be 1 to 256")
+        suite_named(suite)
+        if whole("attempts", attempts) < 1:
+            raise ConfigurationError("attempts must be positive")
         self._calls = Calls(client, bucket, attempts=attempts)
         self._keyring = keyring
         self._suite = suite
-        self._chunk_size = chunk_size
-        self._part_size = part_size
-        self._concurrency = concurrency
+        self._chunk_size = checked_chunk_size(chunk_size)
+        self._part_size = self._wished(part_size)
+        self._concurrency = checked_slots(concurrency)
         self._bind_location = bind_location
 
     @property
     def bucket(self) -> str:
         """The bucket's name."""
         return self._calls.bucket
+
+    def _wished(self, part_size: int | None) -> int:
+        """Plaintext bytes of a part, by a call or else by the bucket's settings."""
+        if part_size is None:
+            return self._part_size
+        if whole("part_size", part_size) < 1:
+            raise ConfigurationError("part_size must be positive")
+        return part_size
+
+    def _slots(self, concurrency: int | None) -> int:
+        """Requests at the same time, by a call or else by the bucket's settings."""
+        return self._concurrency if concurrency is None else checked_slots(concurrency)
+
+    def _named(self, key: Key, suite: Suite) -> dict[str, str]:
+        """Our part of an object's metadata."""
+        return {KEY_METADATA: key.key_id.hex(), SUITE_METADATA: suite.name}
 
     def _partition(self, partition: str | None) -> str:
         """The partition's name, checked; empty with a Key."""

@@ -24,8 +24,11 @@ from anyseal.errors import ConfigurationError
 
 __all__ = ["CHECKSUMS", "Body", "checksum_of", "leave_unhashed", "patience", "wanted_checksum"]
 
-SLICE_BYTES = 256 << 10
-"""What is written to a transport at a time: about 50 us."""
+SLICE_BYTES, SLICE_MAX_BYTES = 256 << 10, 1 << 20
+"""What is written to a transport at a time: about 50 us; and 200 us, where it is taken at once."""
+
+AT_ONCE = 0.1
+"""Seconds: to take a slice longer than this is slow."""
 
 
 def _crc32(blocks: Sequence[bytes]) -> bytes:
@@ -130,17 +133,23 @@ class Body:
         if scope.cancelled_caught:
             raise TimeoutError("the server takes nothing")
 
-    def _taken(self, *, all_of_it: bool = False) -> None:
+    def _taken(self, *, all_of_it: bool = False) -> float:
+        """Grant the time for the next slice; returns the time that it is."""
+        now = anyio.current_time()
         if self._scope is not None:
-            wait = math.inf if all_of_it else self._patience
-            self._scope.deadline = anyio.current_time() + wait
+            self._scope.deadline = math.inf if all_of_it else now + self._patience
+        return now
 
     def _slices(self) -> Iterator[memoryview]:
+        size, asked = SLICE_BYTES, -math.inf
         for block in self._blocks:
-            view = memoryview(block)
-            for at in range(0, len(view), SLICE_BYTES):
-                self._taken()
-                yield view[at : at + SLICE_BYTES]
+            at, view = 0, memoryview(block)
+            while at < len(view):
+                now = self._taken()
+                size = min(2 * size, SLICE_MAX_BYTES) if now - asked < AT_ONCE else SLICE_BYTES
+                asked = now
+                yield view[at : at + size]
+                at += size
         self._taken(all_of_it=True)
 
     def __aiter__(self) -> _Slices:

@@ -6,54 +6,39 @@ Each call names what it does in S3's words. A retry resends the same bytes: bodi
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from anyseal.errors import (
-    AnysealError,
     ConfigurationError,
     ObjectNotFoundError,
     PreconditionFailedError,
     SourceError,
-    UploadError,
     UploadNotFoundError,
 )
-
-try:
-    from botocore import exceptions as botocore_exceptions
-    from botocore.parsers import ResponseParserError
-except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
-
 from anyseal.retries import retried
 from anyseal.s3.body import Body, leave_unhashed, patience
+from anyseal.s3.failures import translated, unmet
 from anyseal.tasks import uninterrupted
 
-__all__ = ["Calls", "Found", "Listed", "Part", "RangeNotSatisfiableError", "Ranged", "quoted"]
+__all__ = ["Calls", "Found", "Listed", "Part", "Ranged", "quoted"]
 
 T = TypeVar("T")
 
 ATTEMPTS = 5
 
-# docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
-_MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
-_RETRYABLE = frozenset(
-    {
-        "ConditionalRequestConflict",
-        "InternalError",
-        "OperationAborted",
-        "RequestTimeout",
-        "RequestTimeTooSkewed",
-        "ServiceUnavailable",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-    }
+_CONTENT = (
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "ContentType",
 )
-_UPLOAD = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge"})
+
+_WRITES = frozenset({"put_object", "complete_multipart_upload", "delete_object"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +52,8 @@ class Found:
     version_id: str | None = None
     modified: datetime | None = None
     content_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The content headers, by S3's names."""
     parts: int | None = None
 
 
@@ -103,12 +90,6 @@ class Ranged:
     modified: datetime | None = None
 
 
-class RangeNotSatisfiableError(SourceError):
-    """The range begins after the object's end (or the object is empty)."""
-
-    retryable = False
-
-
 class Calls:
     """Calls on one bucket.
 
@@ -135,12 +116,20 @@ class Calls:
     async def _call(self, operation: str, **parameters: Any) -> Any:
         """One request, without a retry; None parameters are left out."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        where = f"{operation} {self.bucket}/{given.get('Key', '')}"
         body = given.get("Body")
-        with translated(where), contextlib.ExitStack() as stack:
+        where = self._where(operation, given)
+        call = partial(getattr(self.client, operation), Bucket=self.bucket, **given)
+        conditional = "IfMatch" in given and operation in _WRITES
+        with translated(where), unmet(where) if conditional else contextlib.nullcontext():
             if isinstance(body, Body):
-                stack.enter_context(body.taken_within(self._patience))
-            return await getattr(self.client, operation)(Bucket=self.bucket, **given)
+                with body.taken_within(self._patience):
+                    return await call()
+            return await call()
+
+    def _where(self, operation: str, parameters: Mapping[str, Any]) -> str:
+        """What an error is about, in one line: keys may have any characters."""
+        key = str(parameters.get("Key", ""))
+        return f"{operation} {self.bucket}/{key if key.isprintable() else ascii(key)}"
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         """One request, tried again while that may help; None parameters are left out."""
@@ -160,6 +149,7 @@ class Calls:
             version_id=answer.get("VersionId"),
             modified=answer.get("LastModified"),
             content_type=answer.get("ContentType"),
+            headers={name: answer[name] for name in _CONTENT if answer.get(name)},
             parts=answer.get("PartsCount"),
         )
 
@@ -181,7 +171,7 @@ class Calls:
         """
 
         async def get() -> Ranged:
-            where = f"get_object {self.bucket}/{key}"
+            where = self._where("get_object", {"Key": key})
             answer = await self._ranged(key, wanted, if_match, version_id)
             with translated(where):
                 data = await _read_body(answer["Body"], answer["ContentLength"], limit, where)
@@ -216,7 +206,7 @@ class Calls:
         """
 
         async def get() -> None:
-            where = f"get_object {self.bucket}/{key}"
+            where = self._where("get_object", {"Key": key})
             wanted = f"{offset}-{offset + len(buffer) - 1}"
             answer = await self._ranged(key, wanted, if_match, version_id)
             body = answer["Body"]
@@ -320,7 +310,8 @@ class Calls:
             **parameters,
         )
         if not answer.get("ETag"):
-            raise SourceError(f"complete_multipart_upload {self.bucket}/{key}: no entity tag")
+            where = self._where("complete_multipart_upload", {"Key": key})
+            raise SourceError(f"{where}: no entity tag")
         return {**answer, "ETag": quoted(answer["ETag"])}
 
     async def abort_upload(self, key: str, upload_id: str) -> None:
@@ -370,11 +361,29 @@ class Calls:
         self, operation: str, parameters: Mapping[str, Any], expires_in: int
     ) -> str:
         """A URL that does *operation* without credentials. No request."""
-        with translated(f"{operation} {self.bucket}/{parameters.get('Key', '')}"):
+        _sign_urls_like_requests(self.client)
+        with translated(self._where(operation, parameters)):
             url = await self.client.generate_presigned_url(
                 operation, Params=dict(parameters), ExpiresIn=expires_in
             )
         return str(url)
+
+
+def _sign_urls_like_requests(client: Any) -> None:
+    """Have *client* sign URLs with signature version 4. Again does nothing.
+
+    In its older regions botocore takes version 2, which buckets since 2020 and SSE-KMS refuse.
+    """
+
+    def chosen(signature_version: Any, **_: Any) -> Any:
+        if not isinstance(signature_version, str) or not signature_version.endswith("-query"):
+            return None
+        # S3's own variant leaves the body out, and slashes in keys as they are.
+        return "s3v4-query" if signature_version == "v4-query" else signature_version
+
+    client.meta.events.register_first(
+        "choose-signer.s3.GetObject", chosen, unique_id="anyseal-presigned"
+    )
 
 
 def quoted(etag: str) -> str:
@@ -433,60 +442,3 @@ def _content_range(answer: Mapping[str, Any], where: str) -> tuple[int, int]:
         return start, int(total)
     except ValueError:
         raise SourceError(f"{where}: a partial answer without a usable Content-Range") from None
-
-
-@contextlib.contextmanager
-def translated(where: str) -> Any:
-    """Turn what aiobotocore and its transports raise into errors of ours."""
-    try:
-        yield
-    except (AnysealError, MemoryError):
-        raise
-    except botocore_exceptions.ClientError as exc:
-        raise _client_error(where, exc) from exc
-    except botocore_exceptions.ParamValidationError as exc:
-        raise ConfigurationError(f"{where}: {exc}") from None
-    except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
-        error = SourceError(f"{where}: {type(exc).__name__}")
-        error.retryable = _transient(exc)
-        raise error from exc
-    except (OSError, EOFError) as exc:
-        raise SourceError(f"{where}: {type(exc).__name__}") from exc
-    except Exception as exc:
-        if type(exc).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpx2", "httpcore2"):
-            raise SourceError(f"{where}: {type(exc).__name__}") from exc
-        raise
-
-
-def _client_error(where: str, exc: Any) -> AnysealError:
-    """What S3 answered, as an error of ours."""
-    code = str(exc.response.get("Error", {}).get("Code", "unknown"))[:100]
-    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    text = f"{where}: {code}"
-    if code == "NoSuchUpload":
-        return UploadNotFoundError(text)
-    if code in _MISSING:
-        return ObjectNotFoundError(text)
-    if code == "PreconditionFailed" or status == 412:
-        return PreconditionFailedError(text)
-    if code == "InvalidRange" or status == 416:
-        return RangeNotSatisfiableError(text)
-    if code in _UPLOAD:
-        return UploadError(text)
-    error = SourceError(text)
-    error.retryable = code in _RETRYABLE or status == 429 or status >= 500
-    return error
-
-
-def _transient(exc: Exception) -> bool:
-    """Whether an error without an answer may go away: the network's may, ours do not."""
-    if isinstance(exc, botocore_exceptions.SSLError):
-        return not isinstance(exc.kwargs.get("error"), ssl.SSLCertVerificationError)
-    return isinstance(
-        exc,
-        botocore_exceptions.HTTPClientError
-        | botocore_exceptions.ConnectionError
-        | botocore_exceptions.CredentialRetrievalError
-        | botocore_exceptions.MetadataRetrievalError
-        | ResponseParserError,
-    )

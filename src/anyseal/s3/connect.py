@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import math
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ import anyio
 
 from anyseal import offload
 from anyseal.errors import ConfigurationError
+from anyseal.s3.arguments import whole
 
 try:
     from aiobotocore.config import AioConfig
@@ -102,6 +104,9 @@ async def connect(
     Raises:
         ConfigurationError: A setting is missing or contradicts another.
     """
+    whole("concurrency", concurrency)
+    if concurrency < 1 or not 0 < timeout < math.inf:
+        raise ConfigurationError("concurrency and timeout must be positive")
     if (access_key is None) != (secret_key is None):
         raise ConfigurationError("access_key and secret_key go together")
     if session_token is not None and access_key is None:

@@ -22,7 +22,6 @@ from typing import Any
 from anyseal import offload
 from anyseal.config import UNIT_BYTES
 from anyseal.errors import (
-    ConfigurationError,
     DecryptionError,
     FormatError,
     OutputExistsError,
@@ -128,8 +127,12 @@ class PartFile(FileSink):
         fresh = self.state.with_name(self.state.name + "~")
         fresh.unlink(missing_ok=True)
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(note)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(note)
+        except BaseException:  # such as a full disk
+            fresh.unlink()
+            raise
         fresh.replace(self.state)
 
     def clear(self) -> None:
@@ -157,9 +160,7 @@ class Download:
         self._opened = opened
         self._lock = threading.Lock()
         self._saved = time.monotonic()
-        geometry = opened.geometry
-        sealed_chunk = geometry.chunk_bytes + geometry.tag_bytes
-        self._window = max(1, (UNIT_BYTES - 1024) // sealed_chunk) * geometry.chunk_bytes
+        self._window = opened.geometry.window(UNIT_BYTES)
         self._windows = -(-opened.size // self._window)
         self._bits = bytearray(self._windows // 8 + 1)
         self._version = f"{etag} {opened.size} {self._window}".encode()
@@ -245,7 +246,10 @@ class Download:
         if isinstance(self.sink, PartFile) and not isinstance(error, useless) and any(self._bits):
             with contextlib.suppress(OSError):
                 self.save()
-            self.sink.keep()
+            if os.path.lexists(self.sink.state):
+                self.sink.keep()
+            else:  # such as on a full disk: the next attempt could not go on
+                self.sink.abort()
         else:
             self.sink.abort()
 
@@ -297,9 +301,7 @@ class DownloadCalls(GetCalls):
 
         Cost: requests of 8 MiB, *concurrency* at a time; that many buffers of this size.
         """
-        if concurrency is not None and not 1 <= concurrency <= 256:
-            raise ConfigurationError("concurrency must be 1 to 256")
-        limit = concurrency or self._concurrency
+        limit = self._slots(concurrency)
         async with await self._reader(
             key, partition, context, version_id, concurrency=limit
         ) as reader:

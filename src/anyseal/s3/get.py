@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from anyseal.objects.reader import ObjectReader
+from anyseal.s3.arguments import checked_text
 from anyseal.s3.base import BucketBase
 from anyseal.s3.source import S3Source
 
@@ -60,6 +61,7 @@ class GetCalls(BucketBase):
         concurrency: int | None = None,
     ) -> ObjectReader:
         bound = self._context(key, context)
+        checked_text("version_id", version_id)
         self._partition(partition)
         source = S3Source(
             self._calls,
@@ -83,7 +85,7 @@ class GetCalls(BucketBase):
         Args and errors: as for :meth:`open`.
 
         Cost: one request for an object of up to 1 MiB; else its tail and the rest of it besides,
-        in requests of 8 MiB, several at a time.
+        in requests of 8 to 16 MiB, several at a time.
         """
         reader = await self._reader(key, partition, context, version_id, first=FIRST_BYTES)
         async with reader:

@@ -10,8 +10,17 @@ from typing import Any
 
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.objects.format import HEADER_MAX_BYTES, Header
-from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase, conditions
-from anyseal.s3.calls import Found, Listed, RangeNotSatisfiableError, quoted
+from anyseal.s3.arguments import (
+    KEY_METADATA,
+    SUITE_METADATA,
+    checked_metadata,
+    checked_text,
+    conditions,
+    whole,
+)
+from anyseal.s3.base import BucketBase
+from anyseal.s3.calls import Found, Listed, quoted
+from anyseal.s3.failures import RangeNotSatisfiableError
 from anyseal.s3.multipart import Span, Upload
 from anyseal.suites import Suite
 
@@ -58,6 +67,7 @@ class ManageCalls(BucketBase):
         Cost: one request of 200 bytes; no key is asked for.
         """
         self._context(key, b"")
+        checked_text("version_id", version_id)
         limit = HEADER_MAX_BYTES
         try:
             found = await self._calls.get_range(
@@ -105,7 +115,8 @@ class ManageCalls(BucketBase):
             SourceError: S3 did not answer, or refused.
         """
         self._context(key, b"")
-        await self._calls.delete(key, VersionId=version_id, IfMatch=if_match)
+        checked_text("version_id", version_id)
+        await self._calls.delete(key, VersionId=version_id, **conditions(False, if_match))
 
     async def copy(
         self,
@@ -122,14 +133,17 @@ class ManageCalls(BucketBase):
     ) -> str:
         """Copy a sealed object within S3, as it is: no key is asked for, no byte comes here.
 
-        The copy opens with the partition and context of the original.
+        The copy opens with the partition and context of the original. It keeps metadata and
+        content headers; tags and access lists only in one request, so not above 5 GiB and not with
+        *if_none_match*.
 
         Args:
             source_key: What to copy.
             target_key: The copy's key, in this bucket.
             source_bucket: Default: this bucket.
             version_id: Of the original. Default: the current one.
-            metadata: Added to the original's metadata, or in place of the entries of these names.
+            metadata: Added to the original's metadata, or in place of the entries of these names;
+                as for :meth:`put`.
             if_none_match: Only if there is no object under *target_key*.
             reseal: Open the original and seal the copy anew, as a bucket with ``bind_location``
                 demands. Takes *partition* and *context*, and all bytes through this process.
@@ -140,7 +154,8 @@ class ManageCalls(BucketBase):
             The copy's entity tag, quoted as by :meth:`list`.
 
         Raises:
-            ConfigurationError: The bucket binds locations, and *reseal* was not asked for.
+            ConfigurationError: The bucket binds locations, and *reseal* was not asked for; or
+                *metadata* does not fit S3.
             ObjectNotFoundError: No such original.
             PreconditionFailedError: There is an object under *target_key*, or the original was
                 replaced meanwhile.
@@ -148,8 +163,11 @@ class ManageCalls(BucketBase):
         """
         self._context(source_key, b"")
         self._context(target_key, b"")
+        checked_text("version_id", version_id)
+        added = checked_metadata(metadata)
+        source_bucket = self.bucket if source_bucket is None else source_bucket
         if reseal:
-            if source_bucket not in (None, self.bucket):
+            if source_bucket != self.bucket:
                 raise ConfigurationError("reseal works within one bucket: stream() and put()")
             sealing: Any = self
             found = await self._calls.head(source_key, version_id=version_id)
@@ -160,8 +178,8 @@ class ManageCalls(BucketBase):
                 answer = await sealing.put(
                     target_key,
                     pieces,
-                    metadata={**kept, **(metadata or {})},
-                    content_type=found.content_type,
+                    metadata=_merged(kept, added),
+                    content_type=found.content_type or None,
                     if_none_match=if_none_match,
                     **fields,
                 )
@@ -170,13 +188,13 @@ class ManageCalls(BucketBase):
             raise ConfigurationError(
                 "this bucket binds objects to their place: a copy opens only with reseal=True"
             )
-        source = {"Bucket": source_bucket or self.bucket, "Key": source_key}
+        source = {"Bucket": source_bucket, "Key": source_key}
         if version_id is not None:
             source["VersionId"] = version_id
         found = await self._found(source)
         fields = {
-            "Metadata": {**found.metadata, **(metadata or {})},
-            "ContentType": found.content_type,
+            "Metadata": _merged(found.metadata, added),
+            **found.headers,
         }
         # Not every store heeds If-None-Match in CopyObject; completing an upload, they do.
         if found.size > COPY_MAX_BYTES or if_none_match:
@@ -226,18 +244,25 @@ class ManageCalls(BucketBase):
 
         Args:
             key: The object's key.
-            expires_in: Seconds that the URL works, 1 to 604,800.
+            expires_in: Seconds that the URL works, 1 to 604,800. With temporary credentials it
+                ends with these, if that is sooner.
             version_id: Default: whatever is current when the URL is used.
 
         Cost: no request. Whether there is such an object is not checked.
         """
         self._context(key, b"")
-        if not 1 <= expires_in <= 604_800:
+        checked_text("version_id", version_id)
+        if not 1 <= whole("expires_in", expires_in) <= 604_800:
             raise ValueError("expires_in must be 1 to 604,800 seconds")
         parameters = {"Bucket": self.bucket, "Key": key}
         if version_id is not None:
             parameters["VersionId"] = version_id
         return await self._calls.presigned("get_object", parameters, expires_in)
+
+
+def _merged(kept: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    """*kept* with *added* in place of the entries of these names, which S3 has in lower case."""
+    return {**kept, **{name.lower(): value for name, value in added.items()}}
 
 
 def _copied_parts(size: int) -> Iterator[Span]:

@@ -9,17 +9,15 @@ from typing import Any
 from anyseal.errors import PreconditionFailedError
 from anyseal.objects.sealer import SEGMENT_SIZE, Sealer
 from anyseal.ports import Progress, current_key
-from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase, conditions
+from anyseal.s3.arguments import checked_metadata, checked_text, conditions
+from anyseal.s3.base import BucketBase
 from anyseal.s3.body import Body, wanted_checksum
 from anyseal.s3.landing import Landing
 from anyseal.s3.multipart import Upload
 from anyseal.s3.sealing import Plaintext, SealedPart, SealedParts, plaintext
 from anyseal.suites import Suite
 
-__all__ = ["METADATA_MAX_BYTES", "PutCalls", "PutResult", "checked_metadata"]
-
-METADATA_MAX_BYTES = 2048
-"""Of an object's user metadata, names and values; ours take up to 73 bytes of them."""
+__all__ = ["PutCalls", "PutResult"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +32,6 @@ class PutResult:
     version_id: str | None
     parts: int
     """Of the multipart upload; 1 for a single request."""
-
-
-def checked_metadata(
-    given: Mapping[str, str] | None, key_id: bytes, suite: Suite
-) -> dict[str, str]:
-    """The caller's metadata and ours.
-
-    Raises:
-        TypeError: Not a mapping of str to str.
-        ValueError: Too long, not ASCII, or one of our names.
-    """
-    metadata = dict(given or {})
-    for name, value in metadata.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError("metadata must be a mapping of str to str")
-        if name.lower() in (KEY_METADATA, SUITE_METADATA):
-            raise ValueError(f"metadata must not contain {name}")
-        if not (name.isascii() and value.isascii()):
-            raise ValueError("metadata in S3 is ASCII")
-    metadata[KEY_METADATA] = key_id.hex()
-    metadata[SUITE_METADATA] = suite.name
-    if sum(len(name) + len(value) for name, value in metadata.items()) > METADATA_MAX_BYTES:
-        raise ValueError(f"metadata is longer than {METADATA_MAX_BYTES:,} bytes with ours")
-    return metadata
 
 
 def _meter(progress: Progress | None, total: int | None) -> Callable[[int], None]:
@@ -118,8 +92,9 @@ class PutCalls(BucketBase):
                 bytes-like pieces.
             partition: Whose key to use, with a keyring.
             context: Authenticated, not stored; 0 to 65,536 bytes.
-            metadata: User metadata, ASCII, **not** encrypted. The key's id and the suite are added.
-            content_type: Stored as it is.
+            metadata: User metadata, **not** encrypted: printable ASCII, at most 2 KiB with ours.
+                S3 drops spaces around values. The key's id and the suite are added.
+            content_type: Printable ASCII, stored as it is.
             if_none_match: Only if there is no such object yet.
             if_match: Only if the object there has this entity tag.
             checksum: ``"CRC32"``, ``"SHA1"`` or ``"SHA256"``: S3 verifies and keeps it. Default:
@@ -133,7 +108,9 @@ class PutCalls(BucketBase):
             PreconditionFailedError: *if_none_match* or *if_match* does not hold.
             SourceChangedError: The file changed while it was read.
             SourceError: S3 did not take it.
-            ValueError: An object of more than 5 TiB, or metadata of more than 2 KiB.
+            OSError: A path cannot be opened, or a file not be read.
+            ValueError: An object of more than 5 TiB, metadata of more than 2 KiB, or another
+                argument that is out of bounds.
 
         Cost: one request up to *part_size*; above, one for each part and two more. Memory for
             *concurrency* + 1 parts. Of unknown length, parts grow after the first 1,000.
@@ -141,10 +118,9 @@ class PutCalls(BucketBase):
         sealed_context = self._context(key, context)
         name = self._partition(partition)
         only_if = conditions(if_none_match, if_match)
-        concurrency = self._concurrency if concurrency is None else concurrency
-        part_size = self._part_size if part_size is None else part_size
-        if not 1 <= concurrency <= 256 or part_size < 1:
-            raise ValueError("concurrency must be 1 to 256, and part_size positive")
+        concurrency, part_size = self._slots(concurrency), self._wished(part_size)
+        content_type = checked_text("content_type", content_type)
+        metadata = checked_metadata(metadata)
         checksum = wanted_checksum(self._calls.client, checksum)
         partition_key = await current_key(self._keyring, name)
         source = await plaintext(data)
@@ -153,12 +129,12 @@ class PutCalls(BucketBase):
             sealer = Sealer(
                 partition_key,
                 context=sealed_context,
-                suite=suite or self._suite,
+                suite=self._suite if suite is None else suite,
                 chunk_bytes=self._chunk_size,
                 segment_bytes=SEGMENT_SIZE,
             )
             headers: dict[str, Any] = {
-                "Metadata": checked_metadata(metadata, partition_key.key_id, sealer.suite),
+                "Metadata": checked_metadata(metadata, self._named(partition_key, sealer.suite)),
                 "ContentType": content_type,
             }
             request = _Request(

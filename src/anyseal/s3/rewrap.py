@@ -12,7 +12,8 @@ from anyseal.objects.format import HEADER_MAX_BYTES, Header
 from anyseal.objects.parts import PART_MIN_BYTES, PARTS_MAX
 from anyseal.objects.rewrap import rewrap_header
 from anyseal.ports import Keyring, current_key, named_key, resolve_partition
-from anyseal.s3.base import KEY_METADATA, BucketBase
+from anyseal.s3.arguments import KEY_METADATA
+from anyseal.s3.base import BucketBase
 from anyseal.s3.body import Body, checksum_of, wanted_checksum
 from anyseal.s3.landing import Landing
 from anyseal.s3.multipart import Span, Upload
@@ -100,6 +101,7 @@ class RewrapCalls(BucketBase):
             256 MiB.
         """
         self._context(key, b"")
+        slots = self._slots(concurrency)
         name = self._partition(partition)
         target = self._keyring if to_keyring is None else to_keyring
         to_name = to_partition
@@ -119,7 +121,6 @@ class RewrapCalls(BucketBase):
         if found.size <= PART_MIN_BYTES:
             answer = await self._rewrap_small(found, header, checksum)
         else:
-            slots = self._concurrency if concurrency is None else concurrency
             answer = await self._rewrap_large(found, header, checksum, slots)
         return RewrapResult(
             etag=answer["ETag"],

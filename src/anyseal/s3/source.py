@@ -6,7 +6,8 @@ from functools import partial
 
 from anyseal.errors import PreconditionFailedError, SourceChangedError, SourceError
 from anyseal.ports import Ends
-from anyseal.s3.calls import Calls, Ranged, RangeNotSatisfiableError
+from anyseal.s3.calls import Calls, Ranged
+from anyseal.s3.failures import RangeNotSatisfiableError
 from anyseal.tasks import each_awaited
 
 __all__ = ["S3Source"]

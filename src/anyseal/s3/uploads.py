@@ -12,7 +12,6 @@ import anyio.lowlevel
 
 from anyseal import offload
 from anyseal.errors import (
-    ConfigurationError,
     FormatError,
     UploadError,
     UploadIncompleteError,
@@ -20,10 +19,11 @@ from anyseal.errors import (
 )
 from anyseal.objects.format import ObjectKeys
 from anyseal.objects.part_sealer import PartJob, PartSealer, seal_job
-from anyseal.objects.parts import PartPlan, choose_segment_size
+from anyseal.objects.parts import PART_MAX_BYTES, PartPlan, choose_segment_size
 from anyseal.objects.upload import Receipt, Token
 from anyseal.ports import current_key, named_key
-from anyseal.s3.base import KEY_METADATA, SUITE_METADATA, BucketBase, conditions
+from anyseal.s3.arguments import checked_metadata, checked_text, conditions, whole
+from anyseal.s3.base import BucketBase
 from anyseal.s3.calls import Part
 from anyseal.s3.completion import CompletedUpload, Completion, listed_receipt
 from anyseal.s3.sealing import pieces_of
@@ -65,8 +65,9 @@ class UploadCalls(BucketBase):
             size: Exactly as many plaintext bytes as the parts will have.
             partition: Whose key to use, with a keyring.
             context: Authenticated, not stored; opening needs the same.
-            metadata: The object's user metadata, in clear; the key's id and the suite are added.
-            content_type: Stored as it is.
+            metadata: The object's user metadata, in clear, as for :meth:`put`; the key's id and
+                the suite are added.
+            content_type: Printable ASCII, stored as it is.
             suite: Default: the bucket's.
             part_size: Wished plaintext bytes of a part. S3's limits change it: see
                 :meth:`part_plan`. Default: the bucket's.
@@ -76,7 +77,8 @@ class UploadCalls(BucketBase):
             The token: text of at most 8,192 characters.
 
         Raises:
-            ConfigurationError: No part size fits an object of *size* bytes.
+            ConfigurationError: No part size fits an object of *size* bytes, or *metadata* does not
+                fit S3.
             ValueError: *expires_in* is not positive, or *key* or *context* is out of bounds.
             SourceError: The store did not answer, or refused.
 
@@ -84,8 +86,11 @@ class UploadCalls(BucketBase):
         Source: docs/format.md, sections 5.2 and 5.3.
         """
         name, given = self._partition(partition), self._context(key, context)
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"size must be int, not {type(size).__name__}")
+        whole("size", size)
+        wished = min(self._wished(part_size), PART_MAX_BYTES)
+        content_type = checked_text("content_type", content_type)
+        if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):
+            raise TypeError(f"expires_in must be a number, not {type(expires_in).__name__}")
         if not expires_in > 0:
             raise ValueError("expires_in must be positive")
         expires_at = time.time() + expires_in
@@ -93,11 +98,13 @@ class UploadCalls(BucketBase):
         chosen = suite_named(self._suite if suite is None else suite)
         segment_bytes = choose_segment_size(
             size,
-            self._part_size if part_size is None else part_size,
+            wished,
             chunk_bytes=self._chunk_size,
             tag_bytes=chosen.tag_bytes,
         )
+        user_metadata = checked_metadata(metadata)
         under = await current_key(self._keyring, name)
+        own = checked_metadata(user_metadata, self._named(under, chosen))
         keys = ObjectKeys.create(
             under,
             context=given,
@@ -107,10 +114,7 @@ class UploadCalls(BucketBase):
             object_salt=os.urandom(32),
         )
         keys.release()  # each worker unwraps the data key anew
-        own = {KEY_METADATA: under.id, SUITE_METADATA: chosen.name}
-        upload_id = await self._calls.create_upload(
-            key, Metadata=_merged(metadata, own), ContentType=content_type
-        )
+        upload_id = await self._calls.create_upload(key, Metadata=own, ContentType=content_type)
         try:
             return Token(
                 size=size,
@@ -172,6 +176,7 @@ class UploadCalls(BucketBase):
         seals in worker threads.
         Source: docs/format.md, sections 5.1 and 5.4.
         """
+        whole("number", number)
         async with self._unlocked(token, partition) as (upload, keys):
             sealer = PartSealer(keys, upload.plan, number)
             part = sealer.part
@@ -303,14 +308,6 @@ class UploadCalls(BucketBase):
             yield upload, keys
         finally:
             keys.release()
-
-
-def _merged(metadata: Mapping[str, str] | None, own: Mapping[str, str]) -> dict[str, str]:
-    """The user's metadata and ours. Raises ConfigurationError if they collide."""
-    given = dict(metadata or {})
-    if any(name.lower() in own for name in given):
-        raise ConfigurationError(f"metadata must not have {' or '.join(own)}")
-    return {**given, **own}
 
 
 async def _seal(groups: Iterator[Iterator[PartJob]], suite: Suite) -> None:

@@ -16,6 +16,7 @@ from anyseal.cache.core import (
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
 from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
+from anyseal.cache.options import items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -41,17 +42,21 @@ class Cache(BlockingDriver):
     Args:
         backend: A BlockingBackend, such as ``anyseal.sync.MemoryBackend``.
         keyring: As for the async cache; a hierarchy's misses wait on the shared event loop.
-        settings: As for the async cache.
+
+    The other arguments are those of the async cache.
 
     Raises:
         ConfigurationError: As for the async cache.
         TypeError: *backend* is one of the async ones.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Any) -> None:
+    def _check_backend(self, backend: Any) -> None:
         if not isinstance(backend, BlockingBackend):
-            raise TypeError(f"{type(backend).__name__} is not a blocking backend")
-        super().__init__(backend, keyring, **settings)
+            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
+            raise TypeError(f"{type(backend).__name__} is not a blocking backend{hint}")
+
+    def _assemble(self) -> None:
+        super()._assemble()
         self._herd = Herd(self._leases)
         self._large = LargeValues(self)
 
@@ -201,7 +206,7 @@ class Cache(BlockingDriver):
         """``set`` each of *items*; how many were stored."""
         seconds = self._lives(ttl)
         prepared = [
-            (check_key(key), *self._payloads.prepared(value)) for key, value in items.items()
+            (check_key(key), *self._payloads.prepared(value)) for key, value in items_of(items)
         ]
         return sum(self._set(partition, *each, ttl=seconds, tags=tags) for each in prepared)
 
@@ -284,7 +289,7 @@ class Cache(BlockingDriver):
             key=check_key(key),
             factory=factory,
             ttl=ttl,
-            tags=tuple(tags),
+            tags=tag_names(tags),
             type=type,
             condition=condition,
         )

@@ -11,14 +11,14 @@ from anyseal.cache.driving import SCAN_BATCH
 from anyseal.cache.entry import LOCK
 from anyseal.cache.needs import Flow, Need
 from anyseal.errors import BackendError, KmsError, MetastoreError
-from anyseal.ports import LocalKeyring
+from anyseal.ports import BlockingBackend, LocalKeyring
 
 __all__ = ["BlockingDriver"]
 
 T = TypeVar("T")
 
 
-class BlockingDriver(CacheBase):
+class BlockingDriver(CacheBase[BlockingBackend]):
     """A cache's parts, and what meets their needs."""
 
     def _answer(self, need: Need) -> Any:
@@ -40,7 +40,7 @@ class BlockingDriver(CacheBase):
             result = call(*args, **options)
         except (BackendError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(type(exc).__name__)
-            self._observer.count("backend_errors")
+            self._observer.failed(error)
             self._breaker.failed(error, probe)
             raise error from (None if error is exc else exc)
         except BaseException:

@@ -190,9 +190,17 @@ class Herd:
         try:
             value = job.factory()
         except job.exceptions as exc:
-            options = job.options(cache, tags, exc, started)
-            self._keep(cache, job, *cache._payloads.frozen(exc), options, lease)
+            kept = job.frozen(cache, exc)
+            if kept is not None:
+                self._keep(cache, job, *kept, job.options(cache, tags, exc, started), lease)
             raise
+        if hasattr(value, "__await__"):
+            if hasattr(value, "close"):
+                value.close()  # a coroutine that nobody awaits would complain
+            raise TypeError(
+                "what was called must be awaited: anyseal.cache.Cache takes an async factory, and "
+                "decorators an async def"
+            )
         prepared = job.prepared(cache, value)
         if prepared is None:
             return Computed(value)

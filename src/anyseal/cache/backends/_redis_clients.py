@@ -28,10 +28,16 @@ def parse_url(url: str) -> tuple[str, str]:
 
     No message quotes the URL: it may hold a password.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"a Redis URL is a str, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise ConfigurationError(f"a Redis URL begins with one of {', '.join(SCHEMES)}")
     protocol, _, kind = scheme.partition("+")
+    if not kind and protocol != "unix":
+        db = urlsplit(url).path.strip("/")
+        if db and not (db.isascii() and db.isdecimal()):  # redis-py would take it for 0
+            raise ConfigurationError("a Redis URL ends with the number of a database")
     return kind or "redis", f"{protocol}://{rest}"
 
 
@@ -61,7 +67,10 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
             return _sentinel(api, plain, {"retry": retry, **common})
         if plain.startswith("unix://"):
             del common["socket_keepalive"]
-        return api.Redis.from_url(plain, **{"retry": retry, **common})
+        client = api.Redis.from_url(plain, **{"retry": retry, **common})
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # an unknown setting is told now
+        return client
     except ConfigurationError:
         raise
     except (ValueError, TypeError, *CLIENT_ERRORS) as exc:
@@ -82,7 +91,10 @@ def _retry(blocking: bool, kind: str) -> Any:
     if blocking:
         from redis.retry import Retry as BlockingRetry
 
-        return BlockingRetry(ExponentialBackoff(0.2, 0.02), 2)
+        # Not of what took too long: it would take as long again, and callers count on the timeout.
+        lost = () if kind == "cluster" else (redis_errors.ConnectionError,)
+        options: dict[str, Any] = {"supported_errors": lost} if lost else {}
+        return BlockingRetry(ExponentialBackoff(0.2, 0.02), 2, **options)
     from redis.asyncio.retry import Retry
 
     if kind == "cluster":

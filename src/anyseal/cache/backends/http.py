@@ -25,6 +25,7 @@ from anyseal.cache.backends._wire import (
     to_base64,
 )
 from anyseal.errors import BackendError, ConfigurationError
+from anyseal.loops import PerLoop
 
 try:
     import httpx
@@ -38,6 +39,17 @@ _Own: TypeAlias = tuple[int, httpx.AsyncClient | None]
 
 _LINE_NAMES = 10_000
 _LINE_MAX_BYTES = _LINE_NAMES * (NAME_MAX + 3)
+
+
+def _check(client: Any, kind: type[Any], timeout: Any) -> None:
+    """Raises ConfigurationError for a client of the other side, or a timeout that is none."""
+    if client is not None and not isinstance(client, kind):
+        raise ConfigurationError(
+            f"expected an httpx.{kind.__name__}, not {type(client).__module__}."
+            f"{type(client).__qualname__}"
+        )
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
+        raise ConfigurationError("timeout must be above 0 and at most 3,600 seconds")
 
 
 class _Api:
@@ -58,7 +70,15 @@ class _Api:
         self.auth = (parsed.username, parsed.password) if parsed.userinfo else None
         self.headers = {**(headers or {}), "Accept-Encoding": "identity"}
         if token is not None:
-            if self.auth or not token.isascii() or not token.isprintable() or " " in token:
+            if not isinstance(token, str):
+                raise ConfigurationError("token must be a str")
+            if (
+                self.auth
+                or not token
+                or not token.isascii()
+                or not token.isprintable()
+                or " " in token
+            ):
                 raise ConfigurationError("token must be printable ASCII, and goes without a user")
             self.headers["Authorization"] = f"Bearer {token}"
         self.headers["Content-Type"] = "application/json"
@@ -197,12 +217,11 @@ class HttpBackend:
         client: httpx.AsyncClient | None = None,
     ) -> None:
         self._api = _Api(url, token, headers)
+        _check(client, httpx.AsyncClient, timeout)
         self._timeout = timeout
         self._given = client
         self._tls: ssl.SSLContext | None = None
-        self._own: anyio.lowlevel.RunVar[tuple[int, httpx.AsyncClient | None]] = (
-            anyio.lowlevel.RunVar("anyseal_http_backend")
-        )
+        self._own = PerLoop(self._make_client)
 
     def __repr__(self) -> str:
         return f"HttpBackend({self._api.shown!r})"
@@ -213,11 +232,11 @@ class HttpBackend:
         if self._tls is None:
             make = httpx.create_ssl_context if self._api.tls else _no_tls
             self._tls = await offload.run_waiting(make)
-        pid, client = self._own.get((0, None))
-        if client is None or pid != os.getpid():
-            client = httpx.AsyncClient(verify=self._tls, timeout=self._timeout)
-            self._own.set((os.getpid(), client))
-        return client
+        return self._own.get()
+
+    def _make_client(self) -> httpx.AsyncClient:
+        assert self._tls is not None
+        return httpx.AsyncClient(verify=self._tls, timeout=self._timeout)
 
     async def _ask(
         self,
@@ -308,9 +327,8 @@ class HttpBackend:
 
     async def aclose(self) -> None:
         """Close the running loop's client, if it is our own. Idempotent."""
-        pid, client = self._own.get((0, None))
-        self._own.set((0, None))
-        if client is not None and pid == os.getpid():
+        client = self._own.take()
+        if client is not None:
             await client.aclose()
 
 
@@ -339,6 +357,7 @@ class BlockingHttpBackend:
         client: httpx.Client | None = None,
     ) -> None:
         self._api = _Api(url, token, headers)
+        _check(client, httpx.Client, timeout)
         self._timeout = timeout
         self._given = client
         self._own: dict[int, httpx.Client] = {}  # by process: a forked child has one of its own

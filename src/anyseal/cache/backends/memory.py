@@ -52,7 +52,8 @@ class BlockingMemoryBackend:
     def __init__(
         self, *, max_bytes: int = DEFAULT_MAX_BYTES, max_entries: int | None = None
     ) -> None:
-        if max_bytes < 1 or (max_entries is not None and max_entries < 1):
+        limits = (max_bytes, 1 if max_entries is None else max_entries)
+        if not all(isinstance(limit, int) and limit >= 1 for limit in limits):
             raise ConfigurationError("max_bytes and max_entries must be at least 1")
         self._max_bytes = max_bytes
         self._max_entries = max_entries

@@ -65,7 +65,7 @@ class CacheServer:
         max_value_bytes: The largest value taken; at most 16 MiB.
 
     Raises:
-        ConfigurationError: *token* or *path* is malformed.
+        ConfigurationError: *token* or *path* is malformed, or *backend* none, or a blocking one.
     """
 
     def __init__(
@@ -76,7 +76,9 @@ class CacheServer:
         path: str = "/api",
         max_value_bytes: int = VALUE_MAX_BYTES,
     ) -> None:
-        if token is not None and (not token or not token.isascii()):
+        if not isinstance(backend, Backend):
+            raise ConfigurationError(f"expected a Backend, not {type(backend).__name__}")
+        if token is not None and not (isinstance(token, str) and token and token.isascii()):
             raise ConfigurationError("token must be ASCII and not empty")
         if path and (not path.startswith("/") or path.endswith("/")):
             raise ConfigurationError("path must begin, and not end, with a slash")

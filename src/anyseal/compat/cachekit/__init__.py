@@ -14,6 +14,7 @@ interop entries, in Redis or any other backend. Where the behaviour differs on p
   keeps entries in this process, encrypted like others.
 * ``master_key`` may be raw bytes, and an EncryptionWrapper may be a decorator's serializer.
 * Call arguments that have no key call the function with a warning, as do failing backends.
+* Callers who miss the same entry at once each call the function.
 * Settings for herds, breakers and stale entries have no effect and warn: :mod:`anyseal.cache` has
   them, and makes the tenant part of an entry's name, which it is not in these formats.
 """

@@ -271,7 +271,7 @@ class CachedFunction:
         """Remove the entry of these arguments; without any, all entries. Never raises."""
         if self._wants_all(args, kwargs):
             try:
-                self.store.clear(self.entries.place, self.registry)
+                self.store.clear(self.entries.common, self.registry)
             except Exception as exc:
                 self.failed(exc)
             return None
@@ -282,7 +282,7 @@ class CachedFunction:
         """The same for ``async def``."""
         if self._wants_all(args, kwargs):
             try:
-                await self.store.aclear(self.entries.place, self.registry)
+                await self.store.aclear(self.entries.common, self.registry)
             except Exception as exc:
                 self.failed(exc)
             return None
@@ -299,7 +299,7 @@ def decorate(cached: CachedFunction) -> Any:
         """Remove all entries and forget the counts."""
         if is_async and not cached.store.local:
             raise TypeError("use: await function.invalidate_cache()")
-        cached.store.clear(cached.entries.place, cached.registry)
+        cached.store.clear(cached.entries.common, cached.registry)
         cached.counts.clear()
 
     wrapper: Any

@@ -17,7 +17,7 @@ from anyseal.compat.cachekit.errors import (
 )
 from anyseal.compat.cachekit.frame import Metadata
 from anyseal.compat.cachekit.sealing import Keys, associated_data, tenant_bytes
-from anyseal.compat.cachekit.serializers import Serializer, open_sealed, seal
+from anyseal.compat.cachekit.serializers import Serializer, open_sealed, seal, serialized
 
 __all__ = ["DEFAULT_TENANT", "Encryption", "Entries"]
 
@@ -92,6 +92,9 @@ class Entries:
             self.place = f"{names.function_hash(function)}-{namespace or 'default'}:"
         else:
             self.place = names.auto_place(function, namespace)
+        auto = operation is None and key is None
+        self.common = names.common(self.place, self._code) if auto else self.place
+        """What all keys begin with: those that would be too long are cut."""
 
     def _interop_place(self) -> str:
         if self._namespace is None:
@@ -139,7 +142,7 @@ class Entries:
         """The serialised *value*. Raises TypeError or ValueError if it cannot be serialised."""
         if self._operation is not None:
             return interop.encode_interop_value(value), Metadata(format="msgpack")
-        return self._serializer.serialize(value)
+        return serialized(self._serializer, value)
 
     def seal(self, payload: bytes, metadata: Metadata, key: str, tenant: str) -> bytes:
         """The bytes to store for what :meth:`encode` returned."""

@@ -52,13 +52,13 @@ class Metadata:
             found["key_fingerprint"] = self.key_fingerprint
         return found
 
-    @classmethod
-    def from_dict(cls, found: Any) -> Metadata:
+    @staticmethod
+    def from_dict(found: Any) -> Metadata:
         """What a header has. Raises EnvelopeShapeError where a field has another type."""
         if not isinstance(found, dict):
             raise EnvelopeShapeError("the header's metadata is not an object")
         values: dict[str, Any] = {}
-        for name in cls.__slots__:
+        for name in Metadata.__slots__:
             value = found.get(name)
             if value is None:
                 continue
@@ -70,7 +70,7 @@ class Metadata:
             values[name] = value
         if "format" not in values:
             raise EnvelopeShapeError("the header names no format")
-        return cls(**values)
+        return Metadata(**values)
 
 
 def _check_text(name: str, value: str) -> None:

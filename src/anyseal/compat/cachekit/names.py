@@ -15,10 +15,12 @@ from typing import Any
 from anyseal.compat.cachekit import messagepack
 from anyseal.compat.cachekit.extras import extra
 
-__all__ = ["argument_hash", "auto_key", "auto_place", "function_hash", "function_name"]
+__all__ = ["argument_hash", "auto_key", "auto_place", "common", "function_hash", "function_name"]
 
 MAX_KEY = 250
 MAX_NAME = 200
+KEPT = 50
+"""Characters of a key that is too long."""
 CODES = {"default": "s", "auto": "a", "orjson": "o", "arrow": "w"}
 
 
@@ -93,9 +95,15 @@ def auto_place(function: Callable[..., Any], namespace: str | None) -> str:
     return re.sub(r"[ \r\n]", "_", f"{space}func:{function_name(function)}:args:")
 
 
+def common(place: str, code: str) -> str:
+    """What all keys of a function begin with once :func:`auto_key` has cut them."""
+    longest = len(place) + 64 + len(f":1{code}")
+    return place if longest <= MAX_KEY else f"{place[:KEPT]}:"
+
+
 def auto_key(place: str, hashed: str, *, integrity: bool, code: str) -> str:
     """The whole key; one that would be longer than 250 characters is shortened by a hash."""
     key = f"{place}{hashed}:{int(integrity)}{code}"
     if len(key) > MAX_KEY:
-        key = f"{key[:50]}:{hashlib.blake2b(key.encode(), digest_size=32).hexdigest()[:32]}"
+        key = f"{key[:KEPT]}:{hashlib.blake2b(key.encode(), digest_size=32).hexdigest()[:32]}"
     return key

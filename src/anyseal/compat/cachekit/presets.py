@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import inspect
 import math
 import os
 import uuid
@@ -21,6 +22,7 @@ from anyseal.compat.cachekit.serializers import (
     EncryptionWrapper,
     OrjsonSerializer,
     StandardSerializer,
+    check_serializer,
     named_serializer,
     serializer_name,
 )
@@ -94,9 +96,11 @@ def _max_bytes() -> int:
 
 def _encryption(settings: dict[str, Any], form: str, *, required: bool) -> Encryption | None:
     """What the settings say about encryption."""
+    extractor = settings["tenant_extractor"]
+    if not (extractor is None or callable(extractor) or hasattr(extractor, "extract")):
+        raise ConfigurationError("tenant_extractor must be a function of the arguments")
     wrapper = settings["serializer"]
     if isinstance(wrapper, EncryptionWrapper):
-        extractor = settings["tenant_extractor"]
         return Encryption(
             keys=wrapper.keys,
             fail_closed=_fail_closed(settings["fail_closed"], wrapper.fail_closed),
@@ -161,8 +165,7 @@ def _serializer(given: Any, *, integrity: bool) -> tuple[Any, str, bool]:
     if isinstance(given, str):
         canonical = "default" if given == "std" else given
         return named_serializer(given, integrity=integrity), canonical, False
-    if not hasattr(given, "serialize") or not hasattr(given, "deserialize"):
-        raise ConfigurationError("serializer must be a name, or have serialize and deserialize")
+    check_serializer(given)
     return given, serializer_name(given), True
 
 
@@ -175,9 +178,17 @@ def _check_plaintext_intent(settings: dict[str, Any], store: Store, form: str) -
         )
 
 
-def _build(function: Any, settings: dict[str, Any], form: str, *, secure: bool) -> Any:
-    if not callable(function):
+def _check_function(function: Any) -> None:
+    if not callable(function) or isinstance(function, type | staticmethod | classmethod):
         raise TypeError("only functions can be decorated")
+    if not hasattr(function, "__qualname__"):
+        raise TypeError("a function without a name of its own cannot be decorated")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{function.__qualname__} is a generator: its items cannot be cached")
+
+
+def _build(function: Any, settings: dict[str, Any], form: str, *, secure: bool) -> Any:
+    _check_function(function)
     for name in ("blake3", "msgspec", "xxhash"):
         extra(name)  # now, not as a warning at every call
     encryption = _encryption(settings, form, required=secure)
@@ -185,8 +196,11 @@ def _build(function: Any, settings: dict[str, Any], form: str, *, secure: bool) 
     if encryption is not None and not integrity:
         raise ConfigurationError("integrity_checking must stay on with encryption")
     store = store_for(settings["backend"], unset=UNSET, encrypted=encryption is not None)
+    store.check(is_async=inspect.iscoroutinefunction(function))
     if encryption is None:
         _check_plaintext_intent(settings, store, form)
+    if settings["key"] is not None and not callable(settings["key"]):
+        raise ConfigurationError("key must be a function of the arguments")
     if settings["interop"] is not None and settings["serializer"] != "default":
         raise ConfigurationError("interop has a serializer of its own")
     serializer, name, custom = _serializer(settings["serializer"], integrity=integrity)

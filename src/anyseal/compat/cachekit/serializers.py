@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ __all__ = [
     "EnvelopeShapeError",
     "OrjsonSerializer",
     "SerializationError",
+    "SerializationFormat",
+    "SerializationMetadata",
     "Serializer",
     "StandardSerializer",
     "SuspiciousCacheEntryError",
@@ -56,10 +59,48 @@ class Serializer(Protocol):
         ...
 
 
+class SerializationFormat(enum.StrEnum):
+    """What payloads are, as headers have it."""
+
+    MSGPACK = "msgpack"
+    ORJSON = "orjson"
+    ARROW = "arrow"
+
+
+class SerializationMetadata(Metadata):
+    """Metadata as serializers written for cachekit make them."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        serialization_format: Any,
+        encoding: str = "utf-8",
+        compressed: bool = False,
+        original_type: str | None = None,
+        encrypted: bool = False,
+        tenant_id: str | None = None,
+        encryption_algorithm: str | None = None,
+        key_fingerprint: str | None = None,
+    ) -> None:
+        super().__init__(
+            format=getattr(serialization_format, "value", serialization_format),
+            encoding=encoding,
+            compressed=compressed,
+            original_type=original_type,
+            encrypted=encrypted,
+            tenant_id=tenant_id,
+            encryption_algorithm=encryption_algorithm,
+            key_fingerprint=key_fingerprint,
+        )
+
+
 def as_metadata(metadata: Any) -> Metadata:
-    """*metadata*, or one made of a mapping."""
+    """*metadata*, or one made of a mapping, or of cachekit's own object."""
     if isinstance(metadata, Metadata):
         return metadata
+    if hasattr(metadata, "to_dict"):
+        metadata = metadata.to_dict()
     return Metadata.from_dict(dict(metadata) if isinstance(metadata, Mapping) else metadata)
 
 
@@ -210,6 +251,20 @@ def named_serializer(name: str, *, integrity: bool) -> Serializer:
     return made
 
 
+def check_serializer(serializer: Any) -> None:
+    """Raises ConfigurationError unless it has the methods of one."""
+    if not all(callable(getattr(serializer, name, None)) for name in ("serialize", "deserialize")):
+        raise ConfigurationError("serializer must have serialize and deserialize")
+
+
+def serialized(serializer: Serializer, obj: Any) -> tuple[bytes, Metadata]:
+    """*obj* by any serializer. Raises what that raises, or TypeError if it returns no bytes."""
+    data, metadata = serializer.serialize(obj)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"the serializer made {type(data).__name__}, not bytes")
+    return bytes(data), as_metadata(metadata)
+
+
 def serializer_name(serializer: Any) -> str:
     """What an instance is called in the headers of its entries."""
     return type(serializer).__name__
@@ -229,7 +284,7 @@ class EncryptionWrapper:
 
     Raises:
         EncryptionError: There is no master key.
-        ConfigurationError: A key is malformed.
+        ConfigurationError: A key is malformed, or *serializer* is none.
     """
 
     def __init__(
@@ -247,6 +302,7 @@ class EncryptionWrapper:
                 "environment variable"
             )
         tenant_bytes(tenant_id)
+        check_serializer(serializer or StandardSerializer())
         self.serializer: Serializer = serializer or StandardSerializer()
         self.tenant_id = tenant_id
         self.fail_closed = fail_closed
@@ -260,7 +316,7 @@ class EncryptionWrapper:
             ValueError: *cache_key* is empty.
         """
         _check_key(cache_key)
-        return seal(self.keys, *self.serializer.serialize(obj), cache_key, self.tenant_id)
+        return seal(self.keys, *serialized(self.serializer, obj), cache_key, self.tenant_id)
 
     def deserialize(self, data: bytes, metadata: Any = None, cache_key: str = "") -> Any:
         """What :meth:`serialize` was given under the same *cache_key*.

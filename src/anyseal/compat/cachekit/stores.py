@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from anyseal import offload
+from anyseal import errors, offload
 from anyseal.compat.cachekit.errors import ConfigurationError
 from anyseal.compat.cachekit.extras import extra
 
@@ -33,6 +33,10 @@ REGISTRY_SECONDS = 604_800
 MEMORY_BYTES = 100 << 20
 MEMORY_VARIABLE = "CACHEKIT_L1_MAX_SIZE_MB"
 DEFAULT_REDIS = "redis://localhost:6379"
+NAME_MAX, NAME_KEPT = 200, 128
+"""Characters of a name that backends take; of one that is cut, those that are kept."""
+PLAIN = "!\"#$&'()*+,/:;<=>?@[\\]^`|"
+"""Not escaped, besides letters, digits and ``_.-~``: what is printable but ``%{}``."""
 ENTRY_OVERHEAD = 200
 """Bytes that an entry in memory costs besides its key and value, about."""
 
@@ -45,6 +49,9 @@ class Store(ABC):
 
     local = False
     """Whether the entries stay in this process."""
+
+    def check(self, *, is_async: bool) -> None:  # noqa: B027 - most have nothing to say
+        """Raises ConfigurationError if it cannot serve such functions. Connects to nothing."""
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
@@ -234,10 +241,17 @@ class ObjectStore(Store):
 
 
 def backend_name(key: str) -> str:
-    """*key*, or a hash of it where backends may not take it."""
-    if len(key) <= 200 and re.fullmatch(r"[\x21-\x7a|~]+", key):
-        return key
-    return "ck:" + hashlib.blake2b(key.encode(), digest_size=32).hexdigest()
+    """*key* as backends take it: what they may not take is escaped, and what is too long is cut
+    and hashed. Keys that begin alike have names that begin alike."""
+    name = quote(key, safe=PLAIN)
+    if len(name) <= NAME_MAX:
+        return name
+    return f"{name[:NAME_KEPT]}:{hashlib.blake2b(key.encode(), digest_size=32).hexdigest()}"
+
+
+def backend_prefix(place: str) -> str:
+    """What the names of all keys that begin with *place* begin with."""
+    return quote(place, safe=PLAIN)[:NAME_KEPT]
 
 
 class BackendStore(Store):
@@ -268,7 +282,7 @@ class BackendStore(Store):
     def clear(self, place: str, registry: str) -> None:
         if self._is_async:
             return offload.wait(self.aclear, place, registry)
-        for names in self._backend.scan(place):
+        for names in self._backend.scan(backend_prefix(place)):
             self._backend.delete_many(names)
         return None
 
@@ -293,7 +307,7 @@ class BackendStore(Store):
     async def aclear(self, place: str, registry: str) -> None:
         if not self._is_async:
             return await super().aclear(place, registry)
-        async with contextlib.aclosing(self._backend.scan(place)) as found:
+        async with contextlib.aclosing(self._backend.scan(backend_prefix(place))) as found:
             async for names in found:
                 await self._backend.delete_many(names)
         return None
@@ -316,8 +330,15 @@ class UrlStore(Store):
                     backends = importlib.import_module("anyseal.cache.backends")
                 except ImportError:
                     raise ConfigurationError("no backend for such URLs is installed") from None
-                found = self._made[factory] = BackendStore(getattr(backends, factory)(self._url))
+                try:
+                    backend = getattr(backends, factory)(self._url)
+                except errors.ConfigurationError as exc:
+                    raise ConfigurationError(str(exc)) from None
+                found = self._made[factory] = BackendStore(backend)
             return found
+
+    def check(self, *, is_async: bool) -> None:
+        _ = self._async if is_async else self._blocking
 
     @property
     def _blocking(self) -> BackendStore:

@@ -169,11 +169,18 @@ class EncryptedCache(CacheBase):
             ``async_*`` methods are used where it has them.
         secret_key: As for :func:`resolve_nacl_key`.
         trusted_pickle: As for :class:`NaClEncryptor`.
+
+    Raises:
+        TypeError: *backend* lacks a method.
+        ValueError: *secret_key* is empty, or too long.
     """
 
     def __init__(
         self, backend: Any, secret_key: bytes | str, *, trusted_pickle: bool = False
     ) -> None:
+        for name in ("set", "get", "delete", "pop", "clear"):
+            if not (hasattr(backend, name) or hasattr(backend, f"async_{name}")):
+                raise TypeError(f"{type(backend).__name__} is no cache: it has no method {name}")
         self.backend = backend
         self.encryptor = NaClEncryptor(secret_key, trusted_pickle=trusted_pickle)
 

@@ -27,6 +27,7 @@ from anyseal.compat.lenzeye.receipts import Receipt, issue, part_mac
 from anyseal.compat.lenzeye.tables import UserKeyTable
 from anyseal.compat.lenzeye.verifiers import PARTS_MAX
 from anyseal.errors import FormatError, ObjectNotFoundError
+from anyseal.s3.arguments import checked_metadata
 from anyseal.s3.calls import ATTEMPTS, Calls, Listed
 
 __all__ = ["LenzeyeBucket", "LenzeyeObject", "LenzeyeUpload"]
@@ -115,7 +116,7 @@ class LenzeyeBucket:
         """
         if check_part_size(part_size) < PART_SIZE_MIN:
             raise ValueError(f"part_size must be at least {PART_SIZE_MIN:,} bytes")
-        others = dict(metadata or {})
+        others = checked_metadata(metadata)
         if set(others) - set(self._layout.others(others)):
             raise ValueError("metadata has a name that the layout uses")
         user_key, version = await get_or_create_user_key_async(user, table=self._table)

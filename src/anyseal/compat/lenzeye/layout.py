@@ -128,7 +128,7 @@ class Layout:
 
     def others(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """What is in *metadata* beside the layout's own."""
-        return {name: value for name, value in metadata.items() if name not in self.names}
+        return {name: value for name, value in metadata.items() if name.lower() not in self.names}
 
 
 def _binary(metadata: Mapping[str, str], name: str, size: int | None) -> bytes | None:

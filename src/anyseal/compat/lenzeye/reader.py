@@ -21,6 +21,7 @@ from anyseal.compat.lenzeye.verifiers import (
     part_span,
 )
 from anyseal.errors import FormatError, PreconditionFailedError, SourceChangedError, UploadError
+from anyseal.s3.arguments import whole
 from anyseal.s3.calls import Calls, Found
 
 __all__ = ["Ciphertext", "LenzeyeReader", "open_reader", "read_back"]
@@ -113,6 +114,7 @@ class LenzeyeReader:
         Raises:
             InvalidSignatureError, SourceChangedError, SourceError: As for :meth:`stream`.
         """
+        whole("start", start), whole("length", length)
         if start < 0 or length < 0:
             raise ValueError("start and length must not be negative")
         stop = min(start + length, self.size)

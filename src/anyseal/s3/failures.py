@@ -1,0 +1,109 @@
+"""What aiobotocore and its transports raise, as errors of ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from anyseal.errors import (
+    AnysealError,
+    ConfigurationError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    SourceError,
+    UploadError,
+    UploadNotFoundError,
+)
+
+try:
+    from botocore import exceptions as botocore_exceptions
+    from botocore.parsers import ResponseParserError
+
+    from anyseal.transient import is_transient
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
+
+__all__ = ["RangeNotSatisfiableError", "translated", "unmet"]
+
+# docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
+_RETRYABLE = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "RequestTimeTooSkewed",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+    }
+)
+_UPLOAD = frozenset({"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge"})
+
+
+class RangeNotSatisfiableError(SourceError):
+    """The range begins after the object's end (or the object is empty)."""
+
+    retryable = False
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Any:
+    """Turn what aiobotocore and its transports raise into errors of ours."""
+    try:
+        yield
+    except (AnysealError, MemoryError):
+        raise
+    except botocore_exceptions.ClientError as exc:
+        raise _client_error(where, exc) from exc
+    except botocore_exceptions.ParamValidationError as exc:
+        raise ConfigurationError(f"{where}: {' '.join(str(exc).split())}") from None
+    except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
+        error = SourceError(f"{where}: {type(exc).__name__}")
+        error.retryable = is_transient(exc)
+        raise error from exc
+    except (OSError, EOFError) as exc:
+        raise SourceError(f"{where}: {type(exc).__name__}") from exc
+    except Exception as exc:
+        if type(exc).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpx2", "httpcore2"):
+            raise SourceError(f"{where}: {type(exc).__name__}") from exc
+        raise
+
+
+def _client_error(where: str, exc: Any) -> AnysealError:
+    """What S3 answered, as an error of ours."""
+    code = str(exc.response.get("Error", {}).get("Code", "unknown"))[:100]
+    status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    text = f"{where}: {code}"
+    if code == "NoSuchUpload":
+        return UploadNotFoundError(text)
+    if code in _MISSING:
+        return ObjectNotFoundError(text)
+    if code == "PreconditionFailed" or status == 412:
+        return PreconditionFailedError(text)
+    if code == "InvalidRange" or status == 416:
+        return RangeNotSatisfiableError(text)
+    if code in _UPLOAD:
+        return UploadError(text)
+    error = SourceError(text)
+    error.retryable = code in _RETRYABLE or status == 429 or status >= 500
+    return error
+
+
+@contextlib.contextmanager
+def unmet(where: str) -> Iterator[None]:
+    """Where there is no object, none has the entity tag that was asked for: AWS says 404 to that.
+
+    Raises:
+        PreconditionFailedError: That is so.
+    """
+    try:
+        yield
+    except botocore_exceptions.ClientError as exc:
+        error = _client_error(where, exc)
+        if isinstance(error, ObjectNotFoundError):
+            raise PreconditionFailedError(f"{where}: there is no such object") from exc
+        raise
