@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from anyseal.cache import CachePolicy, cached
@@ -221,12 +222,20 @@ async def test_stale_set_of_a_lost_lease(make: Any) -> None:
     """A process that was frozen for longer than its lease, or whose lease another one has now,
     cannot know what happened meanwhile: it stores nothing."""
     face = make()
-    lock = name_of(face) + "l"
+    name = name_of(face)
+    lock, inner, stored = name + "l", face.cache._backend.set, []
+
+    def noting(name: str, *args: Any, **options: Any) -> Any:
+        stored.append(name)
+        return inner(name, *args, **options)
+
+    face.cache._backend.set = noting
     await while_computing(face, lambda: face.raw.delete_many([lock]))
     assert await face.get("k") is None
     await while_computing(face, lambda: face.raw.set(lock, b"another's", ttl_ms=60_000))
     assert await face.get("k") is None
     assert [b"another's"] == await face.raw.get_many([lock])
+    assert name not in stored, "not for a moment"
 
 
 @families
@@ -316,38 +325,79 @@ async def test_stale_set_of_a_large_value(make: Any, by: str) -> None:
 
 @families
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_stale_set_deleted_while_it_is_stored(make: Any, when: str) -> None:
-    """Deleted by another process after the last look at the lease: what was stored all the same is
-    taken back."""
-    face, other = make(), make()
+@pytest.mark.parametrize("policy", [LAX, NO_LEASE], ids=["lease", "no lease"])
+async def test_stale_set_deleted_while_it_is_stored(
+    make: Any, when: str, policy: CachePolicy
+) -> None:
+    """Deleted after the last look at the lease, or in this process at its mark: what was stored
+    all the same is taken back."""
+    face = make(policy=policy)
+    other = make() if policy is LAX else face
     backend = face.cache._backend
-    method = "settle" if face.cache._leasing else "set"
+    method = "settle" if face.cache._leasing and policy is LAX else "set"
     inner = getattr(backend, method)
 
-    def stores(name: str) -> bool:
-        return backend.__dict__.pop(method, None) is not None if name[-1] == "}" else False
+    def is_first(name: str) -> bool:
+        return name.endswith("}") and backend.__dict__.pop(method, None) is not None
 
     def store(name: str, *args: Any, **options: Any) -> Any:
-        mine = stores(name)
-        if mine and when == "before":
+        first = is_first(name)
+        if first and when == "before":
             other.cache.delete("k")
         result = inner(name, *args, **options)
-        if mine and when == "after":
+        if first and when == "after":
             other.cache.delete("k")
         return result
 
     async def astore(name: str, *args: Any, **options: Any) -> Any:
-        mine = stores(name)
-        if mine and when == "before":
+        first = is_first(name)
+        if first and when == "before":
             await other.delete("k")
         result = await inner(name, *args, **options)
-        if mine and when == "after":
+        if first and when == "after":
             await other.delete("k")
         return result
 
     setattr(backend, method, astore if face.is_async else store)
     assert "old" == await face.get_or_set("k", face.factory(lambda: "old"))
     assert method not in backend.__dict__
+    assert await face.get("k") is None
+
+
+@faces(("trio", "memory"), ("asyncio", "memory-blocking"))
+async def test_stale_set_stored_while_another_clears(make: Any, backend_of: Any) -> None:
+    """A scan does not tell of what is stored beside it: a clear must find it all the same."""
+    face, other = make(), make()
+    old, over = Computing("old"), threading.Event()
+    inner = backend_of.scan
+
+    def end() -> None:
+        old.end()
+        assert over.wait(5)
+
+    def scan(prefix: str) -> Any:
+        backend_of.__dict__.pop("scan", None)
+        pages = list(inner(prefix))
+        end()
+        yield from pages
+
+    async def ascan(prefix: str) -> Any:
+        backend_of.__dict__.pop("scan", None)
+        pages = [page async for page in inner(prefix)]
+        await anyio.to_thread.run_sync(end)
+        for page in pages:
+            yield page
+
+    async def ask() -> None:
+        await old.run(lambda: face.get_or_set("k", old.factory(face)))
+        over.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await old.begun()
+        backend_of.scan = ascan if face.is_async else scan
+        await other.clear()
+    assert ["old"] == old.results
     assert await face.get("k") is None
 
 
