@@ -594,7 +594,10 @@ async def test_cache_backend_down_is_bounded_by_policy(make: Any, backend_of: An
     def down(*args: Any, **options: Any) -> Any:
         raise BackendError("down")
 
-    for name in ("get_many", "set", "compare_and_set", "delete_many", "put_range", "get_range"):
+    for name in (
+        "get_many", "set", "compare_and_set", "delete_many", "put_range", "get_range", "publish",
+        "take_lease", "settle", "set_and_delete", "delete_beside",
+    ):  # fmt: skip
         setattr(backend_of, name, down)
     face = make(policy=LAX)
     closed = make(policy=CachePolicy(on_backend_error="closed", breaker_failures=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -109,7 +110,7 @@ async def test_clear_cancelled_closes_the_scan() -> None:
 def test_clear_of_the_sync_cache_closes_the_scan() -> None:
     """The sync cache does the same; timeouts are its backend's own."""
     backend = BlockingStalling()
-    cache = sync.Cache(backend, KEYRING, policy=POLICY)
+    cache = sync.Cache(backend, KEYRING, policy=replace(POLICY, lease=None))
     cache.set("k", 1)
     with pytest.raises(BackendError):
         cache.clear()

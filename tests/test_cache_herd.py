@@ -182,7 +182,7 @@ async def test_herd_cancelled_anywhere_leaves_nothing_half_done() -> None:
         return call
 
     for name in ("get_many", "set", "compare_and_set", "delete_many", "put_range", "get_range",
-                 "publish"):  # fmt: skip
+                 "publish", "take_lease", "settle", "set_and_delete", "delete_beside"):  # fmt: skip
         setattr(Stops, name, stopping(name))
     for value in ("small", bytes(2 << 20)):
         for at in range(1, 16):

@@ -171,3 +171,69 @@ def test_leases_without_a_thread_are_taken_all_the_same(monkeypatch: Any) -> Non
     idle = Renewer()
     idle.rest()
     assert idle._thread is None
+
+
+def refreshers() -> int:
+    """Threads that refresh in the background."""
+    return sum(thread.name == "anyseal-refresh" for thread in threading.enumerate())
+
+
+def refreshing(backend: Noting, work: Any) -> sync.Cache:
+    """A cache that begins to refresh a stale entry: *work* is called in the background."""
+    cache = sync.Cache(backend, KEYRING, policy=CachePolicy(stale_ttl=30), ttl=0.05)
+    cache.get_or_set("k", lambda: "old")
+    time.sleep(0.1)
+    begun = threading.Event()
+
+    def compute() -> Any:
+        begun.set()
+        return work()
+
+    assert "old" == cache.get_or_set("k", compute)
+    assert begun.wait(5)
+    return cache
+
+
+def test_close_waits_for_refreshes() -> None:
+    """Who closes a cache and then the rest of a service leaves no thread behind that uses it."""
+    backend = Noting()
+    cache = refreshing(backend, lambda: time.sleep(0.2) or "new")
+    assert 1 == refreshers()
+    cache.close()
+    assert 0 == refreshers()
+    assert 0 == renewers()
+    assert "new" == sync.Cache(backend, KEYRING).get_or_set("k", lambda: "newer")
+
+
+def test_close_leaves_a_refresh_that_does_not_end(monkeypatch: Any) -> None:
+    """A function that hangs does not hang the closing; when it returns, nothing is stored and the
+    closed backend is left alone."""
+    monkeypatch.setattr("anyseal.sync.herd.CLOSE_SECONDS", 0.1)
+    backend, go = Noting(), threading.Event()
+    cache = refreshing(backend, lambda: go.wait(10) and "new")
+    started = time.monotonic()
+    cache.close()
+    cache.close()
+    assert time.monotonic() - started < 2
+    assert 0 == renewers()
+    calls: list[str] = []
+    for name in ("set", "settle", "compare_and_set", "set_and_delete"):
+        monkeypatch.setattr(backend, name, lambda *_, **__: calls.append("called"))
+    go.set()
+    while refreshers():
+        time.sleep(0.01)
+    assert [] == calls
+    assert {} == cache._leases._held
+    assert "old" == cache.get_or_set("k", lambda: "new"), "and no refresh begins"
+    assert 0 == refreshers()
+
+
+def test_close_by_a_refresh_itself() -> None:
+    """A thread cannot wait for its own end."""
+    found: list[sync.Cache] = []
+    cache = refreshing(Noting(), lambda: (time.sleep(0.1), found[0].close()))
+    found.append(cache)
+    end = time.monotonic() + 5
+    while refreshers():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -15,6 +15,7 @@ from anyseal.cache.codecs import codec_named
 from anyseal.cache.entries import Entries, is_stale
 from anyseal.cache.entry import Entry, check_namespace
 from anyseal.cache.keys import PartitionKeys, check_keyring
+from anyseal.cache.leases import Leases
 from anyseal.cache.local import Copies, LocalLayer
 from anyseal.cache.needs import UNSET
 from anyseal.cache.opening import Opener, RotationHook
@@ -29,6 +30,9 @@ from anyseal.ports import AuditHook, Backend, BackendTraits, BlockingBackend, Ke
 from anyseal.suites import Suite, suite_named
 
 __all__ = ["CacheBase"]
+
+LEASING = ("take_lease", "settle", "set_and_delete", "delete_beside")
+"""What LeasingBackend has beside Backend, and its blocking twin likewise."""
 
 _closures: WeakKeyDictionary[Any, dict[tuple[str, str], object]] = WeakKeyDictionary()
 """By backend, who has the name of a decorated function that depends on more than its arguments."""
@@ -88,6 +92,7 @@ class CacheBase(Generic[BackendT]):
             keys=self._keys,
             copies=self._copies,
             observer=self._observer,
+            policy=self.policy,
             suite=self._suite,
             everywhere=self._everywhere,
         )
@@ -101,6 +106,8 @@ class CacheBase(Generic[BackendT]):
             suite=self._suite,
             on_rotation=on_rotation,
         )
+        self._leases = Leases()
+        self._leasing = all(hasattr(backend, method) for method in LEASING)
         self._entries = Entries(
             keys=self._keys,
             opener=self._opener,
@@ -108,7 +115,9 @@ class CacheBase(Generic[BackendT]):
             policy=self.policy,
             observer=self._observer,
             suite=self._suite,
+            leases=self._leases,
             ranged=hasattr(backend, "put_range"),
+            leasing=self._leasing,
         )
         self._assemble()
 

@@ -254,6 +254,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         """Delete all entries of the function in one partition; how many."""
         cache, partition = self.cache, self.whole(partition)
         self.check_clearing()
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             await cache.delete_tag(self._clear_tag, partition=partition)
             return 0
@@ -261,6 +262,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = await cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -297,6 +299,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         """Delete all entries of the function in one partition; how many."""
         cache, partition = self.cache, self.whole(partition)
         self.check_clearing()
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             cache.delete_tag(self._clear_tag, partition=partition)
             return 0
@@ -304,6 +307,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear

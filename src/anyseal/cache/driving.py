@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import anyio
 
 from anyseal.cache.base import CacheBase
+from anyseal.cache.entry import LOCK
 from anyseal.cache.needs import Flow, Need
 from anyseal.errors import BackendError, KmsError, MetastoreError
 from anyseal.ports import Backend
@@ -78,13 +79,21 @@ class Driver(CacheBase[Backend]):
     async def _sweep(self, prefixes: Iterable[str]) -> int:
         """Delete all names that begin with one of *prefixes*; how many.
 
-        Each step of the scan is a call of the backend like others.
+        First the leases: a scan may miss what is stored under one that still holds. Each step of
+        the scan is a call of the backend like others.
         """
+        if self.policy.lease is not None:
+            await self._swept(prefixes, "}" + LOCK)
+        return await self._swept(prefixes)
+
+    async def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
+        """Delete the names that begin with one of *prefixes* and end with *suffix*; how many."""
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
             pages = aiter(self._backend.scan(prefix))
             try:
-                while (names := await self._guarded(anext, pages, None)) is not None:
+                while (page := await self._guarded(anext, pages, None)) is not None:
+                    names = [name for name in page if name.endswith(suffix)]
                     for at in range(0, len(names), SCAN_BATCH):
                         batch = names[at : at + SCAN_BATCH]
                         deleted += await self._guarded(self._backend.delete_many, batch)

@@ -85,11 +85,21 @@ class Job:
             return ()
         try:
             names = yield from cache._keys.names(self.partition)
-            return (yield from cache._tags.generations(names, self.partition, self.tags))
+            ttl = self._known_ttl(cache)
+            return (yield from cache._tags.generations(names, self.partition, self.tags, ttl=ttl))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
             return None
+
+    def _known_ttl(self, cache: CacheBase[Any]) -> Any:
+        """How long the value will live; UNSET if that is not known before there is one."""
+        if callable(self.ttl):
+            return UNSET
+        try:
+            return cache._lives(self.ttl)
+        except (TypeError, ValueError):  # which is told when there is a value
+            return UNSET
 
     def frozen(self, cache: CacheBase[Any], error: Exception) -> tuple[int, bytes] | None:
         """Kind and payload of an exception that is to be kept; None if it could not be raised

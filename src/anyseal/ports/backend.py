@@ -10,6 +10,7 @@ __all__ = [
     "Backend",
     "BackendTraits",
     "BlockingBackend",
+    "BlockingLeasingBackend",
     "BlockingRangedBackend",
     "LeasingBackend",
     "RangedBackend",
@@ -159,7 +160,7 @@ class BlockingRangedBackend(BlockingBackend, Protocol):
 
 @runtime_checkable
 class LeasingBackend(Backend, Protocol):
-    """A backend that does two things at once for who computes a missing value."""
+    """A backend that does in one exchange what a computed value, its lease and its object need."""
 
     async def take_lease(
         self, lock: str, owner: bytes, name: str, *, ttl_ms: int
@@ -169,9 +170,50 @@ class LeasingBackend(Backend, Protocol):
         ...
 
     async def settle(
-        self, name: str, value: bytes, lock: str, owner: bytes, *, ttl_ms: int | None
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """If *lock* is *owner*'s, store *value* under *name* and delete *lock* and *others*, in
+        one step; whether it was. All share what stands in braces."""
+        ...
+
+    async def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
     ) -> bool:
-        """Store *value* under *name*, and delete *lock* if it is *owner*'s. True."""
+        """Delete *others*, then store *value* under *name*, in one exchange; whether it was
+        stored. All share what stands in braces."""
+        ...
+
+    async def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """Delete *others*, then *names*, in one exchange; how many of *names* were there."""
+        ...
+
+
+@runtime_checkable
+class BlockingLeasingBackend(BlockingBackend, Protocol):
+    """:class:`LeasingBackend` without ``await``."""
+
+    def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """As :meth:`LeasingBackend.take_lease`."""
+        ...
+
+    def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """As :meth:`LeasingBackend.settle`."""
+        ...
+
+    def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
+    ) -> bool:
+        """As :meth:`LeasingBackend.set_and_delete`."""
+        ...
+
+    def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """As :meth:`LeasingBackend.delete_beside`."""
         ...
 
 

@@ -57,7 +57,7 @@ class Cache(BlockingDriver):
 
     def _assemble(self) -> None:
         super()._assemble()
-        self._herd = Herd()
+        self._herd = Herd(self._leases)
         self._large = LargeValues(self)
 
     def _found(self, partition: str, key: bytes) -> Entry | None:
@@ -175,14 +175,14 @@ class Cache(BlockingDriver):
         )
 
     def _set(
-        self, partition: str, key: bytes, kind: int, payload: Any, *, tags: Sequence[str],
-        **options: Any,
+        self, partition: str, key: bytes, kind: int, payload: Any, *, ttl: float | None,
+        tags: Sequence[str], **options: Any,
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
             names = self._drive(self._keys.names(partition))
-            carried = self._drive(self._tags.generations(names, partition, tags))
-            return self._put(partition, key, kind, payload, tags=carried, **options)
+            carried = self._drive(self._tags.generations(names, partition, tags, ttl=ttl))
+            return self._put(partition, key, kind, payload, ttl=ttl, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -219,6 +219,7 @@ class Cache(BlockingDriver):
     ) -> Any:
         """Take the value of *key* out, in one step: of several callers one gets it."""
         data = check_key(key)
+        self._drive(self._entries.revoke(partition, data))
         while True:
             entry = self._drive(self._entries.find(partition, data))
             if entry is None:
@@ -229,6 +230,7 @@ class Cache(BlockingDriver):
                 taken = self._guarded(call, entry.stored, entry.sealed, None)
             finally:
                 self._copies.forget(partition, data, entry.stored)
+                self._leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
                     self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -248,10 +250,12 @@ class Cache(BlockingDriver):
         """End all entries of *partition* that carry one of *tags*. Raises BackendError."""
         for tag in tags:
             self._drive(self._tags.delete(partition, tag))
+        self._leases.revoke_tags(partition, tags)
 
     def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace."""
         self._copies.clear(partition)
+        self._leases.revoke_all(partition)
         if self._everywhere:
             self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
@@ -260,6 +264,7 @@ class Cache(BlockingDriver):
             prefixes = self._drive(self._keys.names(partition)).prefixes
         deleted = self._sweep(prefixes)
         self._copies.clear(partition)
+        self._leases.part_all(partition)
         return deleted
 
     # ---- computing
@@ -319,6 +324,8 @@ class Cache(BlockingDriver):
         self.close()
 
     def close(self) -> None:
-        """End background refreshes, and close the backend. Idempotent."""
+        """Wait for background refreshes, at most 2 s, and close the backend. Idempotent.
+
+        A refresh that takes longer ends by itself; its value is not stored."""
         self._herd.close()
         self._backend.close()

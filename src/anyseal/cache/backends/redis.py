@@ -32,7 +32,8 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 class RedisBackend:
-    """Keeps entries in Redis; implements RangedBackend and WatchedBackend.
+    """Keeps entries in Redis; implements RangedBackend, LeasingBackend and
+    WatchedBackend.
 
     What is asked for in one turn of the event loop goes to Redis at once: the gets as one MGET
     (to each node of a cluster its GETs), sets and others beside it in the same write.
@@ -139,19 +140,31 @@ class RedisBackend:
         return bool(taken), found
 
     async def settle(
-        self, name: str, value: bytes, lock: str, owner: bytes, *, ttl_ms: int | None
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """If *lock* is *owner*'s, store *value* and delete *lock* and *others*, in one step;
+        whether it was. Raises BackendError."""
+        command = commands.settle(name, value, lock, owner, others, ttl_ms)
+        # Made twice it says no, which is what one says of a lease that may be lost.
+        return bool(await self._script(command, repeatable=True))
+
+    async def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
     ) -> bool:
-        """Store *value* under *name*, and delete *lock* if it is *owner*'s, in one exchange.
-        Raises BackendError."""
+        """Delete *others*, then store *value*, in one exchange. Raises BackendError."""
         storing = commands.set_command(name, value, ttl_ms, False)
-        release = commands.cas(lock, owner, None, None)
-        here, size = self._servers.get(), len(value)
-        try:
-            await here.ask(Request(commands=(storing, release), size=size))
-        except commands.ScriptMissingError:
-            whole = commands.with_source(release)
-            await here.ask(Request(commands=(storing, whole), size=size))
-        return True
+        both = (("UNLINK", *others), storing) if others else (storing,)
+        answers = await self._servers.get().ask(Request(commands=both, size=len(value)))
+        return bool(answers[-1])
+
+    async def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """Delete *others*, then *names*, in one exchange; how many of *names* were there. Raises
+        BackendError."""
+        here = self._servers.get()
+        first = here.unlinks(others)
+        answers: list[int] = await here.ask(Request(commands=[*first, *here.unlinks(names)]))
+        return sum(answers[len(first) :])
 
     def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """The names that begin with *prefix*, in lists of some 1000, perhaps twice."""
