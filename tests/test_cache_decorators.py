@@ -29,10 +29,13 @@ from anyseal.cache import (
 from anyseal.cache.backends.memory import BlockingMemoryBackend
 from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.testing import Recorder
+from cache_faces import Clock, clock
 from support import KEY_HEX, pattern
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTheTypeChecker
+
+__all__ = ["clock"]
 
 pytestmark = pytest.mark.anyio
 KEYRING = StaticKeyring(pattern(32, "cache master"))
@@ -333,7 +336,7 @@ def test_cached_refuses_what_it_cannot_decorate(cache: Cache, twin: sync.Cache) 
     assert 1 == cached(cache=lambda: twin)(plain)()
 
 
-async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
+async def test_cached_key_ttl_condition_tags(cache: Cache, clock: Clock) -> None:
     """What the decorator can be told about keys, lifetimes, and what is worth keeping."""
     calls: list[int] = []
 
@@ -341,7 +344,7 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
         cache=cache,
         key=lambda n, note: f"user:{n}",
         tags=lambda n, note: [f"tag{n}"],
-        ttl=lambda value: 0.1 if value < 0 else 60,
+        ttl=lambda value: 3000 if value < 0 else 9000,
         condition=lambda value: value != 0,
     )
     async def load(n: int, note: object) -> int:
@@ -352,7 +355,7 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
         assert n == await load(n, object())
     assert [5, -5, 0, 0] == calls
     assert 5 == await cache.get("user:5")
-    await anyio.sleep(0.2)
+    await clock.turn(3001)
     await load(-5, None)
     await cache.delete_tag("tag5")
     await load(5, None)

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -352,7 +353,7 @@ def test_cachekit_damaged_entry_is_replaced(
     with caplog.at_level(logging.WARNING):
         assert expected == load(1) == load(1)
     assert 2 == counted.calls
-    assert 1 == len(caplog.records)
+    assert 1 == sum(each.name.startswith("anyseal") for each in caplog.records)
     assert "plaintext" not in caplog.text
     assert "args" not in caplog.text
 
@@ -833,7 +834,7 @@ def test_cachekit_without_its_extra_says_what_to_install() -> None:
     ] == said(run_python(code))
 
 
-def test_cachekit_memory_store_is_bounded() -> None:
+def test_cachekit_memory_store_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes, recency and time."""
     store = MemoryStore(max_bytes=3 * (1 + 100 + 200))
     for key in "abc":
@@ -843,9 +844,10 @@ def test_cachekit_memory_store_is_bounded() -> None:
     assert [True, False, True, True] == [store.get(key) is not None for key in "abcd"]
     store.set("a", bytes(2000), None)
     assert None is store.get("a")
-    store.set("e", b"x", 10)
+    store.set("e", b"x", 3_000_000)
     assert b"x" == store.get("e")
-    time.sleep(0.02)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3001)
+    monkeypatch.setattr("anyseal.compat.cachekit.stores.time", later)
     assert None is store.get("e")
     store.delete("c")
     store.delete("c")

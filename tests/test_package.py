@@ -32,7 +32,7 @@ FLOORS = [
         "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
         "objects.rewrap", "objects.upload",
     ],
-    ["ports", "offload", "flight", "retries", "tasks"],
+    ["ports", "offload", "flight", "retries", "tasks", "loops", "transient"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",
@@ -249,6 +249,14 @@ def test_sync_classes_have_the_same_methods(name: str) -> None:
         if name != "ObjectFile" and callable(getattr(ours, method)):
             mine = inspect.signature(getattr(ours, method)).parameters
             assert list(mine) == list(inspect.signature(getattr(theirs, twin)).parameters)
+
+
+def test_caches_show_their_settings() -> None:
+    """Editors and help() show what a class takes; both faces take the same."""
+    shown = inspect.signature(importlib.import_module("anyseal.cache").Cache)
+    assert inspect.signature(sync.Cache) == shown
+    kinds = {each.kind for each in shown.parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
 def test_errors_tree_is_its_docstring() -> None:

@@ -86,7 +86,7 @@ class CachedFunction:
         code = getattr(function, "__code__", None)  # what is written in C has none
         self._needs = [name for name in getattr(code, "co_freevars", ()) if name != "__class__"]
 
-    def check(self, cache: Any) -> CacheBase:
+    def check(self, cache: Any) -> CacheBase[Any]:
         """*cache*, if it suits the function.
 
         Raises:
@@ -111,7 +111,7 @@ class CachedFunction:
         return cache
 
     @property
-    def fixed(self) -> CacheBase | None:
+    def fixed(self) -> CacheBase[Any] | None:
         """The cache, unless a function was given that returns it."""
         return self._cache if isinstance(self._cache, CacheBase) else None
 
@@ -263,6 +263,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         """Delete all entries of the function in one partition; how many."""
         cache, partition = self.cache, self.whole(partition)
         self.check_clearing()
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             await cache.delete_tag(self._clear_tag, partition=partition)
             return 0
@@ -270,6 +271,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = await cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -306,6 +308,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         """Delete all entries of the function in one partition; how many."""
         cache, partition = self.cache, self.whole(partition)
         self.check_clearing()
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             cache.delete_tag(self._clear_tag, partition=partition)
             return 0
@@ -313,6 +316,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear

@@ -15,8 +15,8 @@ import anyio.lowlevel
 
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
-from anyseal.cache.leases import Lease, Renewals
-from anyseal.cache.needs import UNSET, redirected
+from anyseal.cache.leases import Lease, Leases, Renewals
+from anyseal.cache.needs import UNSET
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import SingleFlight
 
@@ -29,8 +29,9 @@ __all__ = ["Herd"]
 class Herd:
     """Computes missing values for one cache."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: Leases) -> None:
         self._flights: SingleFlight[Computed] = SingleFlight()
+        leases.flights = self._flights
         self._refreshing: set[tuple[Any, str, bytes]] = set()
         self._renewals: anyio.lowlevel.RunVar[Any] = anyio.lowlevel.RunVar("_anyseal_leases")
 
@@ -101,7 +102,7 @@ class Herd:
         if lease is None:
             return LEFT
         async with lease:
-            return await self._run(cache, job)
+            return await self._run(cache, job, lease)
 
     async def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
@@ -109,7 +110,9 @@ class Herd:
         if renewals is None:
             renewals = Renewals()
             self._renewals.set(renewals)
-        lease = Lease(cache, renewals)
+        lease = Lease(cache, job, renewals)
+        if not lease.seconds:
+            return lease
         try:
             names = cache._keys.names_hit(job.partition)
             if names is None:
@@ -122,8 +125,6 @@ class Herd:
 
     async def _compute(self, cache: Cache, job: Job) -> Computed:
         """Compute under the lease, or wait for the value of who has it."""
-        if cache.policy.lease is None:
-            return await self._run(cache, job)
         delay = POLL_FIRST
         while True:
             lease = await self._lease(cache, job)
@@ -157,7 +158,7 @@ class Herd:
             pass
         return None
 
-    async def _run(self, cache: Cache, job: Job, lease: Lease | None = None) -> Computed:
+    async def _run(self, cache: Cache, job: Job, lease: Lease) -> Computed:
         """Call the factory and store what it returns."""
         tags = await cache._drive(job.carried(cache))
         started = perf_counter()
@@ -181,18 +182,13 @@ class Herd:
 
     async def _keep(
         self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None,
-        lease: Lease | None,
+        lease: Lease,
     ) -> None:  # fmt: skip
         """Store a computed payload, if it is wanted and can be."""
-        if options is None:
+        if options is None or lease.revoked:
             return
         try:
-            if lease is None or not lease.settles or len(payload) > cache.policy.large_bytes:
-                await cache._put(job.partition, job.key, kind, payload, **options)
-            else:
-                flow = cache._entries.store(job.partition, job.key, kind, bytes(payload), **options)
-                await cache._drive(redirected(flow, "set", lease.settling))
-                lease.settled()
+            await cache._put(job.partition, job.key, kind, payload, lease=lease, **options)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise

@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, TypedDict
+from typing import Any
 
 from anyseal.cache.entry import TAGS_MAX
 from anyseal.cache.needs import UNSET
-from anyseal.cache.policy import TTL, CachePolicy, seconds_of
+from anyseal.cache.policy import CachePolicy, seconds_of
 from anyseal.keys import Key
-from anyseal.ports import AuditHook, Backend, BlockingBackend, MetricsHook
-from anyseal.suites import Suite
+from anyseal.ports import Backend, BlockingBackend
 
-__all__ = [
-    "Settings",
-    "check_backend",
-    "check_names",
-    "check_options",
-    "check_settings",
-    "items_of",
-    "tag_names",
-]
+__all__ = ["check_backend", "check_options", "check_settings", "items_of", "tag_names"]
 
 NAME_MAX_BYTES = 4096
-
-
-class Settings(TypedDict, total=False):
-    """The settings of a cache."""
-
-    namespace: str
-    codec: Any
-    ttl: TTL
-    policy: CachePolicy | None
-    plain_keys: bool
-    name_key: Key | None
-    suite: Suite | str | None
-    metrics: MetricsHook | None
-    audit: AuditHook | None
-    on_rotation: Callable[[str, bytes, bytes], None] | None
-
-
-def check_names(settings: Mapping[str, Any]) -> None:
-    """Raises TypeError for a setting that no cache has; the message names the nearest."""
-    for name in settings:
-        if name not in Settings.__annotations__:
-            near = difflib.get_close_matches(name, Settings.__annotations__, 1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise TypeError(f"a cache has no setting {name}{hint}")
 
 
 def check_backend(backend: Any, *, waits: bool) -> None:
