@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from anyseal.cache.computing import Computing, computes_itself
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
 from anyseal.cache.leases import Lease, Leases, Renewals
@@ -54,6 +55,8 @@ class Herd:
                         job.count(cache, "local_hits" if local else "hits")
                     return value
             job.count(cache, "misses")
+        if computes_itself(cache, job):
+            return await made(job)
         led = False
 
         async def lead() -> Computed:
@@ -111,7 +114,7 @@ class Herd:
             renewals = Renewals()
             self._renewals.set(renewals)
         lease = Lease(cache, job, renewals)
-        if not lease.seconds:
+        if not lease.asks(job):
             return lease
         try:
             names = cache._keys.names_hit(job.partition)
@@ -160,13 +163,16 @@ class Herd:
 
     async def _run(self, cache: Cache, job: Job, lease: Lease) -> Computed:
         """Call the factory and store what it returns."""
-        tags = await cache._drive(job.carried(cache))
+        tags = None if lease.unreached else await cache._drive(job.carried(cache))
         started = perf_counter()
         try:
-            made = job.factory()
-            if not hasattr(made, "__await__"):
-                raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
-            value = await made
+            with Computing(cache, job):
+                made = job.factory()
+                if not hasattr(made, "__await__"):
+                    raise TypeError(
+                        "factory must be awaitable; anyseal.sync.Cache takes a plain one"
+                    )
+                value = await made
         except job.exceptions as exc:
             kept = job.frozen(cache, exc)
             if kept is not None:
@@ -192,3 +198,11 @@ class Herd:
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
+
+
+async def made(job: Job) -> Any:
+    """What the job's factory returns. Raises TypeError if it cannot be awaited."""
+    awaitable = job.factory()
+    if not hasattr(awaitable, "__await__"):
+        raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
+    return await awaitable

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "LeaseBase", "Leases", "Renewals"]
 
+JUST_NOW = 1.0
+"""Seconds since the look for a value that was not answered."""
+
 
 class Renewals:
     """Renews the leases of one event loop, in one task for all."""
@@ -161,7 +164,7 @@ class LeaseBase:
     """The right to compute one key's value and to store it, unless it is revoked meanwhile."""
 
     __slots__ = ("_cache", "found", "held", "lock", "owner", "revoked", "seconds", "stored",
-                 "subject", "tags")  # fmt: skip
+                 "subject", "tags", "unreached")  # fmt: skip
 
     def __init__(self, cache: Any, job: Job) -> None:
         self._cache = cache
@@ -177,9 +180,18 @@ class LeaseBase:
         """What stood under the entry's name when the lease was taken, if that was asked."""
         self.revoked = False
         """Whether the entry was deleted or replaced meanwhile, as far as is known."""
+        self.unreached = False
+        """Whether the backend could not be asked: then nothing will be stored, either. Who computes
+        waits once for a backend that hangs, not at each step."""
         self.stored: tuple[str, bytes, bool] | None = None
         """The name and the bytes of the entry that may have to be taken back, and whether it has
         an object."""
+
+    def asks(self, job: Job) -> bool:
+        """Whether to ask the backend for it at all."""
+        if not job.force and self._cache._breaker.just_failed(JUST_NOW):
+            self.unreached = True  # by the look for the value
+        return bool(self.seconds) and not self.unreached
 
     @property
     def ttl_ms(self) -> int:

@@ -11,6 +11,7 @@ import weakref
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from anyseal.cache.computing import Computing, computes_itself
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
 from anyseal.cache.leases import Leases
@@ -75,6 +76,8 @@ class Herd:
                         job.count(cache, "local_hits" if local else "hits")
                     return value
             job.count(cache, "misses")
+        if computes_itself(cache, job):
+            return job.factory()
         led = False
 
         def lead() -> Computed:
@@ -138,7 +141,7 @@ class Herd:
     def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
         lease = Lease(cache, job)
-        if not lease.seconds:
+        if not lease.asks(job):
             return lease
         try:
             names = cache._drive(cache._keys.names(job.partition))
@@ -185,10 +188,11 @@ class Herd:
 
     def _run(self, cache: Cache, job: Job, lease: Lease) -> Computed:
         """Call the factory and store what it returns."""
-        tags = cache._drive(job.carried(cache))
+        tags = None if lease.unreached else cache._drive(job.carried(cache))
         started = perf_counter()
         try:
-            value = job.factory()
+            with Computing(cache, job):
+                value = job.factory()
         except job.exceptions as exc:
             kept = job.frozen(cache, exc)
             if kept is not None:
