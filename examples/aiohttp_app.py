@@ -50,7 +50,7 @@ async def get_note(request: web.Request) -> web.Response:
 @routes.post("/files")
 async def post_file(request: web.Request) -> web.Response:
     name, keys, tenant = uuid4(), request.app[SESSIONS].hierarchy, tenant_of(request)
-    sink = anyseal.FileSink(FILES / name.hex)
+    sink = await anyseal.FileSink.aopen(FILES / name.hex)
     async with anyseal.ObjectWriter(sink, keys, partition=tenant, context=name.bytes) as writer:
         async for piece in request.content.iter_any():  # never the whole file in memory
             await writer.write(piece)
@@ -60,7 +60,7 @@ async def post_file(request: web.Request) -> web.Response:
 @routes.get("/files/{name:[0-9a-f-]{36}}")
 async def get_file(request: web.Request) -> web.StreamResponse:
     name, keys = UUID(request.match_info["name"]), request.app[SESSIONS].hierarchy
-    source, tenant = anyseal.FileSource(FILES / name.hex), tenant_of(request)
+    source, tenant = await anyseal.FileSource.aopen(FILES / name.hex), tenant_of(request)
     reader = await anyseal.ObjectReader.open(source, keys, partition=tenant, context=name.bytes)
     async with reader:
         query, response = request.query, web.StreamResponse()

@@ -56,7 +56,7 @@ async def get_note(name: str, session: Session) -> str:
 @app.post("/files", status_code=201)
 async def post_file(request: Request, tenant: Tenant) -> UUID:
     name, keys = uuid4(), request.app.state.sessions.hierarchy
-    sink = anyseal.FileSink(FILES / name.hex)
+    sink = await anyseal.FileSink.aopen(FILES / name.hex)
     async with anyseal.ObjectWriter(sink, keys, partition=tenant, context=name.bytes) as writer:
         async for piece in request.stream():  # never the whole file in memory
             await writer.write(piece)
@@ -67,7 +67,8 @@ async def post_file(request: Request, tenant: Tenant) -> UUID:
 async def get_file(
     name: UUID, request: Request, tenant: Tenant, start: int = 0, stop: int | None = None
 ) -> StreamingResponse:
-    source, keys = anyseal.FileSource(FILES / name.hex), request.app.state.sessions.hierarchy
+    source = await anyseal.FileSource.aopen(FILES / name.hex)
+    keys = request.app.state.sessions.hierarchy
     reader = await anyseal.ObjectReader.open(source, keys, partition=tenant, context=name.bytes)
 
     async def pieces() -> AsyncIterator[bytes]:

@@ -16,6 +16,8 @@ import anyio.to_thread
 import pytest
 
 CACHE_TOKEN = "test-token"
+PATIENT = 60.0
+"""Seconds that a call may take: on a busy machine more than a service would wait."""
 ALL_LOOPS = ("asyncio", "uvloop", "trio")
 ASYNCIO_ONLY = ("asyncio", "uvloop")
 TWO_LOOPS = ("uvloop", "trio")
@@ -91,13 +93,13 @@ def _blocking_memory(request: pytest.FixtureRequest) -> Any:
 def _sqlite(request: pytest.FixtureRequest) -> Any:
     from anyseal.cache.backends.sqlite import SQLiteBackend
 
-    return SQLiteBackend(request.getfixturevalue("tmp_path") / "cache.db")
+    return SQLiteBackend(request.getfixturevalue("tmp_path") / "cache.db", timeout=PATIENT)
 
 
 def _blocking_sqlite(request: pytest.FixtureRequest) -> Any:
     from anyseal.cache.backends.sqlite import BlockingSQLiteBackend
 
-    return BlockingSQLiteBackend(request.getfixturevalue("tmp_path") / "cache.db")
+    return BlockingSQLiteBackend(request.getfixturevalue("tmp_path") / "cache.db", timeout=PATIENT)
 
 
 def _memcached(request: pytest.FixtureRequest) -> Any:
@@ -105,7 +107,7 @@ def _memcached(request: pytest.FixtureRequest) -> Any:
 
     server = request.getfixturevalue("memcached_server")
     server.empty()
-    return MemcachedBackend(port=server.port)
+    return MemcachedBackend(port=server.port, timeout=PATIENT)
 
 
 def _blocking_memcached(request: pytest.FixtureRequest) -> Any:
@@ -168,13 +170,13 @@ def _emptied(request: pytest.FixtureRequest, kind: str) -> str:
 def _redis(request: pytest.FixtureRequest, kind: str = "server") -> Any:
     from anyseal.cache.backends.redis import RedisBackend
 
-    return RedisBackend.from_url(_emptied(request, kind))
+    return RedisBackend.from_url(_emptied(request, kind), timeout=PATIENT)
 
 
 def _blocking_redis(request: pytest.FixtureRequest, kind: str = "server") -> Any:
     from anyseal.cache.backends.redis_blocking import BlockingRedisBackend
 
-    return BlockingRedisBackend.from_url(_emptied(request, kind))
+    return BlockingRedisBackend.from_url(_emptied(request, kind), timeout=PATIENT)
 
 
 _cluster = partial(_redis, kind="cluster")
@@ -192,13 +194,15 @@ _MEMCACHED: dict[str, Any] = {
 def _http(request: pytest.FixtureRequest) -> Any:
     from anyseal.cache.backends.http import HttpBackend
 
-    return HttpBackend(request.getfixturevalue("cache_api"), token=CACHE_TOKEN)
+    return HttpBackend(request.getfixturevalue("cache_api"), token=CACHE_TOKEN, timeout=PATIENT)
 
 
 def _blocking_http(request: pytest.FixtureRequest) -> Any:
     from anyseal.cache.backends.http import BlockingHttpBackend
 
-    return BlockingHttpBackend(request.getfixturevalue("cache_api"), token=CACHE_TOKEN)
+    return BlockingHttpBackend(
+        request.getfixturevalue("cache_api"), token=CACHE_TOKEN, timeout=PATIENT
+    )
 
 
 CASES: list[Case] = [

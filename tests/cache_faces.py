@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -13,11 +15,11 @@ import pytest
 
 from anyseal import StaticKeyring, sync
 from anyseal.cache import Cache, CachePolicy
-from cache_backends import CASES, LOOPS
+from cache_backends import CASES, LOOPS, PATIENT
 from support import pattern
 
 MASTER, OLD_MASTER = pattern(32, "cache master"), pattern(32, "old cache master")
-LAX = CachePolicy(breaker_failures=0)
+LAX = CachePolicy(timeout=PATIENT, breaker_failures=0)
 _BY_NAME = {case.name: case for case in CASES}
 
 
@@ -54,10 +56,42 @@ class Face:
 
         return awaited
 
+    def held(self, function: Callable[[], Any]) -> Held:
+        """The same, but it waits until it is let go."""
+        return Held(function, self.is_async)
+
     @property
     def raw(self) -> Any:
         """The blocking or async backend below, awaitable."""
         return Raw(self.cache._backend, self.is_async)
+
+
+class Held:
+    """A factory that tells when it is called, and waits until it is let go."""
+
+    def __init__(self, function: Callable[[], Any], is_async: bool) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self._function, self._is_async = function, is_async
+
+    def __call__(self) -> Any:
+        return self._awaited() if self._is_async else self._plain()
+
+    def _plain(self) -> Any:
+        self.begun.set()
+        assert self.go.wait(60)
+        return self._function()
+
+    async def _awaited(self) -> Any:
+        self.begun.set()
+        await until(self.go.is_set)
+        return self._function()
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Wait until *true* says so, however slow the machine."""
+    with anyio.fail_after(60):
+        while not true():
+            await anyio.sleep(0.005)
 
 
 class Raw:
@@ -83,6 +117,47 @@ class Raw:
         return await anyio.to_thread.run_sync(
             lambda: [name for names in self._backend.scan(prefix) for name in names]
         )
+
+
+class Clock:
+    """The time that a cache, its values and the backends in this process see. It goes on by
+    itself, and a test may put it forward instead of sleeping."""
+
+    MODULES = ("cache.backends.memory", "cache.backends.sqlite", "cache.breaker", "cache.local",
+               "cache.policy", "value")  # fmt: skip
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0
+        """Seconds."""
+        self.really = False
+        """Whether others tell the time, too: a server."""
+        for module in self.MODULES:
+            monkeypatch.setattr(f"anyseal.{module}.time", self)
+
+    def time(self) -> float:
+        return time.time() + self.ahead
+
+    def time_ns(self) -> int:
+        return time.time_ns() + self.ahead * 1_000_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+    async def turn(self, seconds: int) -> None:
+        """Let *seconds* pass."""
+        if self.really:
+            await anyio.sleep(seconds)
+        else:
+            self.ahead += seconds
+
+
+@pytest.fixture
+def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that may be put forward."""
+    found = Clock(monkeypatch)
+    if "case" in request.fixturenames:
+        found.really = request.getfixturevalue("case").name.startswith("redis")
+    return found
 
 
 def faces(*wanted: tuple[str, str]) -> Any:
@@ -127,6 +202,8 @@ async def make(anyio_backend: Any, backend_of: Any, case: Any) -> AsyncIterator[
         found = StaticKeyring(master, previous) if keyring is None else keyring
         kind = sync.Cache if case.blocking else Cache
         settings = {"policy": LAX, **settings}
+        if settings["policy"].timeout == CachePolicy().timeout:  # none of these tests is about it
+            settings["policy"] = dataclasses.replace(settings["policy"], timeout=PATIENT)
         made.append(Face(kind(backend_of if backend is None else backend, found, **settings)))
         return made[-1]
 

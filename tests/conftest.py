@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import stamina
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 import anyseal.value
 from anyseal import Key, StaticKeyring, Suite, sync
@@ -17,6 +18,13 @@ from shell import forks, shell
 from support import SUITES, a_key, pattern
 
 __all__ = ["forks", "shell"]
+
+# The same examples in every run, and no limit to their time: whether a test fails must depend on
+# the code alone. `--hypothesis-profile=default` looks for new ones, and so does `make fuzz`.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(

@@ -10,6 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+class QuietHttpServer(ThreadingHTTPServer):
+    """Ends with its process, and does not print that a client went."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 class Store:
     """One object behind a URL, what was asked for it, and how the server behaves."""
 

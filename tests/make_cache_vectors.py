@@ -85,6 +85,13 @@ def vectors() -> Iterator[Entry]:
     draft = tagged("C-tags-ended", "the second tag was deleted since", ended)
     yield draft.vector(None, b"")
 
+    ends = base.NOW + 86_400_000, base.NOW + 1
+    draft = tagged("C-tags-living", "records that have not ended", GENERATIONS, ends)
+    yield draft.vector(cache.VALUE, b"\x07")
+    ends = base.NOW + 86_400_000, base.NOW
+    draft = tagged("C-tags-expired", "the second record has ended", GENERATIONS, ends)
+    yield draft.vector(None, b"")
+
     draft = Draft("C-plain", "plain_keys: the key is shown", PLAIN, cache.key_of_text("a b/ü"))
     draft.entry(cache.Entry(cache.VALUE, b"plain"))
     yield draft.vector(cache.VALUE, b"plain")
@@ -99,16 +106,18 @@ def vectors() -> Iterator[Entry]:
     yield large()
 
 
-def tagged(name: str, comment: str, recorded: tuple[bytes, bytes]) -> Draft:
-    """An entry with two tags, whose records have these generations now."""
+def tagged(
+    name: str, comment: str, recorded: tuple[bytes, bytes], ends: tuple[int, int] = (0, 0)
+) -> Draft:
+    """An entry with two tags, whose records have these generations now, and end then."""
     draft = Draft(name, comment, PLACE, cache.key_of_text("cart"))
     key = ref.partition_key(MASTER, PLACE.partition)
     tags = [PLACE.tag(key, text) for text in ("user:7", "carts")]
     carried = tuple(zip(tags, GENERATIONS, strict=True))
     draft.entry(cache.Entry(cache.VALUE, b"\x07", tags=carried))
-    for tag, generation in zip(tags, recorded, strict=True):
+    for tag, generation, end in zip(tags, recorded, ends, strict=True):
         context = PLACE.context(tag.encode("ascii"), b"tag")
-        draft.put(PLACE.record(tag), generation, context)
+        draft.put(PLACE.record(tag), generation, context, expires_at=end)
     return draft
 
 

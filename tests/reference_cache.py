@@ -180,4 +180,7 @@ def tag_holds(
         return False
     key = partition_key_of(sealed, masters, place.partition)
     context = place.context(name.encode("ascii"), b"tag")
-    return ref.open_value(sealed, key, now_ms=now_ms, context=context) == generation
+    try:
+        return ref.open_value(sealed, key, now_ms=now_ms, context=context) == generation
+    except ref.ExpiredError:
+        return False

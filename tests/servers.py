@@ -11,13 +11,14 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,28 @@ class ServerUnavailableError(Exception):
     """The server is not installed."""
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _ports() -> Iterator[int]:
+    """Ports for servers: none twice, none that another worker of this run gets, and none that the
+    system gives to outgoing connections, which would take it while its server starts."""
+    first, workers, each = 12_000, 20, 500
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
+    begin = random.randrange(each)  # a run beside this one begins elsewhere
+    for number in range(each):
+        yield first + each * worker + (begin + number) % each
+
+
+_unused = _ports()
+
+
+def free_port(*, pair: bool = False) -> int:
+    """A port that nobody uses; *pair*: so is the one whose number is greater by 10000."""
+    for port in _unused:
+        with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as above:
+            probe.bind(("127.0.0.1", port))
+            if pair:
+                above.bind(("127.0.0.1", port + 10_000))
+            return port
+    raise RuntimeError("this process has used all its ports")
 
 
 def _unprivileged() -> dict[str, Any]:

@@ -29,7 +29,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("ANYSEAL_
     "COLUMNS": "80",
     "TERM": "xterm",
 }
-TIMEOUT = 30
+TIMEOUT = 120
 
 ON_TERMINAL = """
 import fcntl, os, sys, termios

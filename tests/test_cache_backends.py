@@ -8,9 +8,18 @@ from typing import Any
 import anyio
 import pytest
 
-from anyseal.ports import Backend, BlockingBackend, BlockingRangedBackend, RangedBackend
+from anyseal.cache import MemoryBackend
+from anyseal.ports import (
+    Backend,
+    BackendTraits,
+    BlockingBackend,
+    BlockingLeasingBackend,
+    BlockingRangedBackend,
+    LeasingBackend,
+    RangedBackend,
+)
 from cache_backends import CASES, Awaited, Case, on_every_loop
-from support import pattern
+from support import in_time, pattern
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -70,7 +79,9 @@ async def test_backend_follows_its_protocol(backend: Any, made: Any, case: Case)
     with_ranges = BlockingRangedBackend if case.blocking else RangedBackend
     assert isinstance(made, protocol)
     assert case.ranged == isinstance(made, with_ranges)
-    assert case.scans == getattr(made, "can_scan", True)
+    with_leases = BlockingLeasingBackend if case.blocking else LeasingBackend
+    assert case.ranged == isinstance(made, with_leases)
+    assert case.scans == BackendTraits.of(made).can_scan
 
 
 @every
@@ -143,10 +154,14 @@ async def test_backend_forgets_after_the_time_to_live(backend: Any, case: Case) 
 @every
 async def test_backend_set_replaces_the_time_to_live(backend: Any, case: Case) -> None:
     """The time to live belongs to the value that was stored last, also if that has none."""
-    for name in ("ns:a", "ns:b"):
-        await backend.set(name, b"old", ttl_ms=case.ttl_ms)
+    await backend.set("ns:a", b"old", ttl_ms=case.ttl_ms)
     await backend.set("ns:a", b"new")
-    assert await backend.compare_and_set("ns:b", b"old", b"new", ttl_ms=60_000)
+
+    async def replace() -> None:
+        await backend.set("ns:b", b"old", ttl_ms=case.ttl_ms)
+        assert await backend.compare_and_set("ns:b", b"old", b"new", ttl_ms=60_000)
+
+    await in_time(case.ttl_ms / 1000, replace)
     await anyio.sleep(case.gone_ms / 1000)
     assert [b"new", b"new"] == await backend.get_many(["ns:a", "ns:b"])
 
@@ -295,8 +310,12 @@ async def test_backend_publish_sets_the_time_to_live(backend: Any, case: Case) -
     assert await backend.publish("ns:{x}:t", *names, b"head", ttl_ms=case.ttl_ms)
     await anyio.sleep(case.gone_ms / 1000)
     assert [None, None] == await backend.get_many(names)
-    await backend.put_range("ns:{x}:t", 0, b"abc", ttl_ms=case.ttl_ms)
-    assert await backend.publish("ns:{x}:t", *names, b"head", ttl_ms=None)
+
+    async def publish() -> None:
+        await backend.put_range("ns:{x}:t", 0, b"abc", ttl_ms=case.ttl_ms)
+        assert await backend.publish("ns:{x}:t", *names, b"head", ttl_ms=None)
+
+    await in_time(case.ttl_ms / 1000, publish)
     await anyio.sleep(case.gone_ms / 1000)
     assert [b"abc", b"head"] == await backend.get_many(names)
 
@@ -332,3 +351,56 @@ async def test_backend_readers_see_the_old_or_the_new(backend: Any) -> None:
         for _ in range(3):
             group.start_soon(read)
     assert seen
+
+
+@ranged
+async def test_backend_settles_a_lease_that_holds(backend: Any, case: Case) -> None:
+    """One step: who lost the lease, however late, stores nothing."""
+    name, lock, beside = "a:{k}", "a:{k}l", "a:{k}o"
+    assert (True, None) == await backend.take_lease(lock, b"one", name, ttl_ms=60_000)
+    assert (False, None) == await backend.take_lease(lock, b"two", name, ttl_ms=60_000)
+    assert not await backend.settle(name, b"2", lock, b"two", others=[beside], ttl_ms=60_000)
+    assert [None, b"one"] == await backend.get_many([name, lock])
+    await backend.set(beside, b"object")
+    assert await backend.settle(name, b"1", lock, b"one", others=[beside], ttl_ms=60_000)
+    assert [b"1", None, None] == await backend.get_many([name, lock, beside])
+    assert not await backend.settle(name, b"again", lock, b"one")
+    assert (True, b"1") == await backend.take_lease(lock, b"three", name, ttl_ms=case.ttl_ms)
+    await anyio.sleep(case.gone_ms / 1000)
+    assert not await backend.settle(name, b"too late", lock, b"three"), "it ended"
+    assert [b"1"] == await backend.get_many([name])
+    assert (True, b"1") == await backend.take_lease(lock, b"four", name, ttl_ms=60_000)
+    assert await backend.settle(name, b"4", lock, b"four", ttl_ms=case.ttl_ms)
+    await anyio.sleep(case.gone_ms / 1000)
+    assert [None] == await backend.get_many([name])
+
+
+@ranged
+async def test_backend_sets_and_deletes_what_is_beside(backend: Any, case: Case) -> None:
+    """What belongs to an entry goes with it, and is not counted."""
+    names = ["a:{k}", "a:{n}"]
+    others = [name + suffix for suffix in "lo" for name in names]
+    for name in (*names, *others):
+        await backend.set(name, b"x")
+    assert await backend.set_and_delete(names[0], b"y", [names[0] + "l"])
+    assert [b"y", None, b"x"] == await backend.get_many([names[0], names[0] + "l", names[0] + "o"])
+    assert 2 == await backend.delete_beside([*names, "a:{none}"], others)
+    assert [None] * 6 == await backend.get_many([*names, *others])
+    assert 0 == await backend.delete_beside(names, [])
+    assert await backend.set_and_delete(names[0], b"y", [], ttl_ms=case.ttl_ms)
+    await anyio.sleep(case.gone_ms / 1000)
+    assert [None] == await backend.get_many(names[:1])
+
+
+async def test_backend_traits_are_what_a_backend_says() -> None:
+    """Who writes a backend says only what is not usual, in plain attributes."""
+
+    class Silent:
+        pass
+
+    class Lists:
+        can_scan = False
+
+    assert BackendTraits(can_scan=True, enforces_timeout=False) == BackendTraits.of(Silent())
+    assert BackendTraits(can_scan=False) == BackendTraits.of(Lists())
+    assert BackendTraits(enforces_timeout=True) == BackendTraits.of(MemoryBackend())

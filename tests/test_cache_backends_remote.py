@@ -23,7 +23,7 @@ from asgi_server import CacheApi
 from cache_backends import CACHE_TOKEN, Awaited
 from servers import free_port
 from storage_servers import Memcached
-from support import pattern
+from support import in_turn, pattern
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -33,10 +33,10 @@ def far(port: int) -> list[Any]:
     """Each backend that is elsewhere, at *port*, awaitable."""
     url = f"http://127.0.0.1:{port}/api"
     return [
-        HttpBackend(url, token=CACHE_TOKEN, timeout=2),
-        Awaited(BlockingHttpBackend(url, token=CACHE_TOKEN, timeout=2)),
-        MemcachedBackend(port=port, timeout=2),
-        Awaited(BlockingMemcachedBackend(port=port, timeout=2)),
+        HttpBackend(url, token=CACHE_TOKEN, timeout=20),
+        Awaited(BlockingHttpBackend(url, token=CACHE_TOKEN, timeout=20)),
+        MemcachedBackend(port=port, timeout=4),
+        Awaited(BlockingMemcachedBackend(port=port, timeout=4)),
     ]
 
 
@@ -51,7 +51,7 @@ async def every_call_fails(backend: Any, *, retryable: bool = True) -> None:
         backend.delete_many(["a"]),
         *([anext(backend.scan("a"))] if scans else []),
     ]
-    for call in calls:
+    for call in in_turn(*calls):
         with pytest.raises(BackendError) as caught:
             await call
         assert retryable == caught.value.retryable
@@ -312,7 +312,7 @@ async def test_server_closes_its_backend_at_the_end() -> None:
 
 async def test_http_gets_many_large_values_in_several_answers() -> None:
     """No answer is larger than both sides have agreed to hold."""
-    backend = through(CacheServer(MemoryBackend()))
+    backend = through(CacheServer(MemoryBackend()), timeout=60)
     values = [pattern(9 << 20, str(number)) for number in range(5)]
     for number, value in enumerate(values):
         await backend.set(f"n{number}", value)
@@ -354,7 +354,7 @@ def answering(status: int = 200, content: bytes = b"", **headers: str) -> Any:
 async def test_http_backend_trusts_no_answer(content: bytes) -> None:
     """Whatever the server says, there is a value as it was sent, or an error."""
     for backend in answering(content=content):
-        for call in (
+        for call in in_turn(
             backend.get_many(["a"]),
             backend.set("a", b"x"),
             backend.compare_and_set("a", b"x", None),

@@ -7,7 +7,7 @@ import enum
 import inspect
 import math
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,25 @@ from zoneinfo import ZoneInfo
 import anyio
 import pytest
 
-from anyseal import ConfigurationError, Key, StaticKeyring, sync
-from anyseal.cache import Cache, CachePolicy, MemoryBackend, cached, secure
+from anyseal import ConfigurationError, FormatError, Key, StaticKeyring, sync
+from anyseal.cache import (
+    Cache,
+    CachePolicy,
+    MemoryBackend,
+    MessagePackCodec,
+    cached,
+    secure,
+)
 from anyseal.cache.backends.memory import BlockingMemoryBackend
+from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.testing import Recorder
+from cache_faces import Clock, clock
 from support import KEY_HEX, pattern
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTheTypeChecker
+
+__all__ = ["clock"]
 
 pytestmark = pytest.mark.anyio
 KEYRING = StaticKeyring(pattern(32, "cache master"))
@@ -289,8 +300,8 @@ def test_cached_on_methods(twin: sync.Cache) -> None:
 
     with pytest.raises(ConfigurationError, match="of_self= is for methods"):
         cached(cache=twin, of_self=None)(lambda n: n)
-    with pytest.raises(TypeError, match="below @staticmethod and @classmethod"):
-        cached(cache=twin)(classmethod(lambda cls: 0))
+    with pytest.raises(TypeError, match="below @staticmethod"):
+        cached(cache=twin)(staticmethod(lambda: 0))
 
 
 def test_cached_refuses_what_it_cannot_decorate(cache: Cache, twin: sync.Cache) -> None:
@@ -325,7 +336,7 @@ def test_cached_refuses_what_it_cannot_decorate(cache: Cache, twin: sync.Cache) 
     assert 1 == cached(cache=lambda: twin)(plain)()
 
 
-async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
+async def test_cached_key_ttl_condition_tags(cache: Cache, clock: Clock) -> None:
     """What the decorator can be told about keys, lifetimes, and what is worth keeping."""
     calls: list[int] = []
 
@@ -333,7 +344,7 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
         cache=cache,
         key=lambda n, note: f"user:{n}",
         tags=lambda n, note: [f"tag{n}"],
-        ttl=lambda value: 0.1 if value < 0 else 60,
+        ttl=lambda value: 3000 if value < 0 else 9000,
         condition=lambda value: value != 0,
     )
     async def load(n: int, note: object) -> int:
@@ -344,7 +355,7 @@ async def test_cached_key_ttl_condition_tags(cache: Cache) -> None:
         assert n == await load(n, object())
     assert [5, -5, 0, 0] == calls
     assert 5 == await cache.get("user:5")
-    await anyio.sleep(0.2)
+    await clock.turn(3001)
     await load(-5, None)
     await cache.delete_tag("tag5")
     await load(5, None)
@@ -589,7 +600,7 @@ def test_secure_tells_at_decoration_time(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigurationError):
         secure(master_key=KEY_HEX, serializer="nonsense")(lambda: 0)
     with pytest.raises(TypeError):
-        secure(master_key=KEY_HEX, ttl=60)(classmethod(lambda cls: 0))
+        secure(master_key=KEY_HEX, ttl=60)(staticmethod(lambda: 0))
 
 
 @pytest.mark.parametrize(
@@ -864,3 +875,77 @@ def test_cached_tells_of_an_exception_that_cannot_be_kept(twin: sync.Cache, capl
     assert [1, 1] == calls
     assert 0 == twin.stats().sets
     assert "an exception cannot be kept: OddError" in caplog.text
+
+
+FAITHFUL = [
+    ("gone", 7, None, 1.5, b"x", True),
+    ([1, ["a"]], {"a": [1]}),
+    (("a", 6),),
+    ([("a", (1,))], {(1, 2): {3}}, frozenset({"x"}), ()),
+    (UUID(int=7), Decimal("1.50"), datetime(2026, 1, 2, tzinfo=UTC), date(2026, 1, 2)),
+    (["tuple", 1], ["nonsense"], {1: 2}, {}),
+]
+UNFAITHFUL = [
+    (Point(1),),
+    ((Color.RED,),),
+    (object(),),
+    (bytearray(b"x"),),
+    (1 << 70,),
+    (datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Amsterdam")),),
+    ("x" * 5000,),
+]
+
+
+@pytest.mark.parametrize("args", FAITHFUL)
+def test_cached_exceptions_come_back_as_they_were(twin: sync.Cache, args: Any) -> None:
+    """Code that looks into ``args`` must not find a list where there was a tuple."""
+
+    calls: list[int] = []
+
+    @cached(cache=twin, exceptions=[LookupError])
+    def load() -> None:
+        calls.append(1)
+        raise KeyError(*args)
+
+    for _ in range(2):
+        with pytest.raises(KeyError) as caught:
+            load()
+        assert repr(args) == repr(caught.value.args)
+    assert ([1], 1) == (calls, twin.stats().sets)
+
+
+@pytest.mark.parametrize("args", UNFAITHFUL)
+def test_cached_exceptions_that_would_be_others_are_not_kept(args: Any, caplog: Any) -> None:
+    """Nor those that hold themselves, or too much; the log says so."""
+    twin = sync.Cache(BlockingMemoryBackend(), KEYRING, policy=CachePolicy(max_bytes=4096))
+    loop: list[Any] = []
+    loop.append(loop)
+
+    @cached(cache=twin, exceptions=[LookupError])
+    def load(given: int) -> None:
+        raise KeyError(*(args if given else loop))
+
+    for given in (1, 0):
+        with pytest.raises(KeyError):
+            load(given)
+    assert 0 == twin.stats().sets
+    assert 2 == caplog.text.count("an exception cannot be kept: KeyError")
+
+
+def test_cached_exceptions_forms() -> None:
+    """Entries of before are read; a reader of before refuses the form with types as it refuses
+    any other; what is neither is no exception."""
+    codec = MessagePackCodec()
+    assert ("m.E", [[1]]) == unpack_exception(codec.encode(["m.E", [[1]]]))
+    assert codec.encode(["builtins.KeyError", [1]]) == pack_exception(KeyError(1))
+    tagged = pack_exception(KeyError((1,)))
+    assert ["builtins.KeyError", [["tuple", 1]], 1] == codec.decode(tagged)
+    with pytest.raises(FormatError):
+        codec.decode(tagged, tuple[str, list[Any]])  # how it was read before
+    for wrong in (
+        [], ["a"], [1, []], ["a", 1], ["a", [], 2], ["a", [["os.system", "x"]], 1],
+        ["a", [[]], 1], ["a", [["dict", 1]], 1], ["a", [["uuid", 5]], 1], ["a", [[["tuple"]]], 1],
+        ["a", [["set", ["list"]]], 1], ["a", [["tuple"]], 1, 1], {"a": 1}, 7,
+    ):  # fmt: skip
+        with pytest.raises(FormatError):
+            unpack_exception(codec.encode(wrong))

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 import pytest_asyncio
+import redis
 
 from anyseal import BackendError, StaticKeyring, sync
 from anyseal.cache import Cache, CachePolicy, MemoryBackend, cached, secure
@@ -20,12 +21,12 @@ from anyseal.cache.backends.redis_blocking import BlockingRedisBackend
 from anyseal.cache.backends.sqlite import BlockingSQLiteBackend
 from anyseal.cache.breaker import Breaker
 from anyseal.testing import Recorder
-from cache_faces import MASTER
+from cache_faces import MASTER, Clock
 from storage_servers import RedisCluster, RedisServer
 
 pytest_plugins = ["server_fixtures"]
 KEYRING = StaticKeyring(MASTER)
-QUICK = CachePolicy(timeout=0.3, breaker_failures=3, breaker_reset=0.3, lease=1.0)
+QUICK = CachePolicy(timeout=20, breaker_failures=3, breaker_reset=0.3, lease=1.0)
 run = anyio.to_thread.run_sync
 
 
@@ -39,13 +40,13 @@ def server() -> Iterator[RedisServer]:
 
 @pytest_asyncio.fixture
 async def cache(server: RedisServer) -> AsyncIterator[Cache]:
-    """A cache over it."""
-    backend = RedisBackend.from_url(server.url, timeout=0.3)
+    """A cache over it. A dead server refuses connections: nothing waits for the timeout."""
+    backend = RedisBackend.from_url(server.url, timeout=20)
     async with Cache(backend, KEYRING, policy=QUICK) as found:
         yield found
 
 
-async def until(true: Callable[[], Any], seconds: float = 8.0) -> None:
+async def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until *true* says so."""
     end = time.monotonic() + seconds
     while True:
@@ -96,18 +97,20 @@ async def test_failure_redis_killed_and_restarted_under_load(
     await until(lambda: cache.stats().hits > hits + 100)
     over = True
     await asyncio.gather(*users)
-    assert slowest < 3
+    assert slowest < 15
 
 
 @pytest.mark.asyncio
-async def test_failure_redis_frozen_is_bounded(cache: Cache, server: RedisServer) -> None:
+async def test_failure_redis_frozen_is_bounded(server: RedisServer) -> None:
     """A Redis that hangs costs its timeout, then nothing until it is asked again; closed raises."""
-    await cache.set("k", 1)
+    policy = CachePolicy(breaker_failures=3, breaker_reset=3)
+    cache = Cache(RedisBackend.from_url(server.url, timeout=1), KEYRING, policy=policy)
+    await until(lambda: cache.set("k", 1))
     server.freeze()
     try:
         started = time.monotonic()
         assert await cache.get("k") is None
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 10
         for _ in range(3):
             await cache.get("k")
         assert "open" == cache._breaker.state
@@ -115,7 +118,7 @@ async def test_failure_redis_frozen_is_bounded(cache: Cache, server: RedisServer
         for _ in range(100):
             assert await cache.get("k") is None
         assert 7 == await cache.get_or_set("k", lambda: asyncio.sleep(0, 7))
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 20, "not 101 times the timeout"
         closed = Cache(
             RedisBackend.from_url(server.url, timeout=0.3), KEYRING,
             policy=CachePolicy(on_backend_error="closed"),
@@ -129,6 +132,7 @@ async def test_failure_redis_frozen_is_bounded(cache: Cache, server: RedisServer
     await until(lambda: cache.get("k"))
     assert "closed" == cache._breaker.state
     assert cache.stats().backend_errors >= 3
+    await cache.aclose()
 
 
 def test_failure_redis_frozen_is_bounded_on_the_sync_side(server: RedisServer) -> None:
@@ -148,7 +152,7 @@ def test_failure_redis_frozen_is_bounded_on_the_sync_side(server: RedisServer) -
 
 def test_failure_redis_of_the_sync_side(server: RedisServer) -> None:
     """The same without await: killed, then back."""
-    backend = BlockingRedisBackend.from_url(server.url, timeout=0.3)
+    backend = BlockingRedisBackend.from_url(server.url, timeout=20)
     cache = sync.Cache(backend, KEYRING, policy=QUICK)
 
     @cached(cache=cache)
@@ -160,12 +164,12 @@ def test_failure_redis_of_the_sync_side(server: RedisServer) -> None:
     started = time.monotonic()
     for _ in range(50):
         assert 1 == load(1)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
     assert "open" == cache._breaker.state
     with pytest.raises(BackendError):
         load.invalidate(1)
     server.start()
-    end = time.monotonic() + 8
+    end = time.monotonic() + 60
     while cache._breaker.state != "closed":
         load(1)
         time.sleep(0.02)
@@ -199,8 +203,8 @@ async def test_failure_slow_backend_without_timeout_of_its_own() -> None:
     backend = Slow()
     policy = CachePolicy(timeout=0.1, breaker_failures=0)
     cache = Cache(backend, KEYRING, policy=policy)
-    assert await cache.set("large", bytes(2 << 20))
-    async with asyncio.timeout(2):
+    assert await Cache(backend, KEYRING).set("large", bytes(2 << 20))
+    async with asyncio.timeout(30):
         assert await cache.get("large") is None
         with pytest.raises(BackendError):
             await cache.pop("large")
@@ -216,7 +220,7 @@ async def test_failure_cluster_node_lost() -> None:
     try:
         url = cluster.url.replace("redis", "redis+cluster")
         policy = CachePolicy(breaker_failures=0, lease=0.5)
-        async with Cache(RedisBackend.from_url(url, timeout=0.5), KEYRING, policy=policy) as cache:
+        async with Cache(RedisBackend.from_url(url, timeout=2), KEYRING, policy=policy) as cache:
             keys = [f"k{n}" for n in range(24)]
             assert 24 == await cache.set_many(dict.fromkeys(keys, 1))
             await run(cluster.nodes[2].crash)
@@ -263,12 +267,18 @@ async def test_failure_local_layer_of_a_function_hears_of_others(server: RedisSe
     one = secure(backend=RedisBackend.from_url(server.url), **options)(load)
     two = secure(backend=RedisBackend.from_url(server.url), **options)(load)
     await one(1)
-    await asyncio.sleep(0.2)
+    with redis.Redis(port=server.port) as client:
+        await until(lambda: client.info("clients")["tracking_clients"] > 0)
+    held = one.cached.cache.stats
     for expected in (2, 3):
-        await one(1)
-        await one(1)
+
+        async def kept() -> bool:
+            return await one(1) == 1 and held().local_entries > 0
+
+        await until(kept)  # when it begins to listen it drops what it holds
+        assert 1 == await one(1)
         assert await two.invalidate(1)
-        await asyncio.sleep(0.1)
+        await until(lambda: held().local_entries == 0)
         assert 1 == await one(1)
         assert expected == len(calls)
     for function in (one, two):
@@ -279,7 +289,7 @@ async def test_failure_local_layer_of_a_function_hears_of_others(server: RedisSe
 async def test_failure_local_layer_is_dropped_with_its_news(server: RedisServer) -> None:
     """While nobody tells of changes nothing old may be served for long after the news return."""
     policy = CachePolicy(local_bytes=1 << 20, local_ttl=60, breaker_reset=0.2)
-    backend = RedisBackend.from_url(server.url, timeout=0.3)
+    backend = RedisBackend.from_url(server.url, timeout=20)
     async with Cache(backend, KEYRING, policy=policy) as cache:
         await asyncio.sleep(0.1)
         await cache.set("k", "v")
@@ -297,7 +307,7 @@ async def test_failure_local_layer_is_dropped_with_its_news(server: RedisServer)
 
 def test_failure_several_event_loops(server: RedisServer) -> None:
     """One cache object in several event loops, one after another and at once."""
-    cache = Cache(RedisBackend.from_url(server.url), KEYRING)
+    cache = Cache(RedisBackend.from_url(server.url, timeout=60), KEYRING)
     failed: list[BaseException] = []
 
     async def main(me: int) -> None:
@@ -315,7 +325,7 @@ def test_failure_several_event_loops(server: RedisServer) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     asyncio.run(main(9))
     assert [] == failed
 
@@ -323,7 +333,7 @@ def test_failure_several_event_loops(server: RedisServer) -> None:
 def test_failure_threads_and_processes_share_a_file(tmp_path: Any) -> None:
     """50 threads on SQLite: nothing is lost, mixed up or stuck."""
     cache = sync.Cache(
-        BlockingSQLiteBackend(tmp_path / "cache.db", timeout=20), KEYRING,
+        BlockingSQLiteBackend(tmp_path / "cache.db", timeout=60), KEYRING,
         policy=CachePolicy(local_bytes=1 << 18),
     )  # fmt: skip
     failed: list[BaseException] = []
@@ -343,7 +353,7 @@ def test_failure_threads_and_processes_share_a_file(tmp_path: Any) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert [] == failed
     cache.close()
 
@@ -351,16 +361,17 @@ def test_failure_threads_and_processes_share_a_file(tmp_path: Any) -> None:
 # ---- the breaker alone
 
 
-def test_breaker_lets_one_probe_through() -> None:
+def test_breaker_lets_one_probe_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the time is up one call is let through; the others are not, until it went well."""
-    breaker = Breaker(2, 0.05, "b")
+    clock = Clock(monkeypatch)
+    breaker = Breaker(2, 3000, "b")
     error = BackendError("down")
     for _ in range(2):
         assert not breaker.enter()
         breaker.failed(error)
     with pytest.raises(BackendError, match="circuit is open"):
         breaker.enter()
-    time.sleep(0.06)
+    clock.ahead += 3001
     assert breaker.enter()
     with pytest.raises(BackendError, match="circuit is open"):
         breaker.enter()
@@ -370,7 +381,7 @@ def test_breaker_lets_one_probe_through() -> None:
     assert "open" == breaker.state
     with pytest.raises(BackendError):
         breaker.enter()
-    time.sleep(0.06)
+    clock.ahead += 3001
     assert breaker.enter()
     breaker.succeeded(True)
     assert ("closed", False) == (breaker.state, breaker.enter())

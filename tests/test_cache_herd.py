@@ -14,10 +14,22 @@ import pytest
 from anyseal import StaticKeyring, sync
 from anyseal.cache import Cache, CachePolicy, MemoryBackend
 from anyseal.cache.backends.memory import BlockingMemoryBackend
-from cache_faces import LAX, MASTER, Face, backend_of, both, every, faces, make
+from cache_faces import (
+    LAX,
+    MASTER,
+    Clock,
+    Face,
+    backend_of,
+    both,
+    clock,
+    every,
+    faces,
+    make,
+    until,
+)
 from support import run_python, said
 
-__all__ = ["backend_of", "make"]
+__all__ = ["backend_of", "clock", "make"]
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -70,9 +82,9 @@ async def test_herd_waits_for_the_lease_of_another(make: Any) -> None:
     """Two caches stand for two processes: while one computes, for longer than a lease, the other
     polls for the value."""
     counted = Counted()
-    policy = CachePolicy(lease=0.15, breaker_failures=0)
+    policy = CachePolicy(lease=1.0, breaker_failures=0)
     one, two = make(policy=policy), make(policy=policy)
-    factory = one.factory(counted, 0.6)
+    factory = one.factory(counted, 1.4)
     results: list[Any] = []
 
     async def ask(face: Face) -> None:
@@ -80,7 +92,7 @@ async def test_herd_waits_for_the_lease_of_another(make: Any) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(ask, one)
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.1)
         group.start_soon(ask, two)
     assert 1 == counted.calls
     assert results[0] == results[1] == {"call": 1, "list": []}
@@ -92,8 +104,8 @@ async def test_herd_takes_over_from_the_dead(make: Any) -> None:
     """A lease whose holder died ends by itself, and the next one computes."""
     face = make(policy=CachePolicy(lease=0.2))
     names = face.cache._keys.names_hit("default").names(b"sk")
-    await face.raw.set(names[0] + "l", b"a dead holder's", ttl_ms=200)
     started = time.monotonic()
+    await face.raw.set(names[0] + "l", b"a dead holder's", ttl_ms=200)
     assert 7 == await face.get_or_set("k", face.factory(lambda: 7))
     assert time.monotonic() - started > 0.15
 
@@ -103,7 +115,7 @@ async def test_herd_shares_errors(make: Any) -> None:
     """The factory's exception reaches all who wait; nothing is stored, and the lease is free."""
     counted = Counted(KeyError("no such user"))
     face = make()
-    factory = face.factory(counted, 0.05)
+    factory = face.factory(counted, 0.5)
     results = await gathered(5, lambda: face.get_or_set("k", factory))
     assert 1 == counted.calls
     assert ["KeyError"] * 5 == [type(each).__name__ for each in results]
@@ -116,12 +128,12 @@ async def test_herd_leader_cancelled() -> None:
     """Who was first may be cancelled: another one takes over, and the lease is not left behind."""
     backend = MemoryBackend()
     cache = Cache(backend, KEYRING)
-    calls = 0
+    calls, go = 0, anyio.Event()
 
     async def compute() -> int:
         nonlocal calls
         calls += 1
-        await anyio.sleep(0.1)
+        await go.wait()
         return calls
 
     async def first(*, task_status: Any = anyio.TASK_STATUS_IGNORED) -> None:
@@ -131,15 +143,17 @@ async def test_herd_leader_cancelled() -> None:
 
     async with anyio.create_task_group() as group:
         scope = await group.start(first)
-        await anyio.sleep(0.03)
+        await until(lambda: calls == 1)
         results: list[Any] = []
 
         async def second() -> None:
             results.append(await cache.get_or_set("k", compute))
 
         group.start_soon(second)
-        await anyio.sleep(0.03)
+        await anyio.wait_all_tasks_blocked()
         scope.cancel()
+        await until(lambda: calls == 2)
+        go.set()
     assert ([2], 2) == (results, calls)
     assert [[True]] == [[n.endswith("}") for n in names] async for names in backend.scan("")]
 
@@ -168,12 +182,12 @@ async def test_herd_cancelled_anywhere_leaves_nothing_half_done() -> None:
         return call
 
     for name in ("get_many", "set", "compare_and_set", "delete_many", "put_range", "get_range",
-                 "publish"):  # fmt: skip
+                 "publish", "take_lease", "settle", "set_and_delete", "delete_beside"):  # fmt: skip
         setattr(Stops, name, stopping(name))
     for value in ("small", bytes(2 << 20)):
         for at in range(1, 16):
             backend = Stops()
-            policy = CachePolicy(local_bytes=1 << 20)
+            policy = CachePolicy(local_bytes=1 << 20, lease=600)
             cache = Cache(backend, StaticKeyring(MASTER, [b"o" * 32]), policy=policy)
 
             async def compute(value: Any = value) -> Any:
@@ -182,7 +196,7 @@ async def test_herd_cancelled_anywhere_leaves_nothing_half_done() -> None:
             with anyio.CancelScope() as scope:
                 backend.at, backend.cancel = at, scope.cancel
                 await cache.get_or_set("k", compute, tags=["t"])
-            with anyio.fail_after(1):
+            with anyio.fail_after(30):
                 assert value == await cache.get_or_set("k", compute, tags=["t"])
             assert value == await cache.get("k")
             assert await cache.delete("k") in (0, 1)
@@ -218,36 +232,38 @@ async def test_herd_across_event_loops() -> None:
 
 
 @both
-async def test_herd_stale_while_revalidate(make: Any) -> None:
+async def test_herd_stale_while_revalidate(make: Any, clock: Clock) -> None:
     """Beyond its ttl a value is served at once while one caller computes the next."""
     counted = Counted()
-    face = make(ttl=0.1, policy=CachePolicy(stale_ttl=30))
-    factory = face.factory(counted, 0.1)
-    await face.get_or_set("k", factory)
-    await anyio.sleep(0.15)
+    face = make(ttl=3000, policy=CachePolicy(stale_ttl=9000))
+    await face.get_or_set("k", face.factory(counted))
+    await clock.turn(3001)
     assert await face.get("k") is None, "get serves nothing stale"
     assert not await face.contains("k")
     assert not await face.touch("k")
-    started = time.monotonic()
-    results = await gathered(5, lambda: face.get_or_set("k", factory))
-    assert time.monotonic() - started < 0.1
+    held = face.held(counted)
+    results = await gathered(5, lambda: face.get_or_set("k", held))
     assert [1] * 5 == [each["call"] for each in results]
     assert 5 == face.stats().stale
-    with anyio.fail_after(5):
+    assert await face.get("k") is None
+    held.go.set()
+    with anyio.fail_after(60):
         while await face.get("k") is None:
             await anyio.sleep(0.02)
     assert 2 == counted.calls
-    await anyio.sleep(0.15)
+    await clock.turn(3001)
     assert await face.pop("k", "default") == "default", "what is stale is gone for those who take"
 
 
 @both
-async def test_herd_refresh_left_to_another_gives_nobody_its_nothing(make: Any) -> None:
+async def test_herd_refresh_left_to_another_gives_nobody_its_nothing(
+    make: Any, clock: Clock
+) -> None:
     """A refresh that finds another process's lease computes nothing: who joined it must not get
     that nothing as the value."""
-    face = make(ttl=0.05, policy=CachePolicy(stale_ttl=30, lease=0.3))
+    face = make(ttl=3000, policy=CachePolicy(stale_ttl=9000, lease=0.3))
     await face.get_or_set("k", face.factory(lambda: "old"))
-    await anyio.sleep(0.1)
+    await clock.turn(3001)
     name = face.cache._keys.names_hit("default").names(b"sk")[0]
     await face.raw.set(name + "l", b"another process's", ttl_ms=300)
     results: list[Any] = []
@@ -268,10 +284,10 @@ async def test_herd_refresh_left_to_another_gives_nobody_its_nothing(make: Any) 
 async def test_herd_early_refresh(make: Any) -> None:
     """A value that is dear is computed anew before it ends, by one caller in the background."""
     counted = Counted()
-    face = make(ttl=0.6, policy=CachePolicy(early_refresh=100.0))
+    face = make(ttl=5.0, policy=CachePolicy(early_refresh=100.0))
     factory = face.factory(counted, 0.02)
     await face.get_or_set("k", factory)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while counted.calls < 2:
             assert (await face.get_or_set("k", factory))["call"] >= 1
             await anyio.sleep(0.01)
@@ -279,12 +295,12 @@ async def test_herd_early_refresh(make: Any) -> None:
 
 
 @both
-async def test_herd_early_refresh_alone_serves_nothing_stale(make: Any) -> None:
+async def test_herd_early_refresh_alone_serves_nothing_stale(make: Any, clock: Clock) -> None:
     """early_refresh does not stretch a ttl."""
-    face = make(ttl=0.1, policy=CachePolicy(early_refresh=0.001))
+    face = make(ttl=3000, policy=CachePolicy(early_refresh=0.001))
     counted = Counted()
     assert 1 == (await face.get_or_set("k", face.factory(counted)))["call"]
-    await anyio.sleep(0.15)
+    await clock.turn(3001)
     assert 2 == (await face.get_or_set("k", face.factory(counted)))["call"]
     assert 0 == face.stats().stale
 
@@ -292,9 +308,8 @@ async def test_herd_early_refresh_alone_serves_nothing_stale(make: Any) -> None:
 def test_policy_jitter_spreads_ends() -> None:
     """Entries made together do not end together, and none lives longer than it was told to."""
     policy = CachePolicy(ttl_jitter=0.5)
-    now = time.time() * 1000
-    ends = [policy.lifetime(100.0)[1] - now for _ in range(200)]
-    assert 49_000 < min(ends) < 60_000
+    ends = [policy.lifetime(100.0)[1] - time.time() * 1000 for _ in range(200)]
+    assert 40_000 < min(ends) < 60_000
     assert 90_000 < max(ends) < 101_000
     assert (0, 0) == policy.lifetime(None)
 
@@ -303,21 +318,24 @@ def test_policy_jitter_spreads_ends() -> None:
 async def test_herd_tag_deleted_while_computing(make: Any) -> None:
     """What was computed from what the tag stood for must not outlive the tag's deletion."""
     face = make()
+    held = face.held(lambda: "old")
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: face.get_or_set("k", face.factory(lambda: "old", 0.2), tags=["t"]))
-        await anyio.sleep(0.05)
+        group.start_soon(lambda: face.get_or_set("k", held, tags=["t"]))
+        await until(held.begun.is_set)
         await face.delete_tag("t")
+        held.go.set()
     assert await face.get("k") is None
 
 
-async def test_herd_aclose_ends_background_tasks() -> None:
+async def test_herd_aclose_ends_background_tasks(clock: Clock) -> None:
     """A refresh that hangs ends with the cache; no task is left, also of one just started."""
-    cache = Cache(MemoryBackend(), KEYRING, policy=CachePolicy(stale_ttl=30), ttl=0.05)
-    ended = []
+    cache = Cache(MemoryBackend(), KEYRING, policy=CachePolicy(stale_ttl=9000), ttl=3000)
+    begun, ended = [], []
     hangs = False
 
     async def compute() -> int:
         if hangs:
+            begun.append(1)
             try:
                 await anyio.sleep_forever()
             finally:
@@ -327,18 +345,18 @@ async def test_herd_aclose_ends_background_tasks() -> None:
     async with cache:
         await cache.get_or_set("k", compute)
         await cache.get_or_set("l", compute)
-        await anyio.sleep(0.1)
+        await clock.turn(3001)
         hangs = True
         assert 1 == await cache.get_or_set("k", compute)
-        await anyio.sleep(0.05)
+        await until(lambda: begun)
         assert 1 == await cache.get_or_set("l", compute)
     assert ended
-    assert {} == cache._background._scopes
+    assert {} == cache._background._tasks
     assert set() == cache._herd._refreshing
     await cache.aclose()
 
 
-async def test_herd_background_sees_the_callers_context() -> None:
+async def test_herd_background_sees_the_callers_context(clock: Clock) -> None:
     """A refresh runs in the context of who asked: a tenant in a ContextVar is there."""
     from contextvars import ContextVar
 
@@ -349,24 +367,26 @@ async def test_herd_background_sees_the_callers_context() -> None:
         seen.append(tenant.get())
         return 1
 
-    async with Cache(MemoryBackend(), KEYRING, policy=CachePolicy(stale_ttl=30), ttl=0.05) as cache:
+    policy = CachePolicy(stale_ttl=9000)
+    async with Cache(MemoryBackend(), KEYRING, policy=policy, ttl=3000) as cache:
         tenant.set("acme")
         await cache.get_or_set("k", compute)
-        await anyio.sleep(0.1)
+        await clock.turn(3001)
         await cache.get_or_set("k", compute)
-        await anyio.sleep(0.1)
+        await until(lambda: len(seen) == 2)
     assert ["acme", "acme"] == seen
 
 
-def test_herd_of_threads() -> None:
+def test_herd_of_threads(clock: Clock) -> None:
     """30 threads, one call, values of their own; a refresh sees its caller's context; no thread
     is left."""
     from contextvars import ContextVar
 
     tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
-    before = threading.active_count()
+    before = set(threading.enumerate())
     counted, seen = Counted(), []
-    cache = sync.Cache(BlockingMemoryBackend(), KEYRING, policy=CachePolicy(stale_ttl=9), ttl=0.3)
+    policy = CachePolicy(stale_ttl=9000)
+    cache = sync.Cache(BlockingMemoryBackend(), KEYRING, policy=policy, ttl=3000)
 
     def compute() -> Any:
         seen.append(tenant.get())
@@ -384,13 +404,13 @@ def test_herd_of_threads() -> None:
         thread.join()
     assert 1 == counted.calls
     assert 30 == len({id(each) for each in results})
-    time.sleep(0.35)
+    clock.ahead += 3001
     tenant.set("acme")
     cache.get_or_set("k", compute)
-    time.sleep(0.3)
+    anyio.run(until, lambda: len(seen) == 2)
     assert ["nobody", "acme"] == seen
     cache.close()
-    assert before == threading.active_count()
+    anyio.run(until, lambda: set(threading.enumerate()) <= before)
 
 
 @faces(("asyncio", "sqlite"))
@@ -410,12 +430,12 @@ async def test_herd_across_processes(make: Any, tmp_path: Any) -> None:
                 calls.write(me)
             if me == "0":
                 os.kill(os.getpid(), signal.SIGKILL)
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(2)
             return "value of " + me
 
         async def main():
             backend = backend_from_url(f"sqlite:///{folder}/cache.db")
-            policy = CachePolicy(lease=0.5)
+            policy = CachePolicy(lease=1.5, timeout=60)
             async with Cache(backend, StaticKeyring(MASTER), policy=policy) as cache:
                 print(await cache.get_or_set("k", compute))
 
@@ -430,8 +450,9 @@ async def test_herd_across_processes(make: Any, tmp_path: Any) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(run, 0)
         calls = anyio.Path(tmp_path / "calls")
-        while not await calls.exists():
-            await anyio.sleep(0.01)
+        with anyio.fail_after(60):
+            while not await calls.exists():
+                await anyio.sleep(0.01)
         for me in (1, 2, 3):
             group.start_soon(run, me)
     assert -9 == results.pop(0).returncode
@@ -461,9 +482,9 @@ def test_herd_survives_a_fork() -> None:
         pid = os.fork()
         if pid == 0:
             assert cache.get_or_set("k", lambda: "child's") in ("parent's", "child's")
-            cache.set("l", 1)
+            cache.set("l", 1, ttl=60)
             assert cache.get("l") == 1
-            end = time.monotonic() + 5
+            end = time.monotonic() + 60
             while cache.get("k") != "child's":
                 assert time.monotonic() < end
                 cache.get_or_set("k", lambda: "child's")
@@ -477,9 +498,9 @@ def test_herd_survives_a_fork() -> None:
     assert ["0"] == said(run_python(code))
 
 
-def test_herd_twice_over_one_loop_that_ended() -> None:
+def test_herd_twice_over_one_loop_that_ended(clock: Clock) -> None:
     """An event loop that ended in the middle of a refresh blocks no later one."""
-    cache = Cache(MemoryBackend(), KEYRING, policy=CachePolicy(stale_ttl=30), ttl=0.05)
+    cache = Cache(MemoryBackend(), KEYRING, policy=CachePolicy(stale_ttl=30_000), ttl=3000)
     calls = 0
 
     async def compute() -> int:
@@ -490,8 +511,11 @@ def test_herd_twice_over_one_loop_that_ended() -> None:
         return calls
 
     async def main() -> Any:
-        found = await cache.get_or_set("k", compute)
-        await asyncio.sleep(0.1)
+        clock.ahead += 3001
+        seen, found = calls, await cache.get_or_set("k", compute)
+        await until(lambda: calls > seen)
+        if calls != 2:
+            await until(lambda: not cache._herd._refreshing)
         return found
 
     assert 1 == asyncio.run(main())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from anyseal import StaticKeyring, sync
 from anyseal.cache import CachePolicy
@@ -37,6 +40,21 @@ def renewers() -> int:
     return sum(thread.name == "anyseal-leases" for thread in threading.enumerate())
 
 
+def until(true: Callable[[], Any]) -> None:
+    """Wait until *true* says so, however slow the machine."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def no_idling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread does not leave by itself, however slow the machine."""
+    monkeypatch.setattr("anyseal.sync.leases.IDLE", 3600.0)
+
+
+@pytest.mark.usefixtures("no_idling")
 def test_leases_of_many_threads_are_renewed_by_one() -> None:
     """Twenty misses at once, each computed for longer than its lease: one more thread, and each
     lease is held to the end."""
@@ -48,6 +66,7 @@ def test_leases_of_many_threads_are_renewed_by_one() -> None:
         time.sleep(0.25)
         seen.append(renewers())
         time.sleep(0.35)
+        until(lambda: len({name for _, name in backend.renewals}) == 20)
         return "value"
 
     threads = [
@@ -62,9 +81,10 @@ def test_leases_of_many_threads_are_renewed_by_one() -> None:
     assert 20 == len({name for _, name in backend.renewals})
     assert {} == renewer._due
     cache.close()
-    assert 0 == renewers()
+    until(lambda: renewers() == 0)
 
 
+@pytest.mark.usefixtures("no_idling")
 def test_leases_in_a_row_share_the_thread() -> None:
     """A miss that follows another starts no thread: starting one takes longer than the miss."""
     cache = sync.Cache(BlockingMemoryBackend(), KEYRING)
@@ -73,7 +93,7 @@ def test_leases_in_a_row_share_the_thread() -> None:
         cache.get_or_set(f"k{n}", lambda: threads.add(renewer._thread))
     cache.close()
     assert 1 == len(threads)
-    assert 0 == renewers()
+    until(lambda: renewers() == 0)
 
 
 def test_leases_of_one_backend_survive_the_failure_of_another() -> None:
@@ -83,7 +103,7 @@ def test_leases_of_one_backend_survive_the_failure_of_another() -> None:
     policy = CachePolicy(lease=0.15)
     caches = [sync.Cache(backend, KEYRING, policy=policy) for backend in (broken, good)]
     threads = [
-        threading.Thread(target=cache.get_or_set, args=("k", lambda: time.sleep(0.5)))
+        threading.Thread(target=cache.get_or_set, args=("k", lambda: time.sleep(1.2)))
         for cache in caches
     ]
     for thread in threads:
@@ -100,10 +120,7 @@ def test_leases_thread_leaves_when_idle() -> None:
     """A process that computes nothing has no thread for it, also if no cache was closed."""
     cache = sync.Cache(BlockingMemoryBackend(), KEYRING, policy=CachePolicy(lease=0.15))
     cache.get_or_set("k", lambda: 1)
-    end = time.monotonic() + 5
-    while renewers():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: renewers() == 0)
     assert 2 == cache.get_or_set("l", lambda: 2)
     cache.close()
 
@@ -154,3 +171,69 @@ def test_leases_without_a_thread_are_taken_all_the_same(monkeypatch: Any) -> Non
     idle = Renewer()
     idle.rest()
     assert idle._thread is None
+
+
+def refreshers() -> int:
+    """Threads that refresh in the background."""
+    return sum(thread.name == "anyseal-refresh" for thread in threading.enumerate())
+
+
+def refreshing(backend: Noting, work: Any) -> sync.Cache:
+    """A cache that begins to refresh a stale entry: *work* is called in the background."""
+    cache = sync.Cache(backend, KEYRING, policy=CachePolicy(stale_ttl=30), ttl=0.05)
+    cache.get_or_set("k", lambda: "old")
+    time.sleep(0.1)
+    begun = threading.Event()
+
+    def compute() -> Any:
+        begun.set()
+        return work()
+
+    assert "old" == cache.get_or_set("k", compute)
+    assert begun.wait(5)
+    return cache
+
+
+def test_close_waits_for_refreshes() -> None:
+    """Who closes a cache and then the rest of a service leaves no thread behind that uses it."""
+    backend = Noting()
+    cache = refreshing(backend, lambda: time.sleep(0.2) or "new")
+    assert 1 == refreshers()
+    cache.close()
+    assert 0 == refreshers()
+    assert 0 == renewers()
+    assert "new" == sync.Cache(backend, KEYRING).get_or_set("k", lambda: "newer")
+
+
+def test_close_leaves_a_refresh_that_does_not_end(monkeypatch: Any) -> None:
+    """A function that hangs does not hang the closing; when it returns, nothing is stored and the
+    closed backend is left alone."""
+    monkeypatch.setattr("anyseal.sync.herd.CLOSE_SECONDS", 0.1)
+    backend, go = Noting(), threading.Event()
+    cache = refreshing(backend, lambda: go.wait(10) and "new")
+    started = time.monotonic()
+    cache.close()
+    cache.close()
+    assert time.monotonic() - started < 2
+    assert 0 == renewers()
+    calls: list[str] = []
+    for name in ("set", "settle", "compare_and_set", "set_and_delete"):
+        monkeypatch.setattr(backend, name, lambda *_, **__: calls.append("called"))
+    go.set()
+    while refreshers():
+        time.sleep(0.01)
+    assert [] == calls
+    assert {} == cache._leases._held
+    assert "old" == cache.get_or_set("k", lambda: "new"), "and no refresh begins"
+    assert 0 == refreshers()
+
+
+def test_close_by_a_refresh_itself() -> None:
+    """A thread cannot wait for its own end."""
+    found: list[sync.Cache] = []
+    cache = refreshing(Noting(), lambda: (time.sleep(0.1), found[0].close()))
+    found.append(cache)
+    end = time.monotonic() + 5
+    while refreshers():
+        assert time.monotonic() < end
+        time.sleep(0.01)

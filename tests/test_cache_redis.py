@@ -22,7 +22,7 @@ from anyseal.ports import (
     WatchedBackend,
 )
 from storage_servers import RedisCluster, RedisServer
-from support import run_python, said
+from support import in_turn, run_python, said
 
 pytest_plugins = ["server_fixtures"]
 asynchronous = pytest.mark.asyncio
@@ -130,7 +130,7 @@ async def test_redis_survives_cancelled_callers(kind: str, request: pytest.Fixtu
                 for victim in victims:
                     tasks[victim].cancel()
                 done = await asyncio.wait_for(
-                    asyncio.gather(*tasks, return_exceptions=True), timeout=10
+                    asyncio.gather(*tasks, return_exceptions=True), timeout=60
                 )
                 for number, result in enumerate(done):
                     if number not in victims:
@@ -181,13 +181,12 @@ async def test_redis_recovers_from_a_crash_under_load(own_server: RedisServer) -
         tasks = [asyncio.create_task(ask(number)) for number in range(30)]
         await asyncio.sleep(0.2)
         await asyncio.to_thread(own_server.crash)
-        await asyncio.sleep(0.2)
+        await until(lambda: failures > 30)
         await asyncio.to_thread(own_server.start)
         await asyncio.sleep(0.3)
         stop = True
-        await asyncio.wait_for(asyncio.gather(*tasks), timeout=10)
+        await asyncio.wait_for(asyncio.gather(*tasks), timeout=60)
         assert [] == wrong
-        assert failures
         assert await backend.set("ns:after", b"x", if_absent=True)
 
 
@@ -195,7 +194,7 @@ async def test_redis_recovers_from_a_crash_under_load(own_server: RedisServer) -
 async def test_redis_notices_a_restart_between_two_calls(own_server: RedisServer) -> None:
     """Connections that were kept are gone then; nobody needs to hear of it."""
     async with opened(own_server.url) as backend:
-        for again in (backend.set("ns:a", b"x"), backend.set("ns:b", b"x", if_absent=True)):
+        for again in in_turn(backend.set("ns:a", b"x"), backend.set("ns:b", b"x", if_absent=True)):
             await asyncio.gather(*(backend.get_range(f"ns:{n}", 0, 1) for n in range(3)))
             await backend.get_many(["ns:a"])
             await asyncio.to_thread(own_server.crash)
@@ -206,7 +205,7 @@ async def test_redis_notices_a_restart_between_two_calls(own_server: RedisServer
 @asynchronous
 async def test_redis_gives_up_on_a_server_that_hangs(own_server: RedisServer) -> None:
     """A slow backend costs its timeout, not more, and everybody the same."""
-    async with opened(own_server.url, timeout=0.3) as backend:
+    async with opened(own_server.url, timeout=1) as backend:
         await backend.set("ns:a", b"x")
         own_server.freeze()
         try:
@@ -218,7 +217,7 @@ async def test_redis_gives_up_on_a_server_that_hangs(own_server: RedisServer) ->
             )
             with pytest.raises(BackendError, match="no answer in time"):
                 await backend.get_many(["ns:a"])
-            assert time.monotonic() - begin < 2
+            assert time.monotonic() - begin < 10, "not 22 times the timeout"
         finally:
             own_server.thaw()
         assert all(isinstance(each, BackendError) and each.retryable for each in outcomes)
@@ -230,12 +229,12 @@ async def test_redis_gives_up_on_a_server_that_hangs(own_server: RedisServer) ->
 async def test_redis_reports_nobody_at_home(own_server: RedisServer) -> None:
     """A cache without its backend must hear of it at once."""
     own_server.crash()
-    async with opened(own_server.url) as backend:
+    async with opened(own_server.url, timeout=60) as backend:
         begin = time.monotonic()
         with pytest.raises(BackendError, match=r"^SET: ConnectionError$") as caught:
             await backend.set("ns:secret-name", b"secret-value")
         assert caught.value.retryable
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 15, "not after the timeout"
     blocking = BlockingRedisBackend.from_url(own_server.url)
     with pytest.raises(BackendError, match=r"^MGET: ConnectionError$"):
         blocking.get_many(["ns:a"])
@@ -421,7 +420,7 @@ async def watching(backend: RedisBackend, prefix: str) -> AsyncIterator[list[Any
 
 async def until(holds: Any) -> None:
     """Wait until *holds()* is true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -465,11 +464,12 @@ async def test_redis_tells_that_it_lost_touch(own_server: RedisServer) -> None:
             await asyncio.to_thread(own_server.crash)
             await until(lambda: told[1:2] == [None])
             await asyncio.to_thread(own_server.start)
-            seen = len(told)
-            await until(lambda: len(told) > seen)
-            told.clear()
-            await other.set("ns:a", b"x")
-            await until(lambda: "ns:a" in told_all(told))
+            async with asyncio.timeout(60):
+                while "ns:a" not in told_all(told):
+                    await other.set("ns:a", b"x")  # is not told of before it listens again
+                    await asyncio.sleep(0.01)
+            first = next(at for at, change in enumerate(told) if change)
+            assert told[first - 1] is None
         with redis.Redis(port=own_server.port) as client:
             await until(lambda: int(client.info("clients").get("tracking_clients", 0)) == 0)
 
@@ -480,7 +480,7 @@ async def test_redis_cluster_goes_on_without_a_node() -> None:
     cluster = RedisCluster()
     try:
         address = cluster.url.replace("redis", "redis+cluster")
-        async with opened(address, timeout=3) as backend:
+        async with opened(address, timeout=20) as backend:
             names = [f"ns:{number}" for number in range(60)]
             await asyncio.gather(*(backend.set(name, name.encode()) for name in names))
             lost = cluster.nodes[2]
@@ -499,7 +499,7 @@ async def test_redis_cluster_goes_on_without_a_node() -> None:
                     else:
                         assert [name.encode()] == result
             await asyncio.to_thread(lost.start)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     try:
                         assert [None] * len(gone) == await backend.get_many(sorted(gone))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import pytest
 
 from anyseal import BackendError, KeyAdmin, MetastoreError, StaticKeyring, sync
@@ -13,10 +12,21 @@ from anyseal.cache import Cache, CachePolicy, MemoryBackend, cached
 from anyseal.cache.backends.memory import BlockingMemoryBackend
 from anyseal.telemetry import OpenTelemetryMetrics, PrometheusMetrics
 from anyseal.testing import Recorder, memory_hierarchy
-from cache_faces import LAX, MASTER, OLD_MASTER, Face, backend_of, both, faces, make
+from cache_faces import (
+    LAX,
+    MASTER,
+    OLD_MASTER,
+    Clock,
+    Face,
+    backend_of,
+    both,
+    clock,
+    faces,
+    make,
+)
 from support import pattern
 
-__all__ = ["backend_of", "make"]
+__all__ = ["backend_of", "clock", "make"]
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -65,30 +75,30 @@ async def test_rotation_loses_no_entry(make: Any) -> None:
 
 
 @both
-async def test_rotation_brings_no_old_entry_back(make: Any) -> None:
+async def test_rotation_brings_no_old_entry_back(make: Any, clock: Clock) -> None:
     """When an entry under the new key ends, the older one of the same key must not reappear."""
     old, new = make(master=OLD_MASTER), make(previous=[OLD_MASTER])
     await old.set("k", "old")
     await old.set("large", pattern(2 * MIB))
-    await new.set("k", "new", ttl=0.1)
-    await new.set("large", "new", ttl=0.1)
+    await new.set("k", "new", ttl=3000)
+    await new.set("large", "new", ttl=3000)
     await new.set("deleted", "x")
     assert "new" == await new.get("k")
-    await anyio.sleep(0.15)
+    await clock.turn(3001)
     assert await new.get("k") is None
     assert await new.get("large") is None
     assert await old.get("k") is None
 
 
 @both
-async def test_rotation_reseals_on_read(make: Any) -> None:
+async def test_rotation_reseals_on_read(make: Any, clock: Clock) -> None:
     """With reseal=True what is read moves to the new key and name; it then opens without the old
     one; its expiry stays. What has tags stays where they can end it."""
     old = make(master=OLD_MASTER)
     new = make(previous=[OLD_MASTER], policy=CachePolicy(reseal=True, local_bytes=1 << 20))
     alone = make()
     await old.set("a", "a", tags=["t"])
-    await old.set("short", "s", ttl=0.3)
+    await old.set("short", "s", ttl=3000)
     await old.set("large", pattern(2 * MIB))
     assert ("a", "s") == (await new.get("a"), await new.get("short"))
     assert pattern(2 * MIB) == await new.get("large")
@@ -100,7 +110,7 @@ async def test_rotation_reseals_on_read(make: Any) -> None:
     assert "a" == await old.get("a")
     await new.delete_tag("t")
     assert await new.get("a") is None
-    await anyio.sleep(0.35)
+    await clock.turn(3001)
     assert await alone.get("short") is None
 
 
@@ -245,7 +255,7 @@ async def test_hooks_are_told(make: Any) -> None:
 
 
 @both
-async def test_adapters_take_the_caches_events(make: Any) -> None:
+async def test_adapters_take_the_caches_events(make: Any, clock: Clock) -> None:
     """Every outcome that a cache has reaches prometheus_client and OpenTelemetry."""
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -261,13 +271,13 @@ async def test_adapters_take_the_caches_events(make: Any) -> None:
 
     old = make(master=OLD_MASTER)
     face = make(previous=[OLD_MASTER], metrics=both_hooks,
-                policy=CachePolicy(reseal=True, local_bytes=1 << 20, stale_ttl=9))  # fmt: skip
+                policy=CachePolicy(reseal=True, local_bytes=1 << 20, stale_ttl=3000))  # fmt: skip
     await old.set("old", 1)
     for key in ("old", "absent"):
         await face.get(key)
-    await face.set("k", 1, ttl=0.05)
+    await face.set("k", 1, ttl=3000)
     await face.get("k")
-    await anyio.sleep(0.1)
+    await clock.turn(3001)
     await face.get_or_set("k", face.factory(lambda: 2))
     await face.delete("k")
     sample = registry.get_sample_value

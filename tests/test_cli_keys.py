@@ -110,6 +110,15 @@ def test_list_shows_keys_to_people_and_programs(keys: Keys) -> None:
     assert "no keys\n" == keys.ok("list", "nobody")
 
 
+@pytest.mark.parametrize("command", [("list",), ("audit",), ("rotate",), ("shred", "a", "--yes")])
+def test_mistyped_database_is_an_error_and_not_made(keys: Keys, command: tuple[str, ...]) -> None:
+    """An empty database would say that there are no keys, and be there the next time."""
+    mistyped = keys.shell.path("kyes.db")
+    keys.write({**keys.settings, "SQLitePath": str(mistyped)})
+    keys.fails(2, "kyes.db: no such database", *command)
+    assert not mistyped.exists()
+
+
 def test_names_from_the_metastore_are_no_terminal_commands(keys: Keys) -> None:
     """A partition may be anything; what is shown of it is text."""
     keys.seal("\x1b[2J[red]x")

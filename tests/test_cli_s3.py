@@ -361,7 +361,7 @@ def test_second_signal_does_not_wait_for_s3(bucket: Bucket, proxy: S3Proxy) -> N
     process.send_signal(signal.SIGINT)
     wait_until(lambda: any(one.method == "DELETE" for one in proxy.asked))
     process.send_signal(signal.SIGINT)
-    assert 130 == process.wait(5)
+    assert 130 == process.wait(20)
     process.communicate()
     for left in bucket.uploads():
         bucket.client.abort_multipart_upload(Bucket=bucket.name, Key="f", UploadId=left["UploadId"])

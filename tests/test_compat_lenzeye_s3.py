@@ -614,9 +614,9 @@ def test_parts_by_four_processes_one_killed(weed_server: SeaweedFS, name: str) -
         assert killed.stdout is not None
         lines = [killed.stdout.readline()]
         killed.kill()
-        lines += killed.communicate(timeout=60)[0].splitlines()
+        lines += killed.communicate(timeout=120)[0].splitlines()
         for worker in (workers[0], *workers[2:], _worker(*where, "2,6", "0")):
-            lines += worker.communicate(timeout=60)[0].splitlines()
+            lines += worker.communicate(timeout=120)[0].splitlines()
             assert 0 == worker.returncode
         receipts = {int(n): text for n, text in (line.split() for line in lines if line)}
         assert set(range(1, 9)) == set(receipts)

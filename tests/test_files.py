@@ -200,7 +200,7 @@ def test_file_source_that_changes_is_refused(api: Api, plain: Path, key: Key, ch
 
     def progress(done: int, total: int | None) -> None:
         if done == 0:
-            time.sleep(0.01)  # beyond the clock tick of the file system
+            time.sleep(0.05)  # beyond the clock tick of the file system
             with plain.open("r+b") as file:
                 if change == "shorter":
                     file.truncate(1 << 20)

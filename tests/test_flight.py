@@ -127,7 +127,7 @@ def _in_threads(*jobs: Callable[[], Any]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -137,10 +137,13 @@ def test_flight_spans_event_loops(first: str, second: str) -> None:
     """Sync callers share one loop beside the application's: both must get the one result."""
     flights, work = SingleFlight[int](), Work(0.2)
     got: list[int] = []
+    both = threading.Barrier(2, timeout=60)
 
     async def ask_many() -> None:
         async def ask() -> None:
             got.append(await flights.run("k", work))
+
+        await anyio.to_thread.run_sync(both.wait)  # a loop takes a while to start
 
         async with anyio.create_task_group() as group:
             for _ in range(20):
@@ -186,16 +189,18 @@ def test_flight_does_not_deadlock_with_a_blocked_loop(monkeypatch: pytest.Monkey
         async def ask() -> None:
             results.append(await flights.run("k", work))
 
+        work.seconds = 1.0
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
-            await anyio.sleep(0.01)
+            await anyio.wait_all_tasks_blocked()
+            work.seconds = 0.05
             results.append(portal.call(flights.run, "k", work))  # blocks this loop
         return results[0], results[1]
 
     with anyio.from_thread.start_blocking_portal() as portal:
         started = time.monotonic()
         assert (2, 1) == anyio.run(main, portal)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
 
 
 def test_flight_forked_child_does_not_wait_for_its_parent() -> None:
@@ -228,5 +233,5 @@ def _child(flights: SingleFlight[int]) -> int:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(60)
     return 0 if got == [1] else 1

@@ -6,6 +6,7 @@ only where the code that holds it hands it over.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -28,19 +29,23 @@ def another_thread_runs_during(work: Callable[[], object], calls: int) -> bool:
 
     A thread takes a while to wake up: a single release may end before it has.
     """
-    gate, ran = threading.Lock(), []
+    gate, ran, standing = threading.Lock(), [], []
     gate.acquire()
 
     def wait_and_run() -> None:
+        standing.append(True)
         gate.acquire()
         ran.append(True)
 
-    thread = threading.Thread(target=wait_and_run)
-    thread.start()
-    time.sleep(0.001)  # it stands at the gate
+    gc.collect()  # what earlier tests left may release the GIL when it goes
+    gc.disable()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(NEVER)
+    thread = threading.Thread(target=wait_and_run)
+    thread.start()
     try:
+        while not standing:
+            time.sleep(0.001)  # lets go of the GIL; the other does not, before it is at the gate
         gate.release()
         for _ in range(200_000):  # it wakes up, and queues in vain
             pass
@@ -52,6 +57,7 @@ def another_thread_runs_during(work: Callable[[], object], calls: int) -> bool:
         return bool(ran)
     finally:
         sys.setswitchinterval(interval)
+        gc.enable()
         thread.join()
 
 

@@ -19,7 +19,7 @@ from anyseal import AnysealError, DecryptionError, KmsError, MetastoreError, off
 from anyseal.errors import KeyNotFoundError
 from anyseal.record import parse_row
 from doubles import IK, SK, CountingKms, World
-from support import live_keys, pattern
+from support import in_turn, live_keys, pattern
 
 pytestmark = pytest.mark.anyio
 COLD = ("load_latest", "wrap", "store")
@@ -50,7 +50,7 @@ async def test_failure_is_typed_and_over_with_the_cause(
             except (MetastoreError, KmsError) as caught:
                 seen.append(caught)
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 for _ in range(20):
                     group.start_soon(encrypt)
@@ -100,7 +100,7 @@ async def _cancelled_at(step: int) -> bool:
         with scope:
             await session.encrypt(b"data")
         world.calls.before = lambda _name: None
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             row = await session.encrypt(b"data")
         assert b"data" == await session.decrypt(row)
     async with world.factory() as other:
@@ -134,7 +134,7 @@ async def test_cancelled_decrypt_releases_the_waiters(name: str) -> None:
         async def decrypt() -> None:
             got.append(await session.decrypt(row))
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 async with anyio.create_task_group() as leader:
                     leader.start_soon(decrypt)
@@ -157,7 +157,7 @@ async def test_slow_service_holds_up_only_its_own_partition() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(factory.session("cold").encrypt, b"")
             await anyio.wait_all_tasks_blocked()
-            with anyio.fail_after(1):
+            with anyio.fail_after(60):
                 await warm.decrypt(await warm.encrypt(b""))
             world.calls.gate["load_latest"].set()
 
@@ -192,7 +192,7 @@ async def test_other_kms_is_refused_and_changes_nothing() -> None:
         row = await writer.session("u1").encrypt(b"data")
     world.calls.count.clear()
     async with world.factory(kms=CountingKms(world.calls, "another")) as factory:
-        for call in (factory.session("u1").encrypt(b""), factory.session("u1").decrypt(row)):
+        for call in in_turn(factory.session("u1").encrypt(b""), factory.session("u1").decrypt(row)):
             with pytest.raises(KmsError) as caught:
                 await call
             assert not caught.value.retryable
@@ -252,7 +252,7 @@ PROCESS = """
     from anyseal.metastore.sql import SqlMetastore
 
     async def main():
-        store = SqlMetastore("sqlite:///" + sys.argv[1], timeout=20)
+        store = SqlMetastore("sqlite:///" + sys.argv[1], timeout=60)
         hierarchy = KeyHierarchy(StaticKms(b"k" * 32), store, service="s", product="p",
                                  allow_testing_kms=True)
         async with SessionFactory(hierarchy) as factory:
@@ -294,7 +294,7 @@ def test_two_processes_creating_the_same_keys_end_with_the_same(tmp_path: Path) 
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=60)[0].split() for process in processes]
+    said = [process.communicate(timeout=120)[0].split() for process in processes]
     assert [0] * 3 == [process.returncode for process in processes]
     keys = [[(parse_row(row).key_id, parse_row(row).created) for row in rows] for rows in said]
     assert 5 == len(keys[0])

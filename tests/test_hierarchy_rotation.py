@@ -201,9 +201,9 @@ async def test_hierarchy_rotation_is_not_undone_by_a_load_under_way() -> None:
         await anyio.sleep(0.06)
         record = world.rows(IK)[0]
         await hierarchy.rotate("u1")
-        parent = next(iter(hierarchy._system.values()))
+        parent = await hierarchy._systems.parent(record)
         partition: Partition = hierarchy.partition("u1")
-        late = hierarchy._unwrapped(partition, record, parent)
+        late = hierarchy._keys._unwrapped(partition, record, parent)
         assert old.created == late.created
         assert partition.promote(late).created > old.created
         assert partition.latest is not late

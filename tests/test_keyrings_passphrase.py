@@ -20,6 +20,7 @@ from anyseal.keyring import passphrase as passphrase_module
 from support import (
     READERS,
     live_keys,
+    live_keys_without_garbage,
     outcome,
     seal_bytes,
 )
@@ -145,8 +146,7 @@ def test_passphrase_caches_are_bounded() -> None:
     ring = cheap("pass")
     sealed = [sync.seal(b"x", cheap("pass"), partition="p") for _ in range(100)]
     bad = [sync.seal(b"x", cheap("other"), partition="p") for _ in range(100)]
-    gc.collect()
-    before = live_keys()
+    before = live_keys_without_garbage()
     for good, wrong in zip(sealed, bad, strict=True):
         assert b"x" == sync.open(good, ring, partition="p")
         assert "WrongKeyError" == outcome(sync.open, wrong, ring, partition="p")
@@ -158,8 +158,7 @@ def test_passphrase_caches_are_bounded() -> None:
 
 def test_passphrase_wipe_ends_it() -> None:
     """Also its keys, which somebody may still hold."""
-    gc.collect()
-    before = live_keys()
+    before = live_keys_without_garbage()
     with cheap("open sesame") as ring:
         key = ring.current_local("p")
         sealed = sync.seal(b"x", ring, partition="p")

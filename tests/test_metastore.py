@@ -30,6 +30,7 @@ from anyseal.errors import ConfigurationError, FormatError, MetastoreError
 from anyseal.metastore import DynamoDbMetastore, MemoryMetastore, SqlMetastore
 from anyseal.ports import KeyRecord, MetastoreAdmin
 from servers import PASSWORD, MariaDb, Moto, Postgres, free_port
+from support import in_time, in_turn
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -235,7 +236,7 @@ class Dynamo(Backend):
     @contextlib.contextmanager
     def stuck(self) -> Iterator[Any]:
         with silent_server() as port:
-            yield self.make(endpoint_url=f"http://127.0.0.1:{port}")
+            yield self.make(endpoint_url=f"http://127.0.0.1:{port}", timeout=30)
 
 
 @contextlib.contextmanager
@@ -656,7 +657,7 @@ async def test_garbage_in_a_row_is_a_format_error(backend: Backend, store: Any) 
         if what == "array" and backend.name == "dynamodb":
             text = "not a map"
         await in_thread(backend.put, SK, T0, text)
-        for call in (store.load(SK, T0), store.load_latest(SK), collect(store.records())):
+        for call in in_turn(store.load(SK, T0), store.load_latest(SK), collect(store.records())):
             with pytest.raises(FormatError) as caught:
                 await call
             assert caught.value.retryable is False
@@ -689,7 +690,7 @@ async def test_a_server_that_dies_is_a_retryable_error_and_comes_back(
     await store.store(sk())
     await in_thread(backend.server.crash)
     try:
-        for call in (store.load_latest(SK), store.store(sk(T0 + 60)), store.delete(SK, T0)):
+        for call in in_turn(store.load_latest(SK), store.store(sk(T0 + 60)), store.delete(SK, T0)):
             with pytest.raises(MetastoreError) as caught:
                 await call
             assert caught.value.retryable is True
@@ -706,7 +707,7 @@ async def test_a_lock_held_by_another_ends_in_a_retryable_error(
 ) -> None:
     """``timeout`` bounds the wait for an answer, not only for a connection."""
     await store.store(sk())
-    slow = backend.make(timeout=1)
+    slow = backend.make(timeout=2)
     await slow.load_latest(SK)
     async with in_context(backend.stuck()):
         with pytest.raises(MetastoreError) as caught:
@@ -739,11 +740,11 @@ async def test_cancelling_returns_at_once_and_leaves_whole_rows(
         with anyio.move_on_after(0.3) as scope:
             await stuck.store(record)
         assert scope.cancelled_caught
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8, "not after the timeout"
         if other is not None:
             await other.aclose()
     assert (await store.load(SK, T0)).created == T0
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while await store.load(SK, T0 + 60) is None:  # the abandoned call may win, or we do
             await store.store(record)
     assert await store.load(SK, T0 + 60) == record
@@ -765,7 +766,7 @@ def unreachable(port: int) -> list[Any]:
 
 async def fails_retryably(made: Any) -> None:
     """Its calls do, within a few seconds."""
-    with anyio.fail_after(5), pytest.raises(MetastoreError) as caught:
+    with anyio.fail_after(30), pytest.raises(MetastoreError) as caught:
         await made.load_latest(SK)
     assert caught.value.retryable is True
     assert "pw" not in str(caught.value)
@@ -929,7 +930,7 @@ async def test_a_forked_child_connects_anew(backend: Backend, anyio_backend: Any
             [sys.executable, "-W", "error", "-W", "ignore:::multiprocessing", "-c", script],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
             env={
                 "AWS_ACCESS_KEY_ID": "test",
@@ -1093,7 +1094,7 @@ async def test_the_rights_really_needed(backend: Sql) -> None:
     assert await made.store(sk()) is True
     assert await made.store(sk()) is False
     assert (await made.load_latest(SK)).created == T0
-    for call in (made.revoke(SK, T0), made.delete(SK, T0)):
+    for call in in_turn(made.revoke(SK, T0), made.delete(SK, T0)):
         with pytest.raises(MetastoreError) as caught:
             await call
         assert caught.value.retryable is False
@@ -1107,7 +1108,7 @@ async def test_the_rights_really_needed(backend: Sql) -> None:
 @on("pg-jsonb-timestamptz", "mariadb-text")
 async def test_the_pool_is_bounded_and_replaces_idle_connections(backend: Sql) -> None:
     """Databases count connections; firewalls drop idle ones."""
-    made = backend.make(pool_max_open=2, pool_max_idle=1, pool_max_idle_time=1)
+    made = backend.make(pool_max_open=2, pool_max_idle=1, pool_max_idle_time=2)
     async with anyio.create_task_group() as group:
         for number in range(12):
             group.start_soon(made.store, sk(T0 + 60 * number))
@@ -1119,9 +1120,13 @@ async def test_the_pool_is_bounded_and_replaces_idle_connections(backend: Sql) -
             found: int = connection.exec_driver_sql(ask).scalar_one()
             return found
 
-    first = await in_thread(session_id)
-    assert await in_thread(session_id) == first
-    await anyio.sleep(1.1)
+    async def again() -> int:
+        found = await in_thread(session_id)
+        assert await in_thread(session_id) == found
+        return found
+
+    first = await in_time(2, again)
+    await anyio.sleep(2.1)
     assert await in_thread(session_id) != first
     await made.aclose()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,3 +331,28 @@ async def test_writer_size_counts_what_is_sealed(key: Key) -> None:
         assert 5 << 20 == writer.size
         await writer.finish()
         assert (5 << 20) + 1 == writer.size
+
+
+@pytest.mark.anyio
+async def test_files_are_opened_off_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a file of a network may take seconds, which would be everybody's."""
+    here, opening = threading.get_ident(), os.open
+    threads: set[int] = set()
+
+    def noted(path: Any, *args: Any, **options: Any) -> int:
+        if os.fspath(tmp_path) in os.fspath(path):
+            threads.add(threading.get_ident())
+        return opening(path, *args, **options)
+
+    monkeypatch.setattr("anyseal.objects.sources.os.open", noted)
+    sink = await FileSink.aopen(tmp_path / "file", mode=0o600)
+    await anyio.to_thread.run_sync(sink.commit, 4)
+    with pytest.raises(OutputExistsError):
+        await FileSink.aopen(tmp_path / "file")
+    source = await FileSource.aopen(tmp_path / "file")
+    assert (4, 0o100600) == (source.size, source.stat.st_mode)
+    source.close()
+    assert threads
+    assert here not in threads

@@ -32,7 +32,7 @@ FLOORS = [
         "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
         "objects.rewrap", "objects.upload",
     ],
-    ["ports", "offload", "flight", "retries", "tasks"],
+    ["ports", "offload", "flight", "retries", "tasks", "loops", "transient"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",
@@ -112,10 +112,19 @@ def test_package_keeps_its_floors() -> None:
     assert [] == wrong
 
 
+def listed(module: Any) -> list[str]:
+    """``__all__`` as it is written: what needs an extra is taken out, for ``import *``."""
+    for node in ast.parse(Path(module.__file__).read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return []
+
+
 def public() -> Iterator[tuple[str, Any]]:
     """Each public name of both faces, and the methods of the classes among them."""
     for module in (anyseal, sync):
-        for name in module.__all__:
+        for name in listed(module):
             thing = getattr(module, name)
             yield f"{module.__name__}.{name}", thing
             if inspect.isclass(thing) and thing.__module__.startswith("anyseal"):
@@ -148,11 +157,44 @@ def test_package_lists_its_names_in_order() -> None:
     names = [name for name, _ in modules() if not name.startswith(("cli", "demo", "__main__"))]
     for name in names:
         module = importlib.import_module(f"anyseal.{name}".rstrip("."))
-        listed = getattr(module, "__all__", None)
-        if listed is not None:
-            ordered = sorted(listed, key=lambda n: (not n.isupper(), n[0].islower(), n))
-            assert ordered == listed, name
-            assert [] == [each for each in listed if not hasattr(module, each)]
+        found = listed(module)
+        ordered = sorted(found, key=lambda n: (not n.isupper(), n[0].islower(), n))
+        assert ordered == found, name
+        assert [] == [each for each in found if not hasattr(module, each)]
+        assert set(found) <= set(dir(module))
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("anyseal", "SessionFactory"),
+        ("anyseal.cache", "Cache"),
+        ("anyseal.compat.lenzeye", "encrypt_file_stream"),
+        ("anyseal.kms", "StaticKms"),
+        ("anyseal.metastore", "MemoryMetastore"),
+        ("anyseal.sync", "SessionFactory"),
+    ],
+)
+def test_package_import_star_needs_no_extra(name: str, there: str) -> None:
+    """Who tries the library in a shell has not installed everything. (``anyseal.cache`` as a whole
+    needs its own extra.) What needs one is asked for by name, and then says so."""
+    code = f"""
+        import sys
+        for extra in {(*EXTRAS, "botocore", "pymemcache", "pyarrow", "stamina")!r}:
+            sys.modules[extra] = None
+        if {name!r} != "anyseal.cache":
+            sys.modules["msgspec"] = sys.modules["pybreaker"] = None
+        from {name} import *
+        print({there}.__name__)
+        import {name} as package
+        from anyseal import ConfigurationError
+        for each in dir(package):
+            try:
+                getattr(package, each)
+            except ConfigurationError as error:
+                assert "pip install" in str(error), each
+    """
+    assert [there] == said(run_python(code))
 
 
 def test_sync_has_the_names_of_the_async_side() -> None:
@@ -160,7 +202,7 @@ def test_sync_has_the_names_of_the_async_side() -> None:
 
     What the async side has in ``anyseal.cache`` and ``anyseal.s3`` is there too.
     """
-    shared = set(anyseal.__all__) - {"sync"}
+    shared = set(listed(anyseal)) - {"sync"}
     services = {
         "Cache", "HttpBackend", "MemcachedBackend", "MemoryBackend", "RedisBackend",
         "SQLiteBackend", "SealedBucket", "backend_from_url",
@@ -171,7 +213,7 @@ def test_sync_has_the_names_of_the_async_side() -> None:
     }  # fmt: skip
     for name in sorted(shared - neutral):
         assert hasattr(sync, name), name
-    assert sorted(sync.__all__) == sorted(services | shared - neutral)
+    assert sorted(listed(sync)) == sorted(services | shared - neutral)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +249,14 @@ def test_sync_classes_have_the_same_methods(name: str) -> None:
         if name != "ObjectFile" and callable(getattr(ours, method)):
             mine = inspect.signature(getattr(ours, method)).parameters
             assert list(mine) == list(inspect.signature(getattr(theirs, twin)).parameters)
+
+
+def test_caches_show_their_settings() -> None:
+    """Editors and help() show what a class takes; both faces take the same."""
+    shown = inspect.signature(importlib.import_module("anyseal.cache").Cache)
+    assert inspect.signature(sync.Cache) == shown
+    kinds = {each.kind for each in shown.parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
 def test_errors_tree_is_its_docstring() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import copy
+import gc
 import json
 import os
 import pickle
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyseal import _ffi, record
+from anyseal import _ffi
 from anyseal._ffi import ffi, lib
 from anyseal.config import ROW_MAX_BYTES
 from anyseal.errors import AnysealError, DecryptionError, FormatError, KeyUseError, WrongKeyError
@@ -40,6 +41,7 @@ from anyseal.record import (
     parse_row,
     seal_row,
     seal_row_text,
+    sealing,
     unwrap_key,
     wrap_key,
 )
@@ -181,9 +183,9 @@ def test_seal_row_refuses_what_could_not_be_opened(
     row_key: RowKey, seal: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit of both directions is one; beyond it nothing is sealed."""
-    monkeypatch.setattr(record, "ROW_MAX_BYTES", 10)
-    monkeypatch.setattr(record, "_row_seal", lambda *_: lib.ANYSEAL_ERROR_ARGUMENT)
-    monkeypatch.setattr(record, "_row_seal_text", lambda *_: lib.ANYSEAL_ERROR_ARGUMENT)
+    monkeypatch.setattr(sealing, "ROW_MAX_BYTES", 10)
+    monkeypatch.setattr(sealing, "_row_seal", lambda *_: lib.ANYSEAL_ERROR_ARGUMENT)
+    monkeypatch.setattr(sealing, "_row_seal_text", lambda *_: lib.ANYSEAL_ERROR_ARGUMENT)
     with pytest.raises(ValueError, match="at most"):
         seal(bytes(11), row_key)
 
@@ -678,6 +680,7 @@ def test_wrap_key_is_the_public_blob() -> None:
 def test_unwrap_key_refuses_every_change() -> None:
     inner, outer = Slot.random(), Slot.from_bytes(IK)
     wrapped = wrap_key(inner, outer)
+    gc.collect()  # or the keys of earlier tests go meanwhile
     live = lib.anyseal_arena_live()
     for position in range(60):
         changed = bytearray(wrapped)

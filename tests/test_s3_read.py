@@ -31,7 +31,7 @@ from anyseal.s3 import SealedBucket, connect
 from s3_proxy import Request, S3Proxy
 from servers import Moto
 from storage_servers import ACCESS_KEY, SECRET_KEY, SeaweedFS, blocking_client
-from support import live_keys, names, pattern, seal_bytes, seal_off_loop
+from support import in_turn, live_keys_without_garbage, names, pattern, seal_bytes, seal_off_loop
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -277,7 +277,7 @@ async def test_read_gives_up_on_a_server_that_says_nothing(
     put(store, "small", await seal(keyring, b"x"))
     proxy.behave = lambda request: "hang"
     async with sealed_bucket(proxy.url, store[1], keyring, attempts=1, timeout=0.3) as bucket:
-        with anyio.fail_after(10), pytest.raises(SourceError) as caught:
+        with anyio.fail_after(60), pytest.raises(SourceError) as caught:
             await bucket.open("small", partition=PARTITION)
         assert caught.value.retryable
     async with sealed_bucket(proxy.url, store[1], keyring) as bucket:
@@ -295,7 +295,7 @@ async def test_read_does_not_believe_the_network(
         await bucket.open("large", partition=PARTITION) as reader,
     ):
         proxy.behave = lambda request: "lie"
-        for call in (reader.read_range(0), reader.verify()):
+        for call in in_turn(reader.read_range(0), reader.verify()):
             with pytest.raises(DecryptionError):
                 await call
         stream: Any = reader.stream()
@@ -311,12 +311,14 @@ async def test_stream_reads_ahead_and_stops_when_it_is_closed(
         stream: Any = bucket.stream("large", partition=PARTITION)
         async with contextlib.aclosing(stream):
             assert large()[:MIB] == await anext(stream)
-            with anyio.fail_after(5):
+            with anyio.fail_after(60):
                 while len(proxy.ranges) < 4:
                     await anyio.sleep(0.005)
-        asked = len(proxy.asked)
-        await anyio.sleep(0.05)
-        assert asked == len(proxy.asked) <= 5
+        asked = 0
+        while asked != len(proxy.asked):  # what was sent reaches the proxy a little later
+            asked = len(proxy.asked)
+            assert asked <= 5
+            await anyio.sleep(0.2)
         proxy.behave = lambda request: "hang" if len(proxy.ranges) > 3 else None
         with anyio.move_on_after(0.3) as scope:
             async with contextlib.aclosing(
@@ -504,7 +506,7 @@ async def test_download_file_cancelled_anywhere(
 
     async with sealed_bucket(proxy.url, store[1], keyring, concurrency=2) as bucket:
         await bucket.get_range("large", 0, 9, partition=PARTITION)
-        slots = live_keys()
+        slots = live_keys_without_garbage()
         for request_number in range(1, 7):
             for resume in (True, False):
                 target = tmp_path / f"{request_number}{resume}"
@@ -526,7 +528,7 @@ async def test_download_file_cancelled_anywhere(
                 await bucket.download_file("large", target, partition=PARTITION)
                 assert large() == target.read_bytes()
     assert [] == [name for name in names(tmp_path) if name.startswith(".")]
-    assert slots >= live_keys()
+    assert slots >= live_keys_without_garbage()
 
 
 async def test_stat_tells_sizes_without_a_key(

@@ -9,9 +9,11 @@ import io
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -386,9 +388,11 @@ def test_upload_in_parts_by_threads(bucket: SealedBucket) -> None:
     assert done == bucket.complete_upload(token, receipts)
 
 
-def test_upload_part_that_is_too_short_or_fails(bucket: SealedBucket) -> None:
+def test_upload_part_that_is_too_short_or_fails(
+    bucket: SealedBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is uploaded, and the part can be sent again."""
-    token = bucket.create_upload("parts", size=len(SMALL), expires_in=0.5)
+    token = bucket.create_upload("parts", size=len(SMALL), expires_in=3000)
 
     def failing() -> Iterator[bytes]:
         yield SMALL[:10]
@@ -402,7 +406,8 @@ def test_upload_part_that_is_too_short_or_fails(bucket: SealedBucket) -> None:
         bucket.upload_part(token, 1, "text")
     with pytest.raises(TypeError):
         bucket.complete_upload(token, "receipt")
-    threading.Event().wait(0.5)
+    later = SimpleNamespace(time_ns=lambda: time.time_ns() + 3001 * 10**9)
+    monkeypatch.setattr("anyseal.value.time", later)
     with pytest.raises(ExpiredError):
         bucket.upload_part(token, 1, SMALL)
     bucket.abort_upload(token)
@@ -585,19 +590,25 @@ def test_caller_waits_until_what_it_cancels_has_ended() -> None:
 
 def test_caller_is_interrupted_while_it_waits() -> None:
     """Ctrl-C ends a call that waits for a server, not only user code."""
-    ended = []
+    ended, begun = [], threading.Event()
 
     async def work() -> None:
+        begun.set()
         try:
-            await anyio.sleep(30)
+            await anyio.sleep(90)
         finally:
             ended.append(True)
 
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    def interrupt() -> None:
+        if begun.wait(60):
+            time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         Caller().run(work)
-    timer.join()
+    thread.join()
     assert [True] == ended
 
 

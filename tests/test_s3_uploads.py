@@ -42,7 +42,7 @@ from anyseal import (
 from anyseal.s3.uploads import UploadCalls
 from servers import Moto
 from storage_servers import SeaweedFS, s3_client
-from support import Stream, a_key, flips, open_by_pipe, open_by_range, pattern
+from support import Stream, a_key, flips, in_turn, open_by_pipe, open_by_range, pattern
 
 pytest_plugins = ["server_fixtures"]
 pytestmark = pytest.mark.anyio
@@ -518,13 +518,13 @@ async def test_token_expired_altered_or_of_others_is_refused(
             (bucket, receipt, "a", FormatError),
             (other, token, "a", UploadNotFoundError),
         ):
-            for call in calls(of, text, partition):
+            for call in in_turn(*calls(of, text, partition)):
                 with pytest.raises(error):
                     await call
         later = SimpleNamespace(time_ns=lambda: time.time_ns() + 86_400 * 10**9)
         monkeypatch.setattr(anyseal.value, "time", later)
         *refused, abort = calls(bucket, token, "a")
-        for call in refused:
+        for call in in_turn(*refused):
             with pytest.raises(ExpiredError):
                 await call
         assert 1 == len(uploads(weed_server, name))
@@ -642,7 +642,7 @@ async def test_abort_leaves_nothing(
         for _ in range(2):
             await bucket.abort_upload(token)
             assert [] == uploads(weed_server, name)
-        for call in (
+        for call in in_turn(
             bucket.upload_part(token, 1, b"abc"),
             bucket.resume(token, [receipt]),
             bucket.complete_upload(token, [receipt]),

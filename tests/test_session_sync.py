@@ -24,7 +24,7 @@ from anyseal.ports import AuditEvent
 from anyseal.session import INLINE_ROW_BYTES
 from anyseal.testing import Clock, Recorder
 from doubles import IK, SK, World
-from support import pattern
+from support import pattern, run_python, said
 
 SIZES = (0, 1, 2, 64, INLINE_ROW_BYTES, INLINE_ROW_BYTES + 1, 1 << 20)
 
@@ -165,7 +165,7 @@ def test_sync_session_serves_many_threads_with_one_call_each() -> None:
 
         def work(n: int) -> bool:
             session = factory.session(f"u{n % 2}")
-            barrier.wait(10)
+            barrier.wait(60)
             return all(session.decrypt(session.encrypt(b"%d" % i)) == b"%d" % i for i in range(200))
 
         with ThreadPoolExecutor(32) as pool:
@@ -200,7 +200,7 @@ def test_sync_session_threads_and_small_caches() -> None:
 async def test_sync_session_inside_a_running_loops_worker_thread() -> None:
     """A sync view of an async framework: it runs in a worker thread, cold keys included."""
     world = World()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         factory = await anyio.to_thread.run_sync(world.sync_factory)
 
         def view(n: int) -> bytes:
@@ -238,7 +238,7 @@ def test_sync_and_async_share_one_hierarchy() -> None:
         def block() -> None:
             rows.append(blocking.session("u1").encrypt(b"data"))
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 for _ in range(10):
                     group.start_soon(encrypt)
@@ -285,3 +285,26 @@ def test_sync_session_follows_the_clock() -> None:
             clock.turn(90000)
             assert session.decrypt(row) == session.decrypt(session.encrypt(b"old"))
             assert 2 == len(world.rows(IK))
+
+
+@pytest.mark.parametrize("loop_first", [True, False])
+@pytest.mark.parametrize("used", [True, False])
+def test_sync_factory_closes_at_exit(loop_first: bool, used: bool) -> None:
+    """Services close in an atexit handler: also when the shared event loop has ended before."""
+    code = f"""
+        import atexit
+        from anyseal import offload, sync
+        from anyseal.testing import memory_hierarchy
+        factory = sync.SessionFactory(memory_hierarchy())
+        if {loop_first}:
+            offload.portal()
+        def close():
+            factory.close()
+            factory.close()
+            print(len(factory.hierarchy.partitions))
+        atexit.register(close)
+        if {used}:
+            row = factory.session("u1").encrypt(b"data")
+            print(factory.session("u1").decrypt(row))
+    """
+    assert (["b'data'"] if used else []) + ["0"] == said(run_python(code))

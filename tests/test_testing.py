@@ -52,7 +52,7 @@ def test_plugin_brings_its_fixtures(tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         cwd=tmp_path,
     )

@@ -123,6 +123,12 @@ __all__ = [
     "sync",
 ]
 
+_LAZY = {"HttpSource": "anyseal.objects.http"}
+"""Names that need an extra, and where they are: loaded when first used."""
+
+if not _TYPE_CHECKING:  # `import *` must need no extra
+    __all__ = [name for name in __all__ if name not in _LAZY]
+
 __version__ = "0.1.0"
 
 
@@ -130,6 +136,10 @@ def __getattr__(name: str) -> _Any:
     """``anyseal.sync`` and what needs an extra are loaded on first use."""
     if name == "sync":
         return _import_module("anyseal.sync")
-    if name == "HttpSource":
-        return _import_module("anyseal.objects.http").HttpSource
+    if name in _LAZY:
+        return getattr(_import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, "sync"})

@@ -7,7 +7,7 @@ import copy
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -64,6 +64,17 @@ class SingleFlight(Generic[T]):
         """In a forked child: the parent's calls, and its threads that hold the lock, are gone."""
         self._lock = threading.Lock()
         self._flights = {}
+
+    def forget(self, keys: Iterable[Hashable]) -> None:
+        """Who comes from now on waits for no call for one of *keys* that is under way."""
+        if self._flights:
+            with self._lock:
+                for key in keys:
+                    self._flights.pop(key, None)
+
+    def forget_those(self, match: Callable[[Any], bool]) -> None:
+        """The same for the keys of which *match* says so."""
+        self.forget([key for key in list(self._flights) if match(key)])
 
     async def run(self, key: Hashable, function: Callable[[], Awaitable[T]]) -> T:
         """The result of *function*, called here or by someone else for the same *key*."""
@@ -164,6 +175,17 @@ class ThreadFlight(Generic[T]):
         """In a forked child: the parent's calls, and its threads that hold the lock, are gone."""
         self._lock = threading.Lock()
         self._flights = {}
+
+    def forget(self, keys: Iterable[Hashable]) -> None:
+        """Who comes from now on waits for no call for one of *keys* that is under way."""
+        if self._flights:
+            with self._lock:
+                for key in keys:
+                    self._flights.pop(key, None)
+
+    def forget_those(self, match: Callable[[Any], bool]) -> None:
+        """The same for the keys of which *match* says so."""
+        self.forget([key for key in list(self._flights) if match(key)])
 
     def run(self, key: Hashable, function: Callable[[], T]) -> T:
         """The result of *function*, called here or by another thread for the same *key*."""

@@ -311,7 +311,7 @@ async def open_file(
 
     Cost: as :func:`seal_file`.
     """
-    source = await offload.acquire(lambda: FileSource(src), FileSource.close)
+    source = await FileSource.aopen(src)
     failed = True
     opening: FileOpening | None = None
     try:

@@ -35,6 +35,7 @@ __all__ = [
     "each",
     "each_blocking",
     "executor",
+    "exiting",
     "portal",
     "run",
     "run_waiting",
@@ -341,6 +342,7 @@ class _Process:
         self.executor: ThreadPoolExecutor | None = None
         self.portal: BlockingPortal | None = None
         self.portal_exit = contextlib.ExitStack()
+        self.portal_closed = False
 
 
 _process = _Process()
@@ -373,6 +375,7 @@ def executor() -> ThreadPoolExecutor:
 
 def _close_portal(process: _Process) -> None:
     if process is _process:  # not in a forked child, where the portal's thread does not exist
+        process.portal_closed = True
         process.portal_exit.close()
 
 
@@ -385,6 +388,16 @@ def portal() -> BlockingPortal:
                 process.portal = process.portal_exit.enter_context(BlockingPortalProvider())
                 atexit.register(_close_portal, process)
     return process.portal
+
+
+def exiting() -> bool:
+    """Whether the interpreter exits, and there is no event loop any more to wait on.
+
+    Handlers of ``atexit`` that were registered before the first wait run after the loop's end.
+    """
+    if _process.portal is None:  # no thread is to be started now
+        return not threading.main_thread().is_alive()
+    return _process.portal_closed
 
 
 def wait(function: Callable[..., Awaitable[T]], *args: Any) -> T:

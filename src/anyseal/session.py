@@ -22,7 +22,7 @@ from anyseal._ffi import view
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.keyring.cached import IntermediateKey, Partition, trim
 from anyseal.keyring.hierarchy import KeyHierarchy
-from anyseal.ports import AuditEvent, AuditHook, CacheEvent, MetricsHook, TimingEvent
+from anyseal.ports import AuditEvent, AuditHook, MetricsHook
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 
 __all__ = [
@@ -89,12 +89,13 @@ def encode_text(text: Any) -> bytes:
 class SessionBase:
     """What both sessions share: one partition, its cached keys, its hooks."""
 
-    __slots__ = ("_audit", "_closed", "_hierarchy", "_partition")
+    __slots__ = ("_audit", "_closed", "_hierarchy", "_meter", "_partition")
 
     def __init__(
         self, hierarchy: KeyHierarchy, partition: Partition, audit: AuditHook | None
     ) -> None:
         self._hierarchy = hierarchy
+        self._meter = hierarchy.meter
         self._partition = partition
         self._audit = audit
         self._closed = False
@@ -119,11 +120,10 @@ class SessionBase:
         return open_row(row, key.row_key)
 
     def _observed(self) -> bool:
-        return self._hierarchy.metrics is not None or self._audit is not None
+        return self._meter.hook is not None or self._audit is not None
 
     def _report(self, operation: Any, start: int, key_id: str, error: BaseException | None) -> None:
-        if self._hierarchy.metrics is not None:
-            self._hierarchy.metrics(TimingEvent(operation, time.perf_counter_ns() - start))
+        self._meter.took(operation, start)
         if self._audit is not None:
             outcome = "ok" if error is None else type(error).__name__
             self._audit(AuditEvent(self._partition.name, key_id, operation, outcome))
@@ -164,7 +164,7 @@ class Session(SessionBase):
     async def _sealing_key(self) -> IntermediateKey:
         self._check()
         key = self._partition.sealing_hit()
-        if key is not None and self._hierarchy.metrics is None:
+        if key is not None and self._meter.hook is None:
             return key
         return await self._hierarchy.sealing_key(self._partition)
 
@@ -184,7 +184,7 @@ class Session(SessionBase):
         Cost: on a warm key one C call and no suspension up to 64 KiB, else a worker thread.
         Source: the public DataRowRecord format; docs/sessions.md.
         """
-        if self._audit is not None or self._hierarchy.metrics is not None:
+        if self._audit is not None or self._meter.hook is not None:
             with _Observation(self, "encrypt") as observation:
                 text: str = await self._encrypt(data, seal_row_text, observation)
                 return text
@@ -246,7 +246,7 @@ class Session(SessionBase):
 
         Cost: as :meth:`encrypt`. Writes nothing to the metastore.
         """
-        if self._audit is not None or self._hierarchy.metrics is not None:
+        if self._audit is not None or self._meter.hook is not None:
             with _Observation(self, "decrypt") as observation:
                 return await self._decrypt(row, observation)
         if self._closed:
@@ -354,23 +354,19 @@ class FactoryBase:
             raise ConfigurationError("the session factory is closed")
         policy = self.hierarchy.policy
         if not policy.session_cache_size:
-            return self.hierarchy.partition(partition)
+            return self.hierarchy.partitions.of(partition)
         now, cached = time.monotonic(), self._cache.get(partition)
         if cached is not None and now < cached.session_until:
-            self._count("hit")
+            self.hierarchy.meter.count("hit", "session")
             with contextlib.suppress(KeyError):  # another thread dropped it meanwhile
                 self._cache.move_to_end(partition)
             return cached
-        found = self.hierarchy.partition(partition)
-        self._count("miss" if cached is None else "stale")
+        found = self.hierarchy.partitions.of(partition)
+        self.hierarchy.meter.count("miss" if cached is None else "stale", "session")
         found.session_until = now + policy.session_cache_duration
         self._cache[partition] = found
         trim(self._cache, policy.session_cache_size)
         return found
-
-    def _count(self, outcome: Any) -> None:
-        if self.hierarchy.metrics is not None:
-            self.hierarchy.metrics(CacheEvent(outcome, "session"))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.hierarchy.sk_id}>"

@@ -7,11 +7,11 @@ import contextvars
 import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Generic, TypeVar, TypeVarTuple
 
 import anyio
 
-__all__ = ["GRACE", "Ahead", "each_awaited", "uninterrupted"]
+__all__ = ["GRACE", "Ahead", "Detached", "each_awaited", "uninterrupted"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -91,6 +91,59 @@ async def uninterrupted(
     return made[0]
 
 
+class Detached:
+    """A task of this event loop that no task group waits for; started when made.
+
+    Its owner keeps it until it has ended: nobody else does.
+
+    Args:
+        function: What it does. What it raises must be dealt with there.
+        over: Called when it has ended, also if it was cancelled before it began.
+    """
+
+    def __init__(
+        self, function: Callable[[], Awaitable[object]], over: Callable[[], object] | None = None
+    ) -> None:
+        self._function = function
+        self._over = over
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+        self._task: asyncio.Task[None] | None = None
+        if issubclass(anyio.get_cancelled_exc_class(), asyncio.CancelledError):
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._end)
+        else:
+            import trio
+
+            trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                await self._function()
+        finally:
+            self._end()
+
+    def _end(self, task: object = None) -> None:
+        if not self._ended.is_set():
+            self._ended.set()
+            if self._over is not None:
+                self._over()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has."""
+        return self._ended.is_set()
+
+    def cancel(self) -> None:
+        """Ask it to end. Idempotent."""
+        self._scope.cancel()
+
+    async def wait(self) -> None:
+        """Wait for its end."""
+        await self._ended.wait()
+
+
 class Ahead(Generic[T]):
     """A call that runs while its owner does something else; started when made.
 
@@ -101,30 +154,19 @@ class Ahead(Generic[T]):
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
         self._call = call
-        self._scope = anyio.CancelScope()
-        self._ended = anyio.Event()
         self._results: list[T] = []
         self._error: Exception | None = None
-        self._task: Any = None
-        if issubclass(anyio.get_cancelled_exc_class(), asyncio.CancelledError):
-            self._task = asyncio.get_running_loop().create_task(self._run())
-        else:
-            import trio
-
-            trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
+        self._task = Detached(self._run)
 
     async def _run(self) -> None:
         try:
-            with self._scope:
-                self._results.append(await self._call())
+            self._results.append(await self._call())
         except Exception as exc:
             self._error = exc
-        finally:
-            self._ended.set()
 
     async def result(self) -> T:
         """What the call returned; raises what it raised. Once."""
-        await self._ended.wait()
+        await self._task.wait()
         if self._error is not None:
             raise self._error
         if not self._results:
@@ -133,12 +175,12 @@ class Ahead(Generic[T]):
 
     async def drop(self) -> None:
         """Cancel the call; returns when it has ended, also in a cancelled task."""
-        self._scope.cancel()
+        self._task.cancel()
         late: BaseException | None = None
-        while not self._ended.is_set():
+        while not self._task.ended:
             try:
                 with anyio.CancelScope(shield=True):
-                    await self._ended.wait()
+                    await self._task.wait()
             except anyio.get_cancelled_exc_class() as cancelled:  # asyncio's own Task.cancel()
                 late = cancelled
         if late is not None:

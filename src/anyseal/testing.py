@@ -15,7 +15,10 @@ from anyseal import value as _value
 from anyseal.config import CryptoPolicy
 from anyseal.keyring import cached as _cached
 from anyseal.keyring import hierarchy as _hierarchy
+from anyseal.keyring import intermediate as _intermediate
 from anyseal.keyring import lifecycle as _lifecycle
+from anyseal.keyring import lifetimes as _lifetimes
+from anyseal.keyring import system as _system
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.kms.static import StaticKms
 from anyseal.metastore.memory import MemoryMetastore
@@ -40,9 +43,12 @@ class Clock:
     _MODULES: tuple[Any, ...] = (
         _cached,
         _hierarchy,
+        _intermediate,
         _lifecycle,
+        _lifetimes,
         _session,
         _sync_sessions,
+        _system,
         _value,
     )
 

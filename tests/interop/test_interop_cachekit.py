@@ -48,7 +48,7 @@ def peer(cachekit_python: Path, redis_server: RedisServer) -> Callable[..., Call
             input=json.dumps(calls),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": tempfile.gettempdir(),

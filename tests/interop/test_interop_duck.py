@@ -40,7 +40,7 @@ def peer(duck_python: Path, tmp_path: Path) -> Callable[[list[dict[str, Any]]], 
             input=json.dumps(requests),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             env={"PATH": os.environ["PATH"], "HOME": tempfile.gettempdir()},
         )
         assert 0 == done.returncode, done.stderr[-3000:]

@@ -21,7 +21,7 @@ from anyseal.cache.codecs import (
 from anyseal.cache.core import Cache
 from anyseal.cache.decorators import CacheInfo, cached
 from anyseal.cache.policy import TTL, CachePolicy
-from anyseal.cache.secure import secure
+from anyseal.cache.secure import aclose_all, close_all, secure
 from anyseal.cache.stats import CacheHealth, CacheStats
 from anyseal.cache.wrapper import EncryptionWrapper
 
@@ -56,8 +56,10 @@ __all__ = [
     "RawCodec",
     "RedisBackend",
     "SQLiteBackend",
+    "aclose_all",
     "backend_from_url",
     "cached",
+    "close_all",
     "secure",
 ]
 
@@ -72,8 +74,15 @@ _LAZY = {
 }
 """Backends that need an extra, or that few need, and their modules: loaded when first used."""
 
+if not TYPE_CHECKING:  # `import *` must need no further extra
+    __all__ = [name for name in __all__ if _LAZY.get(name) not in ("http", "memcached", "redis")]
+
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"anyseal.cache.backends.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

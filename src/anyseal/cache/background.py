@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
-import anyio.lowlevel
+from anyio.lowlevel import current_token
+
+from anyseal.tasks import Detached
 
 __all__ = ["Background"]
 
@@ -20,8 +19,7 @@ class Background:
     """Tasks that nobody waits for: each belongs to the event loop that it began in."""
 
     def __init__(self) -> None:
-        self._scopes: dict[anyio.CancelScope, tuple[Any, anyio.Event]] = {}
-        self._tasks: set[Any] = set()
+        self._tasks: dict[object, tuple[Any, Detached]] = {}
 
     def start(
         self, function: Callable[[], Awaitable[None]], over: Callable[[], object] | None = None
@@ -30,40 +28,27 @@ class Background:
 
         *over* is called when it has ended, also if it was cancelled before it began.
         """
-        scope, ended = anyio.CancelScope(), anyio.Event()
-        self._scopes[scope] = (anyio.lowlevel.current_token(), ended)
+        mark = object()
 
         async def run() -> None:
             try:
-                with scope:
-                    try:
-                        await function()
-                    except Exception as exc:
-                        name = type(exc).__name__
-                        logger.warning("a background task of the cache failed: %s", name)
-            finally:
-                end()
+                await function()
+            except Exception as exc:
+                logger.warning("a background task of the cache failed: %s", type(exc).__name__)
 
         def end() -> None:
-            if self._scopes.pop(scope, None) is not None:
-                ended.set()
-                if over is not None:
-                    over()
+            self._tasks.pop(mark, None)
+            if over is not None:
+                over()
 
-        if issubclass(anyio.get_cancelled_exc_class(), asyncio.CancelledError):
-            task = asyncio.get_running_loop().create_task(run())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(lambda _: end())
-        else:
-            import trio
-
-            trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+        task = Detached(run, end)
+        if not task.ended:  # an eager one may have
+            self._tasks[mark] = (current_token(), task)
 
     async def aclose(self) -> None:
         """Cancel this event loop's tasks, and wait for their end."""
-        here = anyio.lowlevel.current_token()
-        for scope, (token, ended) in list(self._scopes.items()):
+        here = current_token()
+        for token, task in list(self._tasks.values()):
             if token == here:
-                scope.cancel()
-                await ended.wait()
+                task.cancel()
+                await task.wait()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from anyseal.cache.breaker import Breaker
@@ -15,6 +15,7 @@ from anyseal.cache.codecs import codec_named
 from anyseal.cache.entries import Entries, is_stale
 from anyseal.cache.entry import Entry, check_namespace
 from anyseal.cache.keys import PartitionKeys, check_keyring
+from anyseal.cache.leases import Leases
 from anyseal.cache.local import Copies, LocalLayer
 from anyseal.cache.needs import UNSET
 from anyseal.cache.opening import Opener, RotationHook
@@ -25,21 +26,31 @@ from anyseal.cache.stats import CacheHealth, CacheStats, Observer
 from anyseal.cache.tags import Tags
 from anyseal.errors import AnysealError, BackendError
 from anyseal.keys import Key
-from anyseal.ports import AuditHook, Keyring, MetricsHook
+from anyseal.ports import AuditHook, Backend, BackendTraits, BlockingBackend, Keyring, MetricsHook
 from anyseal.suites import Suite, suite_named
 
 __all__ = ["CacheBase"]
+
+LEASING = ("take_lease", "settle", "set_and_delete", "delete_beside")
+"""What LeasingBackend has beside Backend, and its blocking twin likewise."""
 
 _closures: WeakKeyDictionary[Any, dict[tuple[str, str], object]] = WeakKeyDictionary()
 """By backend, who has the name of a decorated function that depends on more than its arguments."""
 
 
-class CacheBase:
-    """Settings, keys, names and flows: what both caches share."""
+BackendT = TypeVar("BackendT", bound=Backend | BlockingBackend)
+
+
+class CacheBase(Generic[BackendT]):
+    """Settings, keys, names and flows: what both caches share.
+
+    What one of them has beside is made by its ``_assemble``, so that the settings, with their
+    names and types, stand here alone.
+    """
 
     def __init__(
         self,
-        backend: Any,
+        backend: BackendT,
         keyring: Key | Keyring,
         *,
         namespace: str = "anyseal",
@@ -53,6 +64,7 @@ class CacheBase:
         audit: AuditHook | None = None,
         on_rotation: RotationHook | None = None,
     ) -> None:
+        self._check_backend(backend)
         check_keyring(keyring, name_key)
         check_settings(
             policy=policy, plain_keys=plain_keys, name_key=name_key, metrics=metrics, audit=audit,
@@ -61,13 +73,14 @@ class CacheBase:
         self.namespace = check_namespace(namespace)
         self.codec = codec_named(codec)
         self.policy = policy if policy is not None else CachePolicy()
-        self._backend = backend
+        self._backend: Any = backend
         self._keyring: Any = keyring
         self._ttl = seconds_of(ttl)
         self._suite = suite_named(suite)
         self._observer = Observer(namespace, metrics, audit)
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset, namespace)
-        self._everywhere = () if getattr(backend, "can_scan", True) else ("\0clear",)
+        self._traits = BackendTraits.of(backend)
+        self._everywhere = () if self._traits.can_scan else ("\0clear",)
         size = self.policy.local_bytes
         self._local = LocalLayer(size, self.policy.local_ttl) if size else None
         self._copies = Copies(self._local)
@@ -79,6 +92,7 @@ class CacheBase:
             keys=self._keys,
             copies=self._copies,
             observer=self._observer,
+            policy=self.policy,
             suite=self._suite,
             everywhere=self._everywhere,
         )
@@ -92,6 +106,8 @@ class CacheBase:
             suite=self._suite,
             on_rotation=on_rotation,
         )
+        self._leases = Leases()
+        self._leasing = all(hasattr(backend, method) for method in LEASING)
         self._entries = Entries(
             keys=self._keys,
             opener=self._opener,
@@ -99,8 +115,17 @@ class CacheBase:
             policy=self.policy,
             observer=self._observer,
             suite=self._suite,
+            leases=self._leases,
             ranged=hasattr(backend, "put_range"),
+            leasing=self._leasing,
         )
+        self._assemble()
+
+    def _check_backend(self, backend: Any) -> None:
+        """Refuse the other cache's backends."""
+
+    def _assemble(self) -> None:
+        """Make the parts that only this cache has."""
 
     def claim(self, name: str, owner: object) -> bool:
         """Whether *owner* has the function's *name* over this backend to itself."""

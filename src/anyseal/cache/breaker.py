@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -71,6 +72,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._probing = threading.Lock()
         self._clean = True
+        self._failed_at = -math.inf
         self.refusals = 0
         """Entries in a row that did not verify; whoever opens one sets it to 0. Apart from the
         failures of calls: the call that brought such an entry went well."""
@@ -82,6 +84,10 @@ class Breaker:
     def state(self) -> str:
         """``closed``, ``open`` or ``half-open``; ``off`` if there is none."""
         return "off" if self._breaker is None else str(self._breaker.current_state)
+
+    def just_failed(self, within: float) -> bool:
+        """Whether a call failed in the last *within* seconds, and none went well since."""
+        return not self._clean and time.monotonic() - self._failed_at < within
 
     def enter(self) -> bool:
         """Ask for a call; whether it is a probe.
@@ -100,8 +106,11 @@ class Breaker:
 
     def succeeded(self, probe: bool = False) -> None:
         """The call went well."""
+        if self._clean:
+            return
         breaker = self._breaker
-        if self._clean or breaker is None:
+        if breaker is None:
+            self._clean = True
             return
         try:
             with self._lock:
@@ -113,8 +122,10 @@ class Breaker:
 
     def failed(self, error: Exception, probe: bool = False) -> None:
         """The call went wrong."""
+        self._failed_at = time.monotonic()
         breaker = self._breaker
         if breaker is None:
+            self._clean = False
             return
 
         def fail() -> None:

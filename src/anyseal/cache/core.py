@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import anyio
 
@@ -18,7 +18,7 @@ from anyseal.cache.herd import Herd
 from anyseal.cache.jobs import Job
 from anyseal.cache.large import LargeValues
 from anyseal.cache.needs import UNSET
-from anyseal.cache.options import Settings, items_of, tag_names
+from anyseal.cache.options import items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -28,7 +28,7 @@ from anyseal.errors import (
     ConfigurationError,
     FormatError,
 )
-from anyseal.ports import LeasingBackend, RangedBackend, WatchedBackend
+from anyseal.ports import RangedBackend, WatchedBackend
 
 __all__ = ["Cache"]
 
@@ -70,11 +70,11 @@ class Cache(Driver):
         TypeError: *backend* is none, or a blocking one; a setting is unknown, or of another type.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
-        super().__init__(backend, keyring, **settings)
-        self._herd = Herd()
+    def _assemble(self) -> None:
+        super()._assemble()
+        backend = self._backend
+        self._herd = Herd(self._leases)
         self._background = Background()
-        self._leasing = isinstance(backend, LeasingBackend)
         self._watch: Watch | None = None
         if self._local is not None and isinstance(backend, WatchedBackend):
             self._watch = Watch(backend, f"{self.namespace}:", self._local, self._background)
@@ -251,14 +251,14 @@ class Cache(Driver):
         )
 
     async def _set(
-        self, partition: str, key: bytes, kind: int, payload: Any, *, tags: Sequence[str],
-        **options: Any,
+        self, partition: str, key: bytes, kind: int, payload: Any, *, ttl: float | None,
+        tags: Sequence[str], **options: Any,
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
             names = await self._drive(self._keys.names(partition))
-            carried = await self._drive(self._tags.generations(names, partition, tags))
-            return await self._put(partition, key, kind, payload, tags=carried, **options)
+            carried = await self._drive(self._tags.generations(names, partition, tags, ttl=ttl))
+            return await self._put(partition, key, kind, payload, ttl=ttl, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -324,6 +324,7 @@ class Cache(Driver):
             BackendError: It may still be there.
         """
         data = check_key(key)
+        await self._drive(self._entries.revoke(partition, data))
         while True:
             entry = await self._drive(self._entries.find(partition, data))
             if entry is None:
@@ -334,6 +335,7 @@ class Cache(Driver):
                 taken = await self._guarded(call, entry.stored, entry.sealed, None)
             finally:
                 self._copies.forget(partition, data, entry.stored)
+                self._leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
                     await self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -361,6 +363,7 @@ class Cache(Driver):
         """
         for tag in tags:
             await self._drive(self._tags.delete(partition, tag))
+        self._leases.revoke_tags(partition, tags)
 
     async def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace.
@@ -370,6 +373,7 @@ class Cache(Driver):
             only ended.
         """
         self._copies.clear(partition)
+        self._leases.revoke_all(partition)
         if self._everywhere:
             await self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
@@ -378,6 +382,7 @@ class Cache(Driver):
             prefixes = (await self._drive(self._keys.names(partition))).prefixes
         deleted = await self._sweep(prefixes)
         self._copies.clear(partition)
+        self._leases.part_all(partition)
         return deleted
 
     # ---- computing
@@ -396,7 +401,8 @@ class Cache(Driver):
         """The value of *key*; if there is none, what *factory* returns, which is then stored.
 
         However many tasks ask, one of them computes; with a lease (see CachePolicy) also however
-        many processes. Callers get values of their own, but for the one who computed.
+        many processes. Callers get values of their own, but for the one who computed. If the entry
+        is deleted or replaced while *factory* runs, its result is returned, but not stored.
 
         Args:
             key: See ``get``.

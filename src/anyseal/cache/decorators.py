@@ -16,6 +16,7 @@ from anyseal.cache.base import CacheBase
 from anyseal.cache.core import INLINE_DECODE_BYTES, Cache
 from anyseal.cache.entry import NONE, Entry, check_key, function_key
 from anyseal.cache.jobs import Job
+from anyseal.cache.methods import as_method, is_method
 from anyseal.cache.needs import UNSET
 from anyseal.cache.options import check_options, tag_names
 from anyseal.errors import ConfigurationError, FormatError
@@ -41,6 +42,8 @@ class CacheInfo:
 
 def is_async(function: Any) -> bool:
     """Whether *function* is an ``async def``, or an object with an async ``__call__``."""
+    if isinstance(function, classmethod):
+        function = function.__func__
     call = getattr(function, "__call__", None)  # noqa: B004 - which one it is
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
@@ -49,8 +52,8 @@ class CachedFunction:
     """What a decorated function carries: its cache, its keys, its settings."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        if not callable(function) or isinstance(function, staticmethod | classmethod | type):
-            raise TypeError("cached goes below @staticmethod and @classmethod, onto a function")
+        if not callable(function) or isinstance(function, staticmethod | type):
+            raise TypeError("cached goes below @staticmethod, onto a function")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{function_name(function)} is a generator: its items cannot be cached")
         self.function = function
@@ -83,7 +86,7 @@ class CachedFunction:
         code = getattr(function, "__code__", None)  # what is written in C has none
         self._needs = [name for name in getattr(code, "co_freevars", ()) if name != "__class__"]
 
-    def check(self, cache: Any) -> CacheBase:
+    def check(self, cache: Any) -> CacheBase[Any]:
         """*cache*, if it suits the function.
 
         Raises:
@@ -91,7 +94,8 @@ class CachedFunction:
             ConfigurationError: Another function has this one's name there.
         """
         if not isinstance(cache, CacheBase):
-            raise TypeError(f"cache= must be a Cache or a function that returns one, not {cache!r}")
+            kind = type(cache).__name__
+            raise TypeError(f"cache= must be a Cache or a function that returns one, not a {kind}")
         if isinstance(cache, Cache) is not self.is_async:
             side = "anyseal.cache.Cache" if self.is_async else "anyseal.sync.Cache"
             raise TypeError(f"{self._name} needs an {side}: a function and its cache both wait, "
@@ -105,6 +109,11 @@ class CachedFunction:
         if decoder is not None and self._type is not UNSET:
             decoder(self._type)
         return cache
+
+    @property
+    def fixed(self) -> CacheBase[Any] | None:
+        """The cache, unless a function was given that returns it."""
+        return self._cache if isinstance(self._cache, CacheBase) else None
 
     @property
     def cache(self) -> Any:
@@ -254,6 +263,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         """Delete all entries of the function in one partition; how many."""
         cache, partition = self.cache, self.whole(partition)
         self.check_clearing()
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             await cache.delete_tag(self._clear_tag, partition=partition)
             return 0
@@ -261,6 +271,7 @@ def _decorate_async(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = await cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -297,6 +308,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         """Delete all entries of the function in one partition; how many."""
         cache, partition = self.cache, self.whole(partition)
         self.check_clearing()
+        cache._leases.revoke_all(partition, function_key(self._name, b""))
         if cache._everywhere:
             cache.delete_tag(self._clear_tag, partition=partition)
             return 0
@@ -304,6 +316,7 @@ def _decorate_sync(self: CachedFunction) -> Any:
         cache._copies.clear(partition)
         deleted: int = cache._sweep(_prefixes(self, names))
         cache._copies.clear(partition)
+        cache._leases.part_all(partition, function_key(self._name, b""))
         return deleted
 
     return wrapper, invalidate, refresh, cache_clear
@@ -317,13 +330,18 @@ def _prefixes(self: CachedFunction, names: Any) -> list[str]:
 
 def decorate(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     """*function* with a cache in front. *options* were checked."""
+    of_class = isinstance(function, classmethod)
+    if isinstance(function, classmethod):
+        function = function.__func__
     self = CachedFunction(function, options)
     make = _decorate_async if self.is_async else _decorate_sync
     wrapper, wrapper.invalidate, wrapper.refresh, wrapper.cache_clear = make(self)
     wrapper.cache_info = lambda: dataclass_copy(self.info)
     wrapper.key_of = lambda *args, **kwargs: self.key(args, kwargs)
     wrapper.cached = self
-    return wrapper
+    if self.fixed is not None:
+        wrapper.cache = self.fixed
+    return as_method(wrapper, of_class=of_class) if of_class or is_method(function) else wrapper
 
 
 def dataclass_copy(info: CacheInfo) -> CacheInfo:
@@ -352,7 +370,10 @@ def cached(
     The function never fails because the cache does: then it is simply called. The decorated
     function has ``invalidate(*args)``, ``refresh(*args)``, ``cache_clear(partition=...)``,
     ``cache_info()``, ``key_of(*args)`` and ``__wrapped__``; the first three are awaited on
-    ``async def``.
+    ``async def``. Its ``cache`` is the one that was given (not a function that returns it).
+    Through an object, those of a method have ``self`` already; through the class
+    it is their first argument. ``@cached`` goes above ``@classmethod``, and below
+    ``@staticmethod``.
 
     Args:
         cache: A Cache (an ``anyseal.sync.Cache`` for ``def``), or a function that returns it.

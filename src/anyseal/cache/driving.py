@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import anyio
 
 from anyseal.cache.base import CacheBase
+from anyseal.cache.entry import LOCK
 from anyseal.cache.needs import Flow, Need
-from anyseal.cache.options import Settings, check_names
+from anyseal.cache.options import check_backend
 from anyseal.errors import BackendError, KmsError, MetastoreError
 from anyseal.ports import Backend
 
@@ -21,17 +22,14 @@ SCAN_BATCH = 1000
 """Names that are deleted in one call."""
 
 
-class Driver(CacheBase):
+class Driver(CacheBase[Backend]):
     """A cache's parts, and what meets their needs."""
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
-        check_names(settings)
-        if not isinstance(backend, Backend):
-            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
-            raise TypeError(f"{type(backend).__name__} is not an async backend{hint}")
-        super().__init__(backend, keyring, **settings)
-        own = getattr(backend, "enforces_timeout", False)
-        self._timeout = None if own else self.policy.timeout
+    def _check_backend(self, backend: Any) -> None:
+        check_backend(backend, waits=True)
+
+    def _assemble(self) -> None:
+        self._timeout = None if self._traits.enforces_timeout else self.policy.timeout
 
     async def _answer(self, need: Need) -> Any:
         if need.keyring:
@@ -80,13 +78,21 @@ class Driver(CacheBase):
     async def _sweep(self, prefixes: Iterable[str]) -> int:
         """Delete all names that begin with one of *prefixes*; how many.
 
-        Each step of the scan is a call of the backend like others.
+        First the leases: a scan may miss what is stored under one that still holds. Each step of
+        the scan is a call of the backend like others.
         """
+        if self.policy.lease is not None:
+            await self._swept(prefixes, "}" + LOCK)
+        return await self._swept(prefixes)
+
+    async def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
+        """Delete the names that begin with one of *prefixes* and end with *suffix*; how many."""
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
             pages = aiter(self._backend.scan(prefix))
             try:
-                while (names := await self._guarded(anext, pages, None)) is not None:
+                while (page := await self._guarded(anext, pages, None)) is not None:
+                    names = [name for name in page if name.endswith(suffix)]
                     for at in range(0, len(names), SCAN_BATCH):
                         batch = names[at : at + SCAN_BATCH]
                         deleted += await self._guarded(self._backend.delete_many, batch)

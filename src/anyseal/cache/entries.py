@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anyseal.cache.entry import LARGE, OBJECT, Entry, PartitionNames, Tag, pack
+from anyseal.cache.entry import LARGE, LOCK, OBJECT, Entry, PartitionNames, Tag, pack
 from anyseal.cache.keys import PartitionKeys
+from anyseal.cache.leases import LeaseBase, Leases
 from anyseal.cache.local import Copies
 from anyseal.cache.needs import Flow, ask
 from anyseal.cache.opening import Opener
@@ -37,8 +38,11 @@ class Entries:
     policy: CachePolicy
     observer: Observer
     suite: Suite | None
+    leases: Leases
     ranged: bool
     """Whether the backend takes large values, in pieces."""
+    leasing: bool
+    """Whether it does several things in one exchange: see LeasingBackend."""
 
     def find(self, partition: str, key: bytes) -> Flow[Entry | None]:
         """The entry of *key* that opens, from the backend."""
@@ -86,11 +90,15 @@ class Entries:
         tags: Sequence[Tag] = (),
         cost_ms: int = 0,
         if_absent: bool = False,
+        lease: LeaseBase | None = None,
     ) -> Flow[bool]:
-        """Seal and store one entry; whether it was stored."""
+        """Seal and store one entry; whether it was stored. What was computed is stored under its
+        *lease*; anything else revokes the leases of those who compute."""
         names = yield from self.keys.names(partition)
         with_key = yield from self.keys.current(partition)
         fresh, end = self.policy.lifetime(ttl)
+        if not all(tag.reaches(end) for tag in tags):
+            yield from self.opener.tags.extend(names, partition, tags, end)
         plain = pack(kind, payload, fresh_until=fresh, cost_ms=cost_ms, tags=tags)
         sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
         self.observer.used(partition, with_key._key_id, "encrypt", "ok")
@@ -104,20 +112,46 @@ class Entries:
         try:
             self.copies.forget(partition, key, *stored)
             (version, *_) = self.copies.versions(stored)
-            if if_absent:
+            if lease is not None:
+                done = yield from lease.storing(stored[0], sealed, ttl_ms, large=kind == LARGE)
+            elif if_absent:
                 done = yield from self._set_absent(names, partition, key, sealed, ttl_ms)
             else:
-                done = yield ask("set", stored[0], sealed, ttl_ms=ttl_ms, if_absent=False)
+                self.leases.revoke(partition, [key])
+                done = yield from self._set(stored[0], sealed, ttl_ms, large=kind == LARGE)
         finally:
             if done:
                 self.copies.keep(partition, key, stored[0], sealed, version, own=True)
             else:
                 self.copies.forget(partition, key, *stored)
+            if lease is None and not if_absent:
+                self.leases.part(partition, [key])
         if done:
             self.observer.count("sets")
+            if if_absent:
+                self.leases.revoke(partition, [key])
             if len(stored) > 1:  # else an older entry would come back when this one ends
-                yield ask("delete_many", stored[1:])
+                yield ask("delete_many", [*self._others(stored[1:]), *stored[1:]])
         return bool(done)
+
+    def _others(self, stored: Sequence[str]) -> list[str]:
+        """What may stand beside the entries under these names: leases first, then objects."""
+        others = []
+        if self.leasing or self.policy.lease is not None:
+            others += [name + LOCK for name in stored]
+        if self.ranged:
+            others += [name + OBJECT for name in stored]
+        return others
+
+    def _set(self, name: str, sealed: bytes, ttl_ms: int | None, *, large: bool) -> Flow[bool]:
+        """Store an entry whatever there is. That ends the leases of other processes, and the
+        object of the one before, where it takes no exchange more."""
+        if large:  # which is published: it replaces the object, after many exchanges
+            yield ask("delete_many", [name + LOCK])
+        elif self.leasing:
+            others = self._others([name])
+            return bool((yield ask("set_and_delete", name, sealed, others, ttl_ms=ttl_ms)))
+        return bool((yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=False)))
 
     def _set_absent(
         self, names: PartitionNames, partition: str, key: bytes, sealed: bytes, ttl_ms: int | None
@@ -143,15 +177,28 @@ class Entries:
         stored = [name for key in keys for name in names.names(key)]
         if not stored:
             return 0
+        others = self._others(stored)
+        self.leases.revoke(partition, keys)
         try:
             self.copies.forget_all(partition, keys, stored)
-            count = yield ask("delete_many", stored)
+            if self.leasing:
+                count = yield ask("delete_beside", stored, others)
+            else:  # first the leases: under one that holds, the entry would be stored again
+                if others:
+                    yield ask("delete_many", others)
+                count = yield ask("delete_many", stored)
         finally:
             self.copies.forget_all(partition, keys, stored)
-        if self.ranged:
-            yield ask("delete_many", [name + OBJECT for name in stored])
+            self.leases.part(partition, keys)
         self.observer.count("deletes", len(keys))
         return int(count)
+
+    def revoke(self, partition: str, key: bytes) -> Flow[None]:
+        """Who computes the value of *key* now, here or in another process, shall not store it."""
+        self.leases.revoke(partition, [key])
+        if self.policy.lease is not None:
+            names = yield from self.keys.names(partition)
+            yield ask("delete_many", [name + LOCK for name in names.names(key)])
 
     def touch(self, partition: str, key: bytes, ttl: float | None) -> Flow[bool]:
         """Give an entry a new time to live; whether it was there."""
@@ -168,6 +215,8 @@ class Entries:
             else:
                 with_key = yield from self.keys.current(partition)
             fresh, end = self.policy.lifetime(ttl)
+            if entry.tags:
+                yield from self.opener.tags.extend(names, partition, entry.tags, end)
             plain = pack(
                 entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
                 tags=entry.tags,

@@ -69,6 +69,12 @@ class Tag:
 
     name: str
     generation: bytes
+    until: int = field(default=0, compare=False)
+    """When its record ends, ms since the epoch, as far as is known; 0 never."""
+
+    def reaches(self, end: int) -> bool:
+        """Whether its record lives as long as an entry that ends then; 0 never."""
+        return not self.until or 0 < end <= self.until
 
 
 @dataclass(slots=True)

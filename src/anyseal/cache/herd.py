@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from anyseal.cache.computing import Computing, computes_itself
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
-from anyseal.cache.leases import Lease, Renewals
-from anyseal.cache.needs import UNSET, redirected
+from anyseal.cache.leases import Lease, Leases, Renewals
+from anyseal.cache.needs import UNSET
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import SingleFlight
 
@@ -29,8 +30,9 @@ __all__ = ["Herd"]
 class Herd:
     """Computes missing values for one cache."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: Leases) -> None:
         self._flights: SingleFlight[Computed] = SingleFlight()
+        leases.flights = self._flights
         self._refreshing: set[tuple[Any, str, bytes]] = set()
         self._renewals: anyio.lowlevel.RunVar[Any] = anyio.lowlevel.RunVar("_anyseal_leases")
 
@@ -53,6 +55,8 @@ class Herd:
                         job.count(cache, "local_hits" if local else "hits")
                     return value
             job.count(cache, "misses")
+        if computes_itself(cache, job):
+            return await made(job)
         led = False
 
         async def lead() -> Computed:
@@ -101,7 +105,7 @@ class Herd:
         if lease is None:
             return LEFT
         async with lease:
-            return await self._run(cache, job)
+            return await self._run(cache, job, lease)
 
     async def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
@@ -109,7 +113,9 @@ class Herd:
         if renewals is None:
             renewals = Renewals()
             self._renewals.set(renewals)
-        lease = Lease(cache, renewals)
+        lease = Lease(cache, job, renewals)
+        if not lease.asks(job):
+            return lease
         try:
             names = cache._keys.names_hit(job.partition)
             if names is None:
@@ -122,8 +128,6 @@ class Herd:
 
     async def _compute(self, cache: Cache, job: Job) -> Computed:
         """Compute under the lease, or wait for the value of who has it."""
-        if cache.policy.lease is None:
-            return await self._run(cache, job)
         delay = POLL_FIRST
         while True:
             lease = await self._lease(cache, job)
@@ -157,15 +161,18 @@ class Herd:
             pass
         return None
 
-    async def _run(self, cache: Cache, job: Job, lease: Lease | None = None) -> Computed:
+    async def _run(self, cache: Cache, job: Job, lease: Lease) -> Computed:
         """Call the factory and store what it returns."""
-        tags = await cache._drive(job.carried(cache))
+        tags = None if lease.unreached else await cache._drive(job.carried(cache))
         started = perf_counter()
         try:
-            made = job.factory()
-            if not hasattr(made, "__await__"):
-                raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
-            value = await made
+            with Computing(cache, job):
+                made = job.factory()
+                if not hasattr(made, "__await__"):
+                    raise TypeError(
+                        "factory must be awaitable; anyseal.sync.Cache takes a plain one"
+                    )
+                value = await made
         except job.exceptions as exc:
             kept = job.frozen(cache, exc)
             if kept is not None:
@@ -181,18 +188,21 @@ class Herd:
 
     async def _keep(
         self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None,
-        lease: Lease | None,
+        lease: Lease,
     ) -> None:  # fmt: skip
         """Store a computed payload, if it is wanted and can be."""
-        if options is None:
+        if options is None or lease.revoked:
             return
         try:
-            if lease is None or not lease.settles or len(payload) > cache.policy.large_bytes:
-                await cache._put(job.partition, job.key, kind, payload, **options)
-            else:
-                flow = cache._entries.store(job.partition, job.key, kind, bytes(payload), **options)
-                await cache._drive(redirected(flow, "set", lease.settling))
-                lease.settled()
+            await cache._put(job.partition, job.key, kind, payload, lease=lease, **options)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
+
+
+async def made(job: Job) -> Any:
+    """What the job's factory returns. Raises TypeError if it cannot be awaited."""
+    awaitable = job.factory()
+    if not hasattr(awaitable, "__await__"):
+        raise TypeError("factory must be awaitable; anyseal.sync.Cache takes a plain one")
+    return await awaitable

@@ -45,13 +45,13 @@ class Job:
     info: Any = None
     """Counts ``hits``, ``misses`` and ``stale`` of one function."""
 
-    def count(self, cache: CacheBase, what: str) -> None:
+    def count(self, cache: CacheBase[Any], what: str) -> None:
         """Count one more on the cache, and on the function."""
         cache._observer.count(what)
         if self.info is not None:
             self.info.count("hits" if what == "local_hits" else what)
 
-    def warn(self, cache: CacheBase, message: str, error: Exception) -> None:
+    def warn(self, cache: CacheBase[Any], message: str, error: Exception) -> None:
         """Write a warning that says whose result it is about."""
         said = f"{self.name}: {message}" if self.name else message
         cache._observer.warn(said, self.partition, error)
@@ -61,7 +61,7 @@ class Job:
         """Jobs with the same of this are one."""
         return self.partition, self.key, self.force
 
-    def excludes(self, cache: CacheBase, entry: Entry) -> bool:
+    def excludes(self, cache: CacheBase[Any], entry: Entry) -> bool:
         """Whether *entry* holds an exception that is not expected; one that is, is raised."""
         if entry.kind != ERROR:
             return False
@@ -70,13 +70,13 @@ class Job:
             return True
         raise error
 
-    def refreshes(self, cache: CacheBase, entry: Entry, *, stale: bool) -> bool:
+    def refreshes(self, cache: CacheBase[Any], entry: Entry, *, stale: bool) -> bool:
         """Whether to refresh the value of *entry*, which is served; counted if it is *stale*."""
         if stale:
             self.count(cache, "stale")
         return stale or cache.policy.refresh_early(entry.fresh_until, entry.cost_ms)
 
-    def carried(self, cache: CacheBase) -> Flow[Any]:
+    def carried(self, cache: CacheBase[Any]) -> Flow[Any]:
         """The job's tags as its entry will carry them; None if the backend is down.
 
         Before the factory is called: a tag that is deleted meanwhile must end the result, too.
@@ -85,13 +85,23 @@ class Job:
             return ()
         try:
             names = yield from cache._keys.names(self.partition)
-            return (yield from cache._tags.generations(names, self.partition, self.tags))
+            ttl = self._known_ttl(cache)
+            return (yield from cache._tags.generations(names, self.partition, self.tags, ttl=ttl))
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
             return None
 
-    def frozen(self, cache: CacheBase, error: Exception) -> tuple[int, bytes] | None:
+    def _known_ttl(self, cache: CacheBase[Any]) -> Any:
+        """How long the value will live; UNSET if that is not known before there is one."""
+        if callable(self.ttl):
+            return UNSET
+        try:
+            return cache._lives(self.ttl)
+        except (TypeError, ValueError):  # which is told when there is a value
+            return UNSET
+
+    def frozen(self, cache: CacheBase[Any], error: Exception) -> tuple[int, bytes] | None:
         """Kind and payload of an exception that is to be kept; None if it could not be raised
         again."""
         found = cache._payloads.frozen(error, self.exceptions)
@@ -99,7 +109,7 @@ class Job:
             self.warn(cache, "an exception cannot be kept", error)
         return found
 
-    def prepared(self, cache: CacheBase, value: Any) -> tuple[int, Any] | None:
+    def prepared(self, cache: CacheBase[Any], value: Any) -> tuple[int, Any] | None:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
         not be. Raises TypeError, ValueError."""
         try:
@@ -111,7 +121,7 @@ class Job:
             return None
 
     def options(
-        self, cache: CacheBase, tags: Any, value: Any, started: float
+        self, cache: CacheBase[Any], tags: Any, value: Any, started: float
     ) -> dict[str, Any] | None:
         """How to store *value*, whose computing began at *started*; None if it is not wanted."""
         if tags is None or (self.condition is not None and not self.condition(value)):
@@ -121,7 +131,7 @@ class Job:
             return None
         return {"ttl": ttl, "tags": tags, "cost_ms": round((perf_counter() - started) * 1000)}
 
-    def _lives(self, cache: CacheBase, value: Any) -> Any:
+    def _lives(self, cache: CacheBase[Any], value: Any) -> Any:
         """How long *value* lives; UNSET if what its function of a ttl says cannot be."""
         try:
             return cache._lives(self.ttl(value) if callable(self.ttl) else self.ttl)

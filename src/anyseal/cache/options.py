@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, TypedDict
+from typing import Any
 
 from anyseal.cache.entry import TAGS_MAX
 from anyseal.cache.needs import UNSET
-from anyseal.cache.policy import TTL, CachePolicy, seconds_of
+from anyseal.cache.policy import CachePolicy, seconds_of
 from anyseal.keys import Key
-from anyseal.ports import AuditHook, MetricsHook
-from anyseal.suites import Suite
+from anyseal.ports import Backend, BlockingBackend
 
-__all__ = ["Settings", "check_names", "check_options", "check_settings", "items_of", "tag_names"]
+__all__ = ["check_backend", "check_options", "check_settings", "items_of", "tag_names"]
 
 NAME_MAX_BYTES = 4096
 
 
-class Settings(TypedDict, total=False):
-    """The settings of a cache."""
+def check_backend(backend: Any, *, waits: bool) -> None:
+    """Raises TypeError unless *backend* is one for the async cache (*waits*), or for the sync one.
 
-    namespace: str
-    codec: Any
-    ttl: TTL
-    policy: CachePolicy | None
-    plain_keys: bool
-    name_key: Key | None
-    suite: Suite | str | None
-    metrics: MetricsHook | None
-    audit: AuditHook | None
-    on_rotation: Callable[[str, bytes, bytes], None] | None
-
-
-def check_names(settings: Mapping[str, Any]) -> None:
-    """Raises TypeError for a setting that no cache has; the message names the nearest."""
-    for name in settings:
-        if name not in Settings.__annotations__:
-            near = difflib.get_close_matches(name, Settings.__annotations__, 1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise TypeError(f"a cache has no setting {name}{hint}")
+    The message says what was meant instead.
+    """
+    kind, other = (Backend, BlockingBackend) if waits else (BlockingBackend, Backend)
+    name = backend.__name__ if isinstance(backend, type) else type(backend).__name__
+    face, wanted = ("anyseal.cache", "an async") if waits else ("anyseal.sync", "a blocking")
+    if isinstance(backend, type):
+        raise TypeError(f"backend must be an object, not the class {name}")
+    if isinstance(backend, kind):
+        return
+    if isinstance(backend, str):
+        hint = f"{face}.backend_from_url makes one of a URL"
+    elif isinstance(backend, other):
+        theirs, its = ("anyseal.sync", "a blocking") if waits else ("anyseal.cache", "an async")
+        hint = f"it is {its} one, for {theirs}.Cache; those for this cache are in {face}"
+    elif type(backend).__module__.partition(".")[0] == "redis":
+        hint = f"{face}.RedisBackend(client) makes one of a client of redis-py"
+    else:
+        hint = f"see those in {face}"
+    raise TypeError(f"{name} is not {wanted} backend: {hint}")
 
 
 def check_settings(

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from anyseal.cache.codecs import MessagePackCodec, RawCodec, codec_named
+from anyseal.cache.codecs import MessagePackCodec, RawCodec
 from anyseal.cache.codecs.base import Codec
 from anyseal.cache.entry import ERROR, NONE, RAW, VALUE
+from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.cache.policy import CachePolicy
 from anyseal.errors import FormatError
 
@@ -66,13 +67,14 @@ class Payloads:
     def frozen(
         self, error: Exception, expected: tuple[type[Exception], ...]
     ) -> tuple[int, bytes] | None:
-        """An exception as an entry's kind and payload: its class's name, and its arguments as far
-        as the codec takes them. None if it could not be made again of these."""
-        name = f"{type(error).__module__}.{type(error).__qualname__}"
+        """An exception as an entry's kind and payload: its class's name, and its arguments. None
+        if it could not be made again of these, or would be another."""
         try:
-            payload = codec_named("msgpack").encode([name, list(error.args)])
+            payload = pack_exception(error)
         except TypeError:
-            payload = codec_named("msgpack").encode([name, []])
+            return None
+        if len(payload) > self._policy.max_bytes:
+            return None
         return None if self.revived(payload, expected) is None else (ERROR, payload)
 
     @staticmethod
@@ -80,7 +82,7 @@ class Payloads:
         """The exception in *payload*, if it is of one of the *expected* classes: no other is
         made."""
         try:
-            name, args = codec_named("msgpack").decode(payload, tuple[str, list[Any]])
+            name, args = unpack_exception(payload)
         except FormatError:
             return None
         for kind in expected:

@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
+from anyseal import offload
 from anyseal.cache.backends import backend_from_url, blocking_backend_from_url
 from anyseal.cache.backends.memory import BlockingMemoryBackend, MemoryBackend
 from anyseal.cache.core import Cache
@@ -24,13 +26,50 @@ from anyseal.keyring.static import (
 from anyseal.keys import Key
 from anyseal.suites import Suite
 
-__all__ = ["secure"]
+__all__ = ["aclose_all", "close_all", "secure"]
 
 IN_PROCESS_BYTES = 100 << 20
 LOCAL_BYTES = 16 << 20
 
 _backends: dict[tuple[int, bool, str], Any] = {}
 """Those that were made from a URL, by process and side: decorated functions share connections."""
+
+_made: WeakSet[Any] = WeakSet()
+"""The caches of decorated functions."""
+
+
+async def aclose_all() -> None:
+    """Close all caches that ``secure`` made, with their backends: when the application ends.
+
+    Of the async ones, what belongs to the running event loop. A function that is called
+    afterwards connects again. One cache is closed by ``await f.cache.aclose()``.
+    """
+    errors: list[Exception] = []
+    for cache in list(_made):
+        if isinstance(cache, Cache):
+            try:
+                await cache.aclose()
+            except Exception as exc:  # the others are closed all the same
+                errors.append(exc)
+    try:
+        await offload.run_waiting(close_all)
+    except Exception as exc:
+        errors.append(exc)
+    if errors:
+        raise errors[0]
+
+
+def close_all() -> None:
+    """:func:`aclose_all` of the caches for ``def``, without await."""
+    errors: list[Exception] = []
+    for cache in list(_made):
+        if not isinstance(cache, Cache):
+            try:
+                cache.close()
+            except Exception as exc:
+                errors.append(exc)
+    if errors:
+        raise errors[0]
 
 
 def _master(value: Any, name: str) -> Key:
@@ -95,7 +134,9 @@ def secure(
 ) -> Any:
     """Keep the results of a function, sealed under a master key; on ``async def`` and on ``def``.
 
-    Settings are checked when the function is decorated, not when it is called.
+    Settings are checked when the function is decorated, not when it is called. The decorated
+    function has what that of ``cached`` has; its ``cache`` is the one that was made for it, to be
+    closed by ``aclose`` (``close`` on ``def``), or by ``aclose_all`` with all others.
 
     Args:
         ttl: As for ``cached``.
@@ -153,6 +194,7 @@ def secure(
             _backend(backend, waits), keyring, namespace=namespace, codec=serializer, suite=suite,
             policy=behave, metrics=metrics, audit=audit, on_rotation=on_rotation,
         )  # fmt: skip
+        _made.add(cache)
         return decorate(function, {**given, "cache": cache})
 
     return decorator if function is None else decorator(function)

@@ -5,26 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from anyseal.cache.entry import GENERATION_BYTES, TAGS_MAX, PartitionNames, Tag
 from anyseal.cache.keys import PartitionKeys
 from anyseal.cache.local import Copies
-from anyseal.cache.needs import Flow, ask
+from anyseal.cache.needs import UNSET, Flow, ask
+from anyseal.cache.policy import CachePolicy, now_ms
 from anyseal.cache.stats import Observer
 from anyseal.errors import DecryptionError, ExpiredError, FormatError, WrongKeyError
 from anyseal.suites import Suite
-from anyseal.value import key_id_of, open_under, seal_under
+from anyseal.value import EXPIRES_AT, key_id_of, open_under, seal_under
 
-__all__ = ["Tags"]
+__all__ = ["Tags", "record_end"]
+
+RECORD_MS = 86_400_000
+"""What a record lives at least: a day."""
+
+RECORD_MAX_MS = 5 * 366 * RECORD_MS
+"""What would live longer lives for ever."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Tags:
-    """The records of tags: each holds, sealed, the generation that entries made now carry."""
+    """The records of tags: each holds, sealed, the generation that entries made now carry.
+
+    A record lives as long as the longest-lived entry that carries it, or longer. One that has
+    ended ends its entries.
+    """
 
     keys: PartitionKeys
     copies: Copies
     observer: Observer
+    policy: CachePolicy
     suite: Suite | None
     everywhere: tuple[str, ...]
     """Tags of every entry, where the backend cannot list names."""
@@ -35,42 +48,48 @@ class Tags:
 
     def _records(
         self, names: PartitionNames, partition: str, tag_names: Sequence[str]
-    ) -> Flow[dict[str, bytes]]:
-        """The generations of tags, by their names; those without a record are missing."""
-        found: dict[str, bytes] = {}
+    ) -> Flow[dict[str, Tag]]:
+        """Tags as they are now, by their names; those without a record that opens are missing."""
+        found: dict[str, Tag] = {}
         asked = []
-        for tag in dict.fromkeys(tag_names):
-            held = self._hit(tag)
-            if held is None:
-                asked.append(tag)
+        for name in dict.fromkeys(tag_names):
+            held = self._hit(name)
+            tag = None if held is None else (yield from self._opened(names, partition, name, held))
+            if tag is None:
+                asked.append(name)
             else:
-                found[tag] = yield from self._generation(names, partition, tag, held)
-        stored = [names.tag_record(tag) for tag in asked]
+                found[name] = tag
+        stored = [names.tag_record(name) for name in asked]
         versions = self.copies.versions(stored)
         answers = (yield ask("get_many", stored)) if asked else []
-        for tag, record, sealed, version in zip(asked, stored, answers, versions, strict=True):
-            if sealed is not None:
-                found[tag] = yield from self._generation(names, partition, tag, sealed)
-                if self.copies.layer is not None:
-                    self.copies.layer.put(("", tag.encode()), record, sealed, None, version)
+        for name, record, sealed, version in zip(asked, stored, answers, versions, strict=True):
+            if sealed is None:
+                continue
+            tag = yield from self._opened(names, partition, name, sealed)
+            if tag is not None:
+                found[name] = tag
+                self.copies.keep("", name.encode(), record, sealed, version)
         return found
 
-    def _generation(
-        self, names: PartitionNames, partition: str, tag: str, sealed: bytes
-    ) -> Flow[bytes]:
-        """The generation in a tag's record; one that does not open is none that an entry has."""
+    def _opened(
+        self, names: PartitionNames, partition: str, name: str, sealed: bytes
+    ) -> Flow[Tag | None]:
+        """The tag in a record; None if that has ended or does not open."""
         try:
             with_key = yield from self.keys.named(partition, key_id_of(sealed))
-            return open_under(sealed, with_key, names.context(tag.encode(), b"tag"))
-        except (DecryptionError, FormatError, ExpiredError, WrongKeyError) as exc:
+            generation = open_under(sealed, with_key, names.context(name.encode(), b"tag"))
+        except ExpiredError:
+            return None
+        except (DecryptionError, FormatError, WrongKeyError) as exc:
             self.observer.count("tampered")
             self.observer.warn("a tag's record was refused", partition, exc)
-            return b""
+            return None
+        return Tag(name, generation, int.from_bytes(sealed[EXPIRES_AT : EXPIRES_AT + 8]))
 
     def hold(self, names: PartitionNames, partition: str, tags: Sequence[Tag]) -> Flow[bool]:
         """Whether none of an entry's tags was deleted since."""
         found = yield from self._records(names, partition, [tag.name for tag in tags])
-        return all(found.get(tag.name) == tag.generation for tag in tags)
+        return all(found.get(tag.name) == tag for tag in tags)
 
     def generations(
         self,
@@ -78,8 +97,10 @@ class Tags:
         partition: str,
         tags: Sequence[str],
         extra: Sequence[Tag] = (),
+        ttl: Any = UNSET,
     ) -> Flow[tuple[Tag, ...]]:
-        """The tags as an entry made now carries them; those without a record get one."""
+        """The tags as an entry made now carries them; those without a record get one, which
+        suffices for an entry with this *ttl* in seconds if that is known."""
         if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
             raise TypeError("tags must be a sequence of str")
         there = {tag.name for tag in extra}
@@ -90,39 +111,92 @@ class Tags:
         if len(wanted) > TAGS_MAX:
             raise ValueError(f"an entry has at most {TAGS_MAX} tags")
         found = yield from self._records(names, partition, wanted)
-        for tag in wanted:
-            if not found.get(tag):
-                found[tag] = yield from self._renewed(names, partition, tag, only_absent=True)
-        return (*(Tag(tag, found[tag]) for tag in wanted), *extra)
+        until = record_end(now_ms() if ttl is UNSET else self.policy.lifetime(ttl)[1])
+        for name in wanted:
+            if name not in found:
+                found[name] = yield from self._renewed(
+                    names, partition, name, until, only_absent=True
+                )
+        return (*(found[name] for name in wanted), *extra)
+
+    def extend(
+        self, names: PartitionNames, partition: str, tags: Sequence[Tag], end: int
+    ) -> Flow[None]:
+        """Let the records of *tags* live at least until *end*, when an entry that carries them
+        does; ms since the epoch, 0 for ever."""
+        stored = [names.tag_record(tag.name) for tag in tags]
+        answers = yield ask("get_many", stored)
+        for tag, record, sealed in zip(tags, stored, answers, strict=True):
+            if sealed is None:  # then the entry has ended
+                continue
+            now = yield from self._opened(names, partition, tag.name, sealed)
+            if now is None or now != tag or now.reaches(end):
+                continue
+            until = record_end(end)
+            longer = yield from self._sealed(names, partition, tag.name, tag.generation, until)
+            try:
+                self.copies.forget("", tag.name.encode(), record)
+                yield ask("compare_and_set", record, sealed, longer, ttl_ms=_left(until))
+            finally:
+                self.copies.forget("", tag.name.encode(), record)
+
+    def _sealed(
+        self, names: PartitionNames, partition: str, name: str, generation: bytes, until: int
+    ) -> Flow[bytes]:
+        """The record of a tag."""
+        key = yield from self.keys.current(partition)
+        context = names.context(name.encode(), b"tag")
+        return seal_under(generation, key, context, self.suite, expires_ms=until)
 
     def _renewed(
-        self, names: PartitionNames, partition: str, tag: str, *, only_absent: bool = False
-    ) -> Flow[bytes]:
+        self,
+        names: PartitionNames,
+        partition: str,
+        name: str,
+        until: int,
+        *,
+        only_absent: bool = False,
+    ) -> Flow[Tag]:
         """Give a tag a generation that no entry has."""
-        key = yield from self.keys.current(partition)
         generation = os.urandom(GENERATION_BYTES)
-        sealed = seal_under(generation, key, names.context(tag.encode(), b"tag"), self.suite)
-        record = names.tag_record(tag)
+        sealed = yield from self._sealed(names, partition, name, generation, until)
+        record = names.tag_record(name)
         try:
-            self.copies.forget("", tag.encode(), record)
-            stored = yield ask("set", record, sealed, if_absent=only_absent)
+            self.copies.forget("", name.encode(), record)
+            stored = yield ask("set", record, sealed, ttl_ms=_left(until), if_absent=only_absent)
         finally:
-            self.copies.forget("", tag.encode(), record)
-        if not stored:  # someone else was first; or what is there does not open
-            (there,) = yield ask("get_many", [record])
-            found = (
-                b""
-                if there is None
-                else (yield from self._generation(names, partition, tag, there))
-            )
-            if not found:
-                return (yield from self._renewed(names, partition, tag))
-            return found
-        return generation
+            self.copies.forget("", name.encode(), record)
+        if stored:
+            return Tag(name, generation, until)
+        # Someone else was first; or what is there does not open.
+        (there,) = yield ask("get_many", [record])
+        found = None
+        if there is not None:
+            found = yield from self._opened(names, partition, name, there)
+        if found is None:
+            found = yield from self._renewed(names, partition, name, until)
+        return found
 
     def delete(self, partition: str, tag: str) -> Flow[None]:
         if not isinstance(tag, str):
             raise TypeError(f"tag must be str, not {type(tag).__name__}")
         names = yield from self.keys.names(partition)
         for name in names.tags(tag):
-            yield from self._renewed(names, partition, name)
+            yield from self._renewed(names, partition, name, record_end(now_ms()))
+
+
+def record_end(end: int) -> int:
+    """When a record ends that an entry with this *end* carries; 0 never.
+
+    Far enough beyond it for the entries of a while: extending a record takes two exchanges.
+    """
+    if not end:
+        return 0
+    now = now_ms()
+    lives = max(RECORD_MS, 2 * (end - now))
+    return 0 if lives > RECORD_MAX_MS else now + lives
+
+
+def _left(until: int) -> int | None:
+    """The time to live of a record."""
+    return max(1, until - now_ms()) if until else None

@@ -31,7 +31,14 @@ T = TypeVar("T")
 
 DAY = 86400.0
 SECRETS = ("static_master_key_hex", "vault_token", "vault_approle_secret_id", "connection_string")
-COLORS = {"active": "green", "expiring": "yellow", "expired": "", "revoked": "red", "future": "red"}
+COLORS = {
+    "active": "green",
+    "expiring": "yellow",
+    "barred": "red",
+    "expired": "",
+    "revoked": "red",
+    "future": "red",
+}
 
 app = typer.Typer(
     help="Look after the keys of a hierarchy: its metastore and KMS are those of --config, or of "
@@ -66,6 +73,10 @@ class Hierarchy(NamedTuple):
 
         async def main() -> T:
             async with self.settings.hierarchy() as hierarchy:
+                file = getattr(hierarchy.metastore, "file", None)
+                # Without its folder SQLite cannot make it, and says so.
+                if file is not None and file.parent.exists() and not file.exists():
+                    raise CliError(f"{file}: no such database: there are no keys to look after")
                 return await job(KeyAdmin(hierarchy))
 
         signals.hand_over()

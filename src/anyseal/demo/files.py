@@ -15,8 +15,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -27,12 +26,11 @@ from rich.table import Table
 import anyseal
 from anyseal import sync
 from anyseal.config import worker_count
-from anyseal.demo import cache
+from anyseal.demo import cache, tampering
+from anyseal.demo.measuring import CountingSource, Times, p99, ticked
 from anyseal.errors import AnysealError, DecryptionError, FormatError, WrongKeyError
 from anyseal.keys import Key
 from anyseal.objects.format import Header
-from anyseal.objects.geometry import Geometry
-from anyseal.ports import Ends
 from anyseal.suites import DEFAULT_SUITE
 
 __all__ = ["run"]
@@ -43,7 +41,6 @@ COPY_BYTES = 1 << 20
 CHUNK_BYTES = 64 << 10
 SEGMENT_BYTES = 64 << 20
 ROUNDS = 3
-TICK_SECONDS = 0.001
 TICKING_SECONDS = 2.0
 VALUE_BYTES = 256
 VALUE_CALLS = 20_000
@@ -112,44 +109,6 @@ def _build_tar(path: Path) -> int:
             if tar.offset >= TAR_MIN_BYTES:
                 return number
     raise AssertionError
-
-
-class _CountingSource:
-    """A file that remembers which of its bytes were asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = sync.FileSource(path)
-        self.reads: list[int] = []
-
-    def pread_ends(self, head: int, tail: int) -> Ends:
-        ends = self._file.pread_ends(head, tail)
-        self.reads += [len(ends.head), len(ends.tail)]
-        return ends
-
-    def pread_into(self, offset: int, buffer: memoryview) -> None:
-        self.reads.append(len(buffer))
-        self._file.pread_into(offset, buffer)
-
-    def window(self, offset: int, length: int) -> memoryview | None:
-        return None
-
-    def close(self) -> None:
-        self._file.close()
-
-
-@dataclass
-class _Times:
-    """Seconds by what took them."""
-
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    async def of(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        begin = time.perf_counter()
-        await work()
-        self.seconds.setdefault(name, []).append(time.perf_counter() - begin)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.seconds[name])
 
 
 class _Demo:
@@ -224,7 +183,7 @@ class _Demo:
 
     async def _speed(self) -> tuple[float, float]:
         """Seal, open and copy in turns, each into a new file; the speeds relative to a copy."""
-        times = _Times()
+        times = Times()
         self._copy()  # warms the page cache
         for _ in range(ROUNDS):
             self._remove(self.sealed, self.opened)
@@ -264,26 +223,6 @@ class _Demo:
 
     # -- the event loop --
 
-    async def _ticked(self, work: Callable[[], Awaitable[object]]) -> list[float]:
-        """The gaps between the ticks of a 1 ms ticker while *work* is awaited, sorted."""
-        gaps: list[float] = []
-
-        async def tick() -> None:
-            last = time.perf_counter()
-            while True:
-                await anyio.sleep(TICK_SECONDS)
-                now = time.perf_counter()
-                gaps.append(now - last)
-                last = now
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(tick)
-            await work()
-            # One more tick: work that kept the loop to its end would show only in this one.
-            await anyio.sleep(2 * TICK_SECONDS)
-            group.cancel_scope.cancel()
-        return sorted(gaps)
-
     async def _event_loop(self) -> float:
         """Tick beside sealing, again and again for two seconds; the p99 gap."""
         sealed = 0
@@ -298,24 +237,24 @@ class _Demo:
                 await anyio.to_thread.run_sync(self._remove, target)
                 sealed += 1
 
-        idle = await self._ticked(lambda: anyio.sleep(TICKING_SECONDS / 2))
-        busy = await self._ticked(seal_for_a_while)
+        idle = await ticked(lambda: anyio.sleep(TICKING_SECONDS / 2))
+        busy = await ticked(seal_for_a_while)
         self._heading("The event loop, while seal_file runs in it")
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("between two ticks of a 1 ms ticker")
         for column in ("ticks", "median", "p99", "largest"):
             table.add_column(column, justify="right")
         for title, gaps in (("idle", idle), (f"sealing the file {sealed} times", busy)):
-            marks = (statistics.median(gaps), _p99(gaps), gaps[-1])
+            marks = (statistics.median(gaps), p99(gaps), gaps[-1])
             table.add_row(title, f"{len(gaps):,}", *(f"{mark * 1e3:.2f} ms" for mark in marks))
         self.console.print(table)
-        return _p99(busy)
+        return p99(busy)
 
     # -- a range --
 
     async def _middle(self) -> int:
         """Read 64 KiB through a source that counts; the bytes it read."""
-        source = _CountingSource(self.sealed)
+        source = CountingSource(self.sealed)
         start = self.size // 2 + 12_345  # not where a chunk begins
         stop = min(start + (64 << 10), self.size)
         async with await anyseal.ObjectReader.open(
@@ -385,9 +324,9 @@ class _Demo:
             geometry = Header.parse(file.read(200)).geometry
         altered = (DecryptionError, FormatError)
         attacks = (
-            ("one bit flipped", _flipped(self.sealed), PARTITION, altered),
-            ("tail cut off", _cut(self.sealed), PARTITION, altered),
-            ("segments 1, 2 swapped", _swapped(self.sealed, geometry), PARTITION, altered),
+            ("one bit flipped", tampering.flipped(self.sealed), PARTITION, altered),
+            ("tail cut off", tampering.cut(self.sealed), PARTITION, altered),
+            ("segments 1, 2 swapped", tampering.swapped(self.sealed, geometry), PARTITION, altered),
             ("another partition", contextlib.nullcontext(), "tenant-8", (WrongKeyError,)),
         )
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -424,10 +363,6 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def _p99(ordered: list[float]) -> float:
-    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
-
-
 def _same(one: Path, other: Path) -> bool:
     """Whether two files hold the same bytes."""
     with one.open("rb") as first, other.open("rb") as second:
@@ -437,45 +372,3 @@ def _same(one: Path, other: Path) -> bool:
                 return False
             if not a:
                 return True
-
-
-@contextlib.contextmanager
-def _flipped(path: Path) -> Iterator[None]:
-    """One bit in the middle of the file, flipped for the time of the block."""
-    at = path.stat().st_size // 2
-    with path.open("r+b", 0) as file:
-        byte = os.pread(file.fileno(), 1, at)
-        os.pwrite(file.fileno(), bytes((byte[0] ^ 1,)), at)
-        yield
-        os.pwrite(file.fileno(), byte, at)
-
-
-@contextlib.contextmanager
-def _cut(path: Path) -> Iterator[None]:
-    """The last 100,000 bytes gone for the time of the block."""
-    size = path.stat().st_size - 100_000
-    with path.open("r+b", 0) as file:
-        tail = os.pread(file.fileno(), 100_000, size)
-        file.truncate(size)
-        yield
-        os.pwrite(file.fileno(), tail, size)
-
-
-@contextlib.contextmanager
-def _swapped(path: Path, geometry: Geometry) -> Iterator[None]:
-    """Segments 1 and 2 in each other's place for the time of the block, salts and all."""
-    first, second = geometry.segment_offset(1), geometry.segment_offset(2)
-    length = geometry.sealed_segment(geometry.segment_bytes)
-    with path.open("r+b", 0) as file:
-
-        def exchange() -> None:
-            for at in range(0, length, COPY_BYTES):
-                count = min(COPY_BYTES, length - at)
-                a = os.pread(file.fileno(), count, first + at)
-                b = os.pread(file.fileno(), count, second + at)
-                os.pwrite(file.fileno(), b, first + at)
-                os.pwrite(file.fileno(), a, second + at)
-
-        exchange()
-        yield
-        exchange()

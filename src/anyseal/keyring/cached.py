@@ -2,19 +2,22 @@
 
 A system key and an intermediate key carry the times until which they may be used without another
 look at the metastore; a partition carries its keys and answers whether one may be used now.
+Threads share all of it without a lock.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from anyseal.keys import Key, Slot
 from anyseal.ports import KeyRecord
 from anyseal.record import RowKey
 
-__all__ = ["REFRESH_AT", "IntermediateKey", "Partition", "SystemKey", "trim"]
+__all__ = ["REFRESH_AT", "IntermediateKey", "Partition", "Partitions", "SystemKey", "trim"]
 
 REFRESH_AT = 0.9
 """Of the revoke-check interval: one caller refreshes while the others go on."""
@@ -40,14 +43,9 @@ class SystemKey:
         self.created = record.created
         self.revoked = record.revoked
         self.slot = slot
+        # Monotonic times, set at each look at the metastore (Lifetimes.looked_up).
         self.refresh_at = 0.0
         self.stale_at = 0.0
-
-    def looked_up(self, interval: float) -> None:
-        """Set how long it may be used from this look at the metastore on."""
-        now = time.monotonic()
-        self.refresh_at = now + interval * REFRESH_AT
-        self.stale_at = now + interval
 
 
 class IntermediateKey:
@@ -64,7 +62,7 @@ class IntermediateKey:
         key_id = partition_id if partition_id == record.id else record.id
         self.row_key = RowKey(slot, key_id, record.created)
         self._key: Key | None = None
-        # Monotonic times, set at each look at the metastore (KeyHierarchy._stamp).
+        # Monotonic times, set at each look at the metastore (Lifetimes.looked_up_under).
         self.refresh_at = 0.0
         """From here one caller looks again before sealing, while the others go on."""
         self.seal_until = 0.0
@@ -123,6 +121,13 @@ class Partition:
             key = self.older.get((key_id, created)) if self.older else None
         return key if key is not None and time.monotonic() < key.stale_at else None
 
+    def held(self, key_id: str, created: int) -> IntermediateKey | None:
+        """The key that a row names, however old the last look at it is."""
+        key = self.latest
+        if key is None or (key.id, key.created) != (key_id, created):
+            key = self.older.get((key_id, created)) if self.older else None
+        return key
+
     def promote(self, key: IntermediateKey) -> IntermediateKey:
         """Make *key* the one that seals; the one before goes on opening."""
         before = self.latest
@@ -167,3 +172,61 @@ class Partition:
         """Drop all keys."""
         self.latest = None
         self.older = None
+
+
+class Partitions:
+    """The partitions that are at hand: so many, and those that sessions hold.
+
+    Args:
+        size: How many stay when nobody holds them.
+        ik_id: The id of a partition's new intermediate keys.
+    """
+
+    __slots__ = ("_cached", "_held", "_ik_id", "_size")
+
+    def __init__(self, size: int, ik_id: Callable[[str], str]) -> None:
+        self._size = size
+        self._ik_id = ik_id
+        self._cached: OrderedDict[str, Partition] = OrderedDict()
+        # Beyond the cache, but held by sessions: so that a partition has one set of keys.
+        self._held: weakref.WeakValueDictionary[str, Partition] = weakref.WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._cached)
+
+    def of(self, name: str) -> Partition:
+        """The partition of this name, made if there is none."""
+        found = self._cached.get(name)
+        if found is None:
+            found = self._held.get(name) or Partition(name, self._ik_id(name))
+            found = self._cached.setdefault(name, found)
+            if len(self._cached) > self._size:
+                self._shrink()
+            return found
+        try:  # noqa: SIM105 - the hit path: suppress() costs more than all the rest
+            self._cached.move_to_end(name)
+        except KeyError:  # pragma: no cover - another thread dropped it meanwhile
+            pass
+        return found
+
+    def _shrink(self) -> None:
+        """Drop the partitions that were not asked for for longest."""
+        while len(self._cached) > self._size:
+            try:
+                name, dropped = self._cached.popitem(last=False)
+            except KeyError:  # pragma: no cover - another thread dropped the last one
+                return
+            self._held[name] = dropped
+
+    def forget(self, name: str | None = None) -> None:
+        """Drop the keys of one partition, or of all; whoever holds a partition finds it empty."""
+        if name is not None:
+            found = self._cached.pop(name, None) or self._held.get(name)
+            if found is not None:
+                found.clear()
+                self._held[name] = found
+            return
+        for found in [*self._cached.values(), *self._held.values()]:
+            found.clear()
+        self._held.update(self._cached)
+        self._cached.clear()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import anyio
 
 from anyseal.errors import ConfigurationError
-from anyseal.keyring.hierarchy import REVOKED_STALE_AT, KeyHierarchy
+from anyseal.keyring.hierarchy import KeyHierarchy
+from anyseal.keyring.lifetimes import REVOKED_STALE_AT, Lifetimes
 from anyseal.ports import AuditEvent, AuditHook, KeyRecord, MetastoreAdmin
 
 __all__ = ["KeyAdmin", "KeyStatus", "ShredReport"]
 
 KeyType = Literal["system", "intermediate"]
-State = Literal["active", "expiring", "expired", "revoked", "future"]
+State = Literal["active", "expiring", "barred", "expired", "revoked", "future"]
+_Place = tuple[str, int]  # id and time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class KeyStatus:
     partition: str | None
     """None for a system key."""
     state: State
-    """``expiring`` and ``active`` seal; all open."""
+    """``expiring`` and ``active`` seal; all open. ``barred``: an intermediate key that seals
+    nothing new because its system key is revoked, or gone: then it opens nothing either."""
     expires: float
     """Seconds since the epoch."""
     latest: bool
@@ -69,6 +72,7 @@ class KeyAdmin:
             )
         self._hierarchy = hierarchy
         self._store: MetastoreAdmin = hierarchy.metastore
+        self._lifetimes = Lifetimes(hierarchy.policy)
         self._audit_hook = audit
 
     async def _records(self, partition: str | None) -> AsyncIterator[tuple[KeyRecord, str | None]]:
@@ -95,38 +99,57 @@ class KeyAdmin:
             expiring_within: Seconds before its end from which a key counts as ``expiring``.
         """
         found = [item async for item in self._records(partition)]
+        parents = await self._parents([record for record, _ in found])
         newest: dict[str, int] = {}
         for record, _ in found:
             newest[record.id] = max(record.created, newest.get(record.id, 0))
         found.sort(key=lambda item: (item[0].id, item[0].created))
         return [
-            self._status(record, name, newest[record.id] == record.created, expiring_within)
+            KeyStatus(
+                id=record.id,
+                created=record.created,
+                type="system" if name is None else "intermediate",
+                partition=name,
+                state=self._state(record, parents, expiring_within),
+                expires=self._lifetimes.expires(record.created),
+                latest=newest[record.id] == record.created,
+            )
             for record, name in found
         ]
 
-    def _status(
-        self, record: KeyRecord, partition: str | None, latest: bool, expiring_within: float
-    ) -> KeyStatus:
-        now = time.time()
-        expires = record.created + self._hierarchy.policy.expire_key_after
-        state: State = "active"
+    async def _parents(self, records: Sequence[KeyRecord]) -> dict[_Place, KeyRecord | None]:
+        """The system keys that wrap the intermediate ones of *records*."""
+        known: dict[_Place, KeyRecord | None] = {
+            (record.id, record.created): record for record in records
+        }
+        parents: dict[_Place, KeyRecord | None] = {}
+        for record in records:
+            if record.parent_id is None or record.parent_created is None:
+                continue
+            place = record.parent_id, record.parent_created
+            if place not in parents:
+                found = known.get(place)
+                parents[place] = found or await self._store.load(*place)
+        return parents
+
+    def _state(
+        self,
+        record: KeyRecord,
+        parents: Mapping[_Place, KeyRecord | None],
+        expiring_within: float,
+    ) -> State:
+        now, expires = time.time(), self._lifetimes.expires(record.created)
         if record.revoked:
-            state = "revoked"
-        elif now >= expires:
-            state = "expired"
-        elif record.created > now + self._hierarchy.policy.clock_tolerance:
-            state = "future"
-        elif now >= expires - expiring_within:
-            state = "expiring"
-        return KeyStatus(
-            id=record.id,
-            created=record.created,
-            type="system" if partition is None else "intermediate",
-            partition=partition,
-            state=state,
-            expires=expires,
-            latest=latest,
-        )
+            return "revoked"
+        if now >= expires:
+            return "expired"
+        if self._lifetimes.dated_ahead(record.created):
+            return "future"
+        if record.parent_id is not None and record.parent_created is not None:
+            parent = parents[record.parent_id, record.parent_created]
+            if parent is None or parent.revoked:
+                return "barred"
+        return "expiring" if now >= expires - expiring_within else "active"
 
     async def audit(self, *, expiring_within: float = 7 * 86400.0) -> Sequence[KeyStatus]:
         """All keys but the active ones; :attr:`KeyStatus.deserves_attention` tells which matter."""

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from anyseal.errors import ConfigurationError, KeyNotFoundError
+from anyseal.flight import SingleFlight
 from anyseal.keyring.cached import trim
 from anyseal.keys import Key
 
@@ -25,14 +26,18 @@ class NameKeys:
     def __init__(self, size: int) -> None:
         self._size = size
         self._held: OrderedDict[str, Key] = OrderedDict()
+        self._flight: SingleFlight[list[Key]] = SingleFlight()
 
     def hit(self, partition: str) -> list[Key] | None:
         """The key, if it is at hand."""
         key = self._held.get(partition)
         return None if key is None else [key]
 
-    async def load(self, hierarchy: KeyHierarchy, partition: str) -> list[Key]:
+    async def get(self, hierarchy: KeyHierarchy, partition: str) -> list[Key]:
         """The key, from the metastore; the partition gets a first key if it has none."""
+        return await self._flight.run(partition, lambda: self._load(hierarchy, partition))
+
+    async def _load(self, hierarchy: KeyHierarchy, partition: str) -> list[Key]:
         versions = getattr(hierarchy.metastore, "versions", None)
         if versions is None:
             raise ConfigurationError(

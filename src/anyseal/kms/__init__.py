@@ -42,9 +42,16 @@ _HOMES = {
     "VaultTransitKms": "vault",
 }
 
+if not _TYPE_CHECKING:  # `import *` must need no extra
+    __all__ = [name for name in __all__ if name not in _HOMES]
+
 
 def __getattr__(name: str) -> _Any:
     """What needs an extra is loaded on first use."""
     if name in _HOMES:
         return getattr(_import_module(f"anyseal.kms.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

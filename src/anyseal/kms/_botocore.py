@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import logging
 import os
-import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -21,7 +20,7 @@ import anyio
 
 from anyseal import offload
 from anyseal.errors import ConfigurationError, KmsError
-from anyseal.kms._calls import PerLoop
+from anyseal.loops import PerLoop
 
 try:
     from aiobotocore.config import AioConfig
@@ -30,6 +29,8 @@ try:
     from aiobotocore.session import AioSession
     from botocore import exceptions as botocore_exceptions
     from botocore.parsers import ResponseParserError
+
+    from anyseal.transient import is_transient
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("AWS services need aiobotocore: pip install 'anyseal[aws]'") from _exc
 
@@ -192,7 +193,7 @@ class AwsClients:
         except botocore_exceptions.ClientError as exc:
             raise _client_error(where, exc) from exc
         except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
-            raise KmsError(f"{where}: {type(exc).__name__}", retryable=_transient(exc)) from exc
+            raise KmsError(f"{where}: {type(exc).__name__}", retryable=is_transient(exc)) from exc
         finally:
             _in_call.reset(token)
 
@@ -212,17 +213,3 @@ def _client_error(where: str, exc: Any) -> KmsError:
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     retryable = code in RETRYABLE_CODES or status == 429 or status >= 500
     return KmsError(f"{where}: {code}", retryable=retryable)
-
-
-def _transient(exc: Exception) -> bool:
-    """Whether an error without an answer may go away: the network's may, ours do not."""
-    if isinstance(exc, botocore_exceptions.SSLError):
-        return not isinstance(exc.kwargs.get("error"), ssl.SSLCertVerificationError)
-    return isinstance(
-        exc,
-        botocore_exceptions.HTTPClientError
-        | botocore_exceptions.ConnectionError
-        | botocore_exceptions.CredentialRetrievalError
-        | botocore_exceptions.MetadataRetrievalError
-        | ResponseParserError,
-    )

@@ -1,18 +1,16 @@
-"""Calling a service that may be slow, down or somewhere else: retries, failover, clients."""
+"""Calling a service that may be slow, down or somewhere else: retries and failover."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from anyseal.errors import ConfigurationError, KmsError
 from anyseal.retries import retried
 
-__all__ = ["PerLoop", "check_patience", "first_success", "retried"]
+__all__ = ["check_patience", "first_success", "retried"]
 
 T = TypeVar("T")
 
@@ -78,33 +76,3 @@ async def first_success(
         "; ".join(str(exc) for exc in errors),
         retryable=any(isinstance(exc, KmsError) and exc.retryable for exc in errors),
     ) from errors[0]
-
-
-class PerLoop(Generic[T]):
-    """One T for each event loop, made on first use, and anew in a forked child.
-
-    Clients and locks belong to the loop that they were made in; a KMS may be used from several
-    (the service's own, and the one that the sync side shares).
-    """
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._held: anyio.lowlevel.RunVar[Any] = anyio.lowlevel.RunVar("_anyseal_kms")
-
-    def get(self) -> T:
-        """This loop's T."""
-        held = self._held.get(None)
-        if held is None or held[0] != os.getpid():
-            held = (os.getpid(), self._make())
-            self._held.set(held)
-        found: T = held[1]
-        return found
-
-    def take(self) -> T | None:
-        """This loop's T, if there is one, which is then forgotten."""
-        held = self._held.get(None)
-        self._held.set(None)
-        if held is None or held[0] != os.getpid():
-            return None
-        found: T = held[1]
-        return found

@@ -14,8 +14,9 @@ from anyseal.errors import ConfigurationError, KmsError
 from anyseal.keys import Key
 from anyseal.kms._blob import check_key, check_wrapped, wipe
 from anyseal.kms._botocore import AioSession, AwsClients
-from anyseal.kms._calls import PerLoop, check_patience, retried
+from anyseal.kms._calls import check_patience, retried
 from anyseal.kms.static import StaticKms
+from anyseal.loops import PerLoop
 
 __all__ = ["SecretsManagerKms"]
 

@@ -23,7 +23,7 @@ from anyseal import offload
 from anyseal.config import KEY_BYTES
 from anyseal.errors import AnysealError, ConfigurationError, KmsError
 from anyseal.kms._blob import check_key, check_wrapped, wipe
-from anyseal.kms._calls import PerLoop, check_patience, retried
+from anyseal.kms._calls import check_patience, retried
 from anyseal.kms._vault import (
     AppRoleAuth,
     CertAuth,
@@ -42,6 +42,7 @@ from anyseal.kms._vault import (
     seconds,
     wanted,
 )
+from anyseal.loops import PerLoop
 
 try:
     import httpx

@@ -21,9 +21,16 @@ _LAZY = {
     "SqlMetastore": "anyseal.metastore.sql",
 }
 
+if not _TYPE_CHECKING:  # `import *` must need no extra
+    __all__ = [name for name in __all__ if name not in _LAZY]
+
 
 def __getattr__(name: str) -> _Any:
     """What needs an extra is loaded on first use."""
     if name in _LAZY:
         return getattr(_import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -16,6 +16,7 @@ import anyio.lowlevel
 
 from anyseal import offload
 from anyseal.errors import ConfigurationError, FormatError, MetastoreError
+from anyseal.loops import PerLoop
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.ports import KeyRecord
 
@@ -119,7 +120,7 @@ class DynamoDbMetastore:
             "retries": {"total_max_attempts": attempts, "mode": "standard"},
             "warm_up_loader_caches": True,
         }
-        self._slots: anyio.lowlevel.RunVar[_Slot] = anyio.lowlevel.RunVar("_anyseal_dynamodb")
+        self._slots = PerLoop(_Slot)
         self._closed = False
         self._suffix: str | None = None
         if region_suffix:
@@ -225,8 +226,8 @@ class DynamoDbMetastore:
     async def aclose(self) -> None:
         """Close this event loop's client, unless it was passed. Idempotent."""
         self._closed = True
-        slot = self._slots.get(None)
-        if slot is None or slot.client is None:
+        slot = self._slots.get()
+        if slot.client is None:
             return
         client, slot.client = slot.client, None
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
@@ -278,10 +279,7 @@ class DynamoDbMetastore:
             raise MetastoreError("DynamoDB: the metastore is closed", retryable=False)
         if self._client is not None:
             return self._client
-        slot = self._slots.get(None)
-        if slot is None:
-            slot = _Slot()
-            self._slots.set(slot)
+        slot = self._slots.get()
         if slot.client is None:
             async with slot.lock:
                 if slot.client is None:

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from anyseal import offload
@@ -164,6 +165,15 @@ class SqlMetastore:
             f"SqlMetastore({self._dialect.name}, host={host!r}, database={database!r}, "
             f"table={self._table!r})"
         )
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database, made by the first call if it does not exist; None for
+        other databases, for one in memory, and one given as a URI or an Engine."""
+        database = self._where[1] or ":memory:"
+        if self._dialect.name != "SQLite" or not self._own or database.startswith((":", "file:")):
+            return None
+        return Path(database)
 
     # ---- The port ------------------------------------------------------------------------
 

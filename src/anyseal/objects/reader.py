@@ -47,6 +47,9 @@ __all__ = [
 REQUESTS = 4
 """Reads of an awaited source at the same time, unless the source has a ``concurrency``."""
 
+REQUEST_MAX_BYTES = 2 * UNIT_BYTES
+"""The longest of them."""
+
 AHEAD_BYTES = 12 << 20
 """Plaintext bytes that a stream fetches and opens while its consumer works."""
 
@@ -208,10 +211,13 @@ class ObjectReader(ReaderBase):
         """Reads of the source at the same time."""
         return int(getattr(self._source, "concurrency", REQUESTS))
 
-    @property
-    def _request_bytes(self) -> int:
-        """How much one read of the source fetches."""
-        return int(getattr(self._source, "request_bytes", UNIT_BYTES))
+    def _request_bytes(self, size: int) -> int:
+        """How much of *size* bytes one read of the source fetches: enough to go round, within
+        bounds, for each request costs as much as a megabyte or two."""
+        own = getattr(self._source, "request_bytes", None)
+        if own is not None:
+            return int(own)
+        return min(REQUEST_MAX_BYTES, max(UNIT_BYTES, -(-size // self._requests)))
 
     async def _use(
         self, use: Callable[..., None], request: Request, sealed: Any, *out: memoryview
@@ -255,7 +261,7 @@ class ObjectReader(ReaderBase):
                     return
                 await offload.each(lambda *job: self._object.read_part(source, *job), jobs)
             else:
-                requests = self._object.requests(start, stop, self._request_bytes)
+                requests = self._object.requests(start, stop, self._request_bytes(stop - start))
                 wanted = ((it, out[it.start - start : it.stop - start]) for it in requests)
                 await each_awaited(self._fetch, wanted, self._requests)
         except BaseException:
@@ -275,7 +281,7 @@ class ObjectReader(ReaderBase):
             ValueError: A negative position, or the reader is closed.
 
         Cost: reads the chunks that the range touches, at most two more than it fills. From a
-        source that awaits: requests of 8 MiB, several at a time.
+        source that awaits: requests of 8 to 16 MiB, several at a time.
         """
         start, stop = self._bounds(start, stop)
         if stop - start < 2:
@@ -374,7 +380,7 @@ class ObjectReader(ReaderBase):
             source, parts = self._source, self._object.parts(start, stop)
             await offload.each(self._object.verify_part, ((source, part) for part in parts))
             return
-        requests = self._object.requests(start, stop, self._request_bytes)
+        requests = self._object.requests(start, stop, self._request_bytes(stop - start))
         await each_awaited(self._check, ((request,) for request in requests), self._requests)
 
     def file(self) -> ObjectFile:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
+from anyseal import offload
 from anyseal.errors import OutputExistsError, SourceChangedError, SourceError
 from anyseal.ports import Ends
 
@@ -107,7 +108,16 @@ class MemorySink:
 
 
 class FileSource:
-    """A local file, read with ``pread`` from several threads at once."""
+    """A local file, read with ``pread`` from several threads at once.
+
+    The constructor opens it, in the caller's thread; :meth:`aopen` does in a worker thread.
+    """
+
+    @classmethod
+    async def aopen(cls, path: str | os.PathLike[str]) -> Self:
+        """The same for async code: opened without holding the event loop up, which a file of a
+        network may do."""
+        return await offload.acquire(lambda: cls(path), cls.close)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -180,7 +190,23 @@ class FileSink:
             meanwhile.
         mode: Permission bits, before the umask.
         durable: fsync the file and its folder before the new name counts.
+
+    The constructor makes it, in the caller's thread; :meth:`aopen` does in a worker thread.
     """
+
+    @classmethod
+    async def aopen(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        mode: int = 0o666,
+        durable: bool = False,
+    ) -> Self:
+        """The same for async code: made without holding the event loop up."""
+        return await offload.acquire(
+            lambda: cls(path, overwrite=overwrite, mode=mode, durable=durable), cls.abort
+        )
 
     def __init__(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,8 @@ from anyseal.errors import (
 try:
     from botocore import exceptions as botocore_exceptions
     from botocore.parsers import ResponseParserError
+
+    from anyseal.transient import is_transient
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
@@ -69,7 +70,7 @@ def translated(where: str) -> Any:
         raise ConfigurationError(f"{where}: {exc}") from exc
     except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
         error = SourceError(f"{where}: {type(exc).__name__}")
-        error.retryable = _transient(exc)
+        error.retryable = is_transient(exc)
         raise error from exc
     except (OSError, EOFError) as exc:
         raise SourceError(f"{where}: {type(exc).__name__}") from exc
@@ -97,20 +98,6 @@ def _client_error(where: str, exc: Any) -> AnysealError:
     error = SourceError(text)
     error.retryable = code in _RETRYABLE or status == 429 or status >= 500
     return error
-
-
-def _transient(exc: Exception) -> bool:
-    """Whether an error without an answer may go away: the network's may, ours do not."""
-    if isinstance(exc, botocore_exceptions.SSLError):
-        return not isinstance(exc.kwargs.get("error"), ssl.SSLCertVerificationError)
-    return isinstance(
-        exc,
-        botocore_exceptions.HTTPClientError
-        | botocore_exceptions.ConnectionError
-        | botocore_exceptions.CredentialRetrievalError
-        | botocore_exceptions.MetadataRetrievalError
-        | ResponseParserError,
-    )
 
 
 @contextlib.contextmanager

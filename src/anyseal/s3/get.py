@@ -85,7 +85,7 @@ class GetCalls(BucketBase):
         Args and errors: as for :meth:`open`.
 
         Cost: one request for an object of up to 1 MiB; else its tail and the rest of it besides,
-        in requests of 8 MiB, several at a time.
+        in requests of 8 to 16 MiB, several at a time.
         """
         reader = await self._reader(key, partition, context, version_id, first=FIRST_BYTES)
         async with reader:

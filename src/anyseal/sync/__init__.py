@@ -80,9 +80,16 @@ _LAZY = {
 }
 """Names that need an extra, and where they are: loaded when first used."""
 
+if not TYPE_CHECKING:  # `import *` must need no extra
+    __all__ = [name for name in __all__ if name not in _LAZY]
+
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         module, attribute = _LAZY[name]
         return getattr(import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

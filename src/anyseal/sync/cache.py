@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 from anyseal.cache.core import (
     HEALTH,
@@ -16,7 +16,7 @@ from anyseal.cache.core import (
 from anyseal.cache.entry import ERROR, LARGE, RAW, Entry, check_key
 from anyseal.cache.jobs import Job
 from anyseal.cache.needs import UNSET
-from anyseal.cache.options import Settings, check_names, items_of, tag_names
+from anyseal.cache.options import check_backend, items_of, tag_names
 from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL
 from anyseal.cache.stats import CacheHealth
@@ -24,7 +24,7 @@ from anyseal.errors import (
     BackendError,
     FormatError,
 )
-from anyseal.ports import BlockingBackend, BlockingRangedBackend
+from anyseal.ports import BlockingRangedBackend
 from anyseal.sync.driving import BlockingDriver
 from anyseal.sync.herd import Herd
 from anyseal.sync.large import LargeValues
@@ -42,20 +42,20 @@ class Cache(BlockingDriver):
     Args:
         backend: A BlockingBackend, such as ``anyseal.sync.MemoryBackend``.
         keyring: As for the async cache; a hierarchy's misses wait on the shared event loop.
-        settings: As for the async cache.
+
+    The other arguments are those of the async cache.
 
     Raises:
         ConfigurationError: As for the async cache.
         TypeError: *backend* is one of the async ones.
     """
 
-    def __init__(self, backend: Any, keyring: Any, **settings: Unpack[Settings]) -> None:
-        check_names(settings)
-        if not isinstance(backend, BlockingBackend):
-            hint = ": backend_from_url makes one" if isinstance(backend, str) else ""
-            raise TypeError(f"{type(backend).__name__} is not a blocking backend{hint}")
-        super().__init__(backend, keyring, **settings)
-        self._herd = Herd()
+    def _check_backend(self, backend: Any) -> None:
+        check_backend(backend, waits=False)
+
+    def _assemble(self) -> None:
+        super()._assemble()
+        self._herd = Herd(self._leases)
         self._large = LargeValues(self)
 
     def _found(self, partition: str, key: bytes) -> Entry | None:
@@ -173,14 +173,14 @@ class Cache(BlockingDriver):
         )
 
     def _set(
-        self, partition: str, key: bytes, kind: int, payload: Any, *, tags: Sequence[str],
-        **options: Any,
+        self, partition: str, key: bytes, kind: int, payload: Any, *, ttl: float | None,
+        tags: Sequence[str], **options: Any,
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
             names = self._drive(self._keys.names(partition))
-            carried = self._drive(self._tags.generations(names, partition, tags))
-            return self._put(partition, key, kind, payload, tags=carried, **options)
+            carried = self._drive(self._tags.generations(names, partition, tags, ttl=ttl))
+            return self._put(partition, key, kind, payload, ttl=ttl, tags=carried, **options)
         except BackendError:
             if self.policy.on_backend_error == "closed":
                 raise
@@ -217,6 +217,7 @@ class Cache(BlockingDriver):
     ) -> Any:
         """Take the value of *key* out, in one step: of several callers one gets it."""
         data = check_key(key)
+        self._drive(self._entries.revoke(partition, data))
         while True:
             entry = self._drive(self._entries.find(partition, data))
             if entry is None:
@@ -227,6 +228,7 @@ class Cache(BlockingDriver):
                 taken = self._guarded(call, entry.stored, entry.sealed, None)
             finally:
                 self._copies.forget(partition, data, entry.stored)
+                self._leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
                     self._guarded(self._backend.delete_many, [object_name(entry.stored)])
@@ -246,10 +248,12 @@ class Cache(BlockingDriver):
         """End all entries of *partition* that carry one of *tags*. Raises BackendError."""
         for tag in tags:
             self._drive(self._tags.delete(partition, tag))
+        self._leases.revoke_tags(partition, tags)
 
     def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace."""
         self._copies.clear(partition)
+        self._leases.revoke_all(partition)
         if self._everywhere:
             self.delete_tag(*self._everywhere, partition=only_one(partition))
             return 0
@@ -258,6 +262,7 @@ class Cache(BlockingDriver):
             prefixes = self._drive(self._keys.names(partition)).prefixes
         deleted = self._sweep(prefixes)
         self._copies.clear(partition)
+        self._leases.part_all(partition)
         return deleted
 
     # ---- computing
@@ -317,6 +322,8 @@ class Cache(BlockingDriver):
         self.close()
 
     def close(self) -> None:
-        """End background refreshes, and close the backend. Idempotent."""
+        """Wait for background refreshes, at most 2 s, and close the backend. Idempotent.
+
+        A refresh that takes longer ends by itself; its value is not stored."""
         self._herd.close()
         self._backend.close()

@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 from anyseal import offload
 from anyseal.cache.base import CacheBase
 from anyseal.cache.driving import SCAN_BATCH
+from anyseal.cache.entry import LOCK
 from anyseal.cache.needs import Flow, Need
 from anyseal.errors import BackendError, KmsError, MetastoreError
-from anyseal.ports import LocalKeyring
+from anyseal.ports import BlockingBackend, LocalKeyring
 
 __all__ = ["BlockingDriver"]
 
 T = TypeVar("T")
 
 
-class BlockingDriver(CacheBase):
+class BlockingDriver(CacheBase[BlockingBackend]):
     """A cache's parts, and what meets their needs."""
 
     def _answer(self, need: Need) -> Any:
@@ -66,13 +67,21 @@ class BlockingDriver(CacheBase):
     def _sweep(self, prefixes: Iterable[str]) -> int:
         """Delete all names that begin with one of *prefixes*; how many.
 
-        Each step of the scan is a call of the backend like others.
+        First the leases: a scan may miss what is stored under one that still holds. Each step of
+        the scan is a call of the backend like others.
         """
+        if self.policy.lease is not None:
+            self._swept(prefixes, "}" + LOCK)
+        return self._swept(prefixes)
+
+    def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
+        """Delete the names that begin with one of *prefixes* and end with *suffix*; how many."""
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
             pages = iter(self._backend.scan(prefix))
             try:
-                while (names := self._guarded(next, pages, None)) is not None:
+                while (page := self._guarded(next, pages, None)) is not None:
+                    names = [name for name in page if name.endswith(suffix)]
                     for at in range(0, len(names), SCAN_BATCH):
                         batch = names[at : at + SCAN_BATCH]
                         deleted += self._guarded(self._backend.delete_many, batch)

@@ -11,8 +11,10 @@ import weakref
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from anyseal.cache.computing import Computing, computes_itself
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
+from anyseal.cache.leases import Leases
 from anyseal.cache.needs import UNSET
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import ThreadFlight
@@ -30,12 +32,15 @@ REFRESHES_MAX = 8
 refreshed by a later caller."""
 
 
+CLOSE_SECONDS = 2.0
+"""How long closing waits for refreshes that are under way."""
+
 _live: weakref.WeakSet[Herd] = weakref.WeakSet()
 
 
 def _renew_all() -> None:
     for herd in list(_live):
-        herd._refreshing = set()  # those threads are the parent's
+        herd._refreshing = {}  # those threads are the parent's
 
 
 os.register_at_fork(after_in_child=_renew_all)
@@ -44,9 +49,11 @@ os.register_at_fork(after_in_child=_renew_all)
 class Herd:
     """Computes missing values for one cache."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: Leases) -> None:
         self._flights: ThreadFlight[Computed] = ThreadFlight()
-        self._refreshing: set[tuple[str, bytes]] = set()
+        leases.flights = self._flights
+        self._leases = leases
+        self._refreshing: dict[tuple[str, bytes], threading.Thread] = {}
         self._closed = False
         _live.add(self)
 
@@ -69,6 +76,8 @@ class Herd:
                         job.count(cache, "local_hits" if local else "hits")
                     return value
             job.count(cache, "misses")
+        if computes_itself(cache, job):
+            return job.factory()
         led = False
 
         def lead() -> Computed:
@@ -103,33 +112,37 @@ class Herd:
         mark = (job.partition, job.key)
         if self._closed or mark in self._refreshing or len(self._refreshing) >= REFRESHES_MAX:
             return
-        self._refreshing.add(mark)
 
         def refresh() -> None:
             try:
-                self._flights.run(job.flight, lambda: self._refresh(cache, job))
+                if not self._closed:
+                    self._flights.run(job.flight, lambda: self._refresh(cache, job))
             except Exception as exc:
                 logger.warning("a background task of the cache failed: %s", type(exc).__name__)
             finally:
-                self._refreshing.discard(mark)
+                self._refreshing.pop(mark, None)
 
         run = contextvars.copy_context().run  # the function may look at a ContextVar
         thread = threading.Thread(target=run, args=(refresh,), name="anyseal-refresh", daemon=True)
+        if self._refreshing.setdefault(mark, thread) is not thread:
+            return  # another thread was first
         try:
             thread.start()
         except RuntimeError:  # no more threads, or the interpreter is about to end
-            self._refreshing.discard(mark)
+            self._refreshing.pop(mark, None)
 
     def _refresh(self, cache: Cache, job: Job) -> Computed:
         lease = self._lease(cache, job)
         if lease is None:  # another process has it
             return LEFT
         with lease:
-            return self._run(cache, job)
+            return self._run(cache, job, lease)
 
     def _lease(self, cache: Cache, job: Job) -> Lease | None:
         """The lease on the job's key; None if another has it."""
-        lease = Lease(cache)
+        lease = Lease(cache, job)
+        if not lease.asks(job):
+            return lease
         try:
             names = cache._drive(cache._keys.names(job.partition))
             return lease if lease.take(names.names(job.key)) else None
@@ -140,18 +153,16 @@ class Herd:
 
     def _compute(self, cache: Cache, job: Job) -> Computed:
         """Compute under the lease, or wait for the value of who has it."""
-        if cache.policy.lease is None:
-            return self._run(cache, job)
         delay = POLL_FIRST
         while True:
             lease = self._lease(cache, job)
             if lease is not None:
                 with lease:
-                    if lease.held and not job.force:
+                    if lease.held and not job.force and lease.found is not None:
                         found = self._arrived(cache, job)
                         if found is not None:  # while the lease changed hands
                             return found
-                    return self._run(cache, job)
+                    return self._run(cache, job, lease)
             time.sleep(delay)
             delay = next_poll(delay)
             found = None if job.force else self._arrived(cache, job)
@@ -175,16 +186,17 @@ class Herd:
             pass
         return None
 
-    def _run(self, cache: Cache, job: Job) -> Computed:
+    def _run(self, cache: Cache, job: Job, lease: Lease) -> Computed:
         """Call the factory and store what it returns."""
-        tags = cache._drive(job.carried(cache))
+        tags = None if lease.unreached else cache._drive(job.carried(cache))
         started = perf_counter()
         try:
-            value = job.factory()
+            with Computing(cache, job):
+                value = job.factory()
         except job.exceptions as exc:
             kept = job.frozen(cache, exc)
             if kept is not None:
-                self._keep(cache, job, *kept, job.options(cache, tags, exc, started))
+                self._keep(cache, job, *kept, job.options(cache, tags, exc, started), lease)
             raise
         if hasattr(value, "__await__"):
             if hasattr(value, "close"):
@@ -196,22 +208,34 @@ class Herd:
         prepared = job.prepared(cache, value)
         if prepared is None:
             return Computed(value)
-        self._keep(cache, job, *prepared, job.options(cache, tags, value, started))
+        options = job.options(cache, tags, value, started)
+        self._keep(cache, job, *prepared, options, lease)
         return Computed(value, *prepared)
 
     def _keep(
-        self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None
-    ) -> None:
+        self, cache: Cache, job: Job, kind: int, payload: Any, options: dict[str, Any] | None,
+        lease: Lease,
+    ) -> None:  # fmt: skip
         """Store a computed payload, if it is wanted and can be."""
-        if options is None:
+        if options is None or lease.revoked:
             return
         try:
-            cache._put(job.partition, job.key, kind, payload, **options)
+            cache._put(job.partition, job.key, kind, payload, lease=lease, **options)
         except BackendError:
             if cache.policy.on_backend_error == "closed":
                 raise
 
     def close(self) -> None:
-        """Begin no more refreshes."""
+        """Begin no more refreshes, and wait for those under way, all in all for ``CLOSE_SECONDS``.
+
+        A thread that is not over by then stores nothing, and asks the backend for nothing more.
+        """
         self._closed = True
+        end = time.monotonic() + CLOSE_SECONDS
+        for subject, thread in list(self._refreshing.items()):
+            if thread is not threading.current_thread() and thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                for lease in self._leases.abandon(subject):
+                    renewer.drop(lease)
         renewer.rest()

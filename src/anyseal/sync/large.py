@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyseal.cache.entry import LARGE, Entry
 from anyseal.cache.large import ATTEMPTS
+from anyseal.cache.leases import LeaseBase
 from anyseal.cache.opening import NOT_OPENED
 from anyseal.cache.pieces import (
     BlockingPieces,
@@ -45,9 +46,12 @@ class LargeValues:
         tags: Sequence[Any] = (),
         cost_ms: int = 0,
         if_absent: bool = False,
+        lease: LeaseBase | None = None,
     ) -> bool:
         """Store a payload as an object and an entry that says where it is."""
         cache = self._cache
+        if lease is not None and lease.revoked:
+            return False
         names = cache._drive(cache._keys.names(partition))
         if if_absent and cache._found(partition, key) is not None:
             return False
@@ -61,9 +65,13 @@ class LargeValues:
             writer.write(payload)
             size = writer.finish()
         flow = cache._entries.store(
-            partition, key, LARGE, at.written(size).to_bytes(), ttl=ttl, tags=tags, cost_ms=cost_ms
-        )
-        return cache._drive(published(flow, temporary, object_name(name)))
+            partition, key, LARGE, at.written(size).to_bytes(),
+            ttl=ttl, tags=tags, cost_ms=cost_ms, lease=lease,
+        )  # fmt: skip
+        done = cache._drive(published(flow, temporary, object_name(name)))
+        if not done:
+            self._ranges.delete_many([temporary])
+        return done
 
     def _read(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any]:
         """Kind and payload of the object that *entry* tells of."""

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from anyseal.cache.entry import LOCK
 from anyseal.cache.leases import LeaseBase
 from anyseal.errors import BackendError
 
@@ -113,19 +112,12 @@ class Lease(LeaseBase):
 
     def take(self, stored: Sequence[str]) -> bool:
         """Whether nobody else has it; *stored* is where the entry may be."""
-        self._name = stored[0] + LOCK
-        if not self.seconds:
-            return True
-        self.held = self._cache._guarded(
-            self._cache._backend.set, self._name, self._owner, ttl_ms=self._ttl_ms, if_absent=True
-        )
-        return self.held
+        return self._cache._drive(self.taking(stored))
 
     def renewed(self) -> bool:
         """Hold it for its time from now on; whether that could be asked for."""
-        call = self._cache._backend.compare_and_set
         try:
-            self._cache._guarded(call, self._name, self._owner, self._owner, ttl_ms=self._ttl_ms)
+            self._cache._drive(self.renewing())
         except BackendError:
             return False
         except Exception as exc:
@@ -134,15 +126,13 @@ class Lease(LeaseBase):
         return True
 
     def __enter__(self) -> Lease:
+        self._cache._leases.add(self)
         if self.held:
             renewer.add(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if not self.held:
-            return
-        self.held = False
+        self._cache._leases.drop(self)
         renewer.drop(self)
         with contextlib.suppress(BackendError):
-            call = self._cache._backend.compare_and_set
-            self._cache._guarded(call, self._name, self._owner, None)
+            self._cache._drive(self.ending())

@@ -37,7 +37,7 @@ class Session(SessionBase):
         self._check()
         key = self._partition.sealing_hit()
         if key is not None:
-            self._hierarchy.count_hit()
+            self._meter.count_hit()
             return key
         return offload.wait(self._hierarchy.sealing_key, self._partition)
 
@@ -58,7 +58,7 @@ class Session(SessionBase):
             key is None
             or self._closed
             or self._audit is not None
-            or self._hierarchy.metrics is not None
+            or self._meter.hook is not None
             or time.monotonic() >= key.refresh_at
         ):
             result: str = self._encrypt(data, seal_row_text)
@@ -85,7 +85,7 @@ class Session(SessionBase):
             key is not None
             and not self._closed
             and self._audit is None
-            and self._hierarchy.metrics is None
+            and self._meter.hook is None
             and time.monotonic() < key.stale_at
         ):
             data = open_row(row, key.row_key)
@@ -106,7 +106,7 @@ class Session(SessionBase):
         if self._hierarchy.may_open(partition.name, parsed.key_id):
             key = partition.opening_hit(parsed.key_id, parsed.created)
         if key is not None:
-            self._hierarchy.count_hit()
+            self._meter.count_hit()
         else:
             key = offload.wait(
                 self._hierarchy.opening_key, partition, parsed.key_id, parsed.created
@@ -151,11 +151,18 @@ class SessionFactory(FactoryBase):
         return Session(self.hierarchy, self._partition(partition), self._audit)
 
     def close(self) -> None:
-        """Close the hierarchy. Idempotent."""
+        """Close the hierarchy. Idempotent.
+
+        While the interpreter exits there may be no event loop any more to close connections on;
+        then only the keys are dropped.
+        """
         if not self._closed:
             self._closed = True
             self._cache.clear()
-            offload.wait(self.hierarchy.aclose)
+            if offload.exiting():
+                self.hierarchy.forget()
+            else:
+                offload.wait(self.hierarchy.aclose)
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ __all__ = [
     "PUBLISH",
     "PUT_RANGE",
     "SCAN_COUNT",
+    "SETTLE",
     "Command",
     "Script",
     "ScriptMissingError",
@@ -39,6 +40,7 @@ __all__ = [
     "routed_by",
     "scanned",
     "set_command",
+    "settle",
     "with_source",
     "written",
 ]
@@ -95,7 +97,9 @@ class Script:
 
 def with_source(command: Command) -> Command:
     """An EVALSHA with the script's source in place of its name."""
-    script = next(script for script in (CAS, PUT_RANGE, PUBLISH) if script.sha == command[1])
+    script = next(
+        script for script in (CAS, SETTLE, PUT_RANGE, PUBLISH) if script.sha == command[1]
+    )
     return ("EVAL", script.source, *command[2:])
 
 
@@ -105,6 +109,16 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if #ARGV == 1 then redis.call('UNLINK', KEYS[1])
 elseif ARGV[3] then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 else redis.call('SET', KEYS[1], ARGV[2]) end
+return 1
+"""
+)
+
+SETTLE: Final = Script(
+    """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+if ARGV[3] then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+else redis.call('SET', KEYS[1], ARGV[2]) end
+redis.call('UNLINK', unpack(KEYS, 2))
 return 1
 """
 )
@@ -151,6 +165,15 @@ def cas(name: str, expected: bytes, value: bytes | None, ttl_ms: int | None) -> 
     if ttl_ms is None:
         return CAS.command([name], expected, value)
     return CAS.command([name], expected, value, ttl_ms)
+
+
+def settle(
+    name: str, value: bytes, lock: str, owner: bytes, others: Sequence[str], ttl_ms: int | None
+) -> Command:
+    """Store a value, and end the lease and what belonged to the value before, in one step; nothing
+    if the lease is not *owner*'s."""
+    limits = () if ttl_ms is None else (ttl_ms,)
+    return SETTLE.command([name, lock, *others], owner, value, *limits)
 
 
 def put_range(name: str, offset: int, data: bytes, ttl_ms: int) -> Command:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from anyseal.offload import run_waiting
-from anyseal.ports import BlockingBackend, BlockingRangedBackend
+from anyseal.ports import BlockingBackend, BlockingLeasingBackend, BlockingRangedBackend
 
 __all__ = ["ThreadedBackend", "ThreadedRangedBackend"]
 
+
+class _Whole(BlockingRangedBackend, BlockingLeasingBackend, Protocol):
+    """A blocking backend that can do all that one can."""
+
+
 B = TypeVar("B", bound=BlockingBackend)
-R = TypeVar("R", bound=BlockingRangedBackend)
+R = TypeVar("R", bound=_Whole)
 
 
 class ThreadedBackend(Generic[B]):
@@ -65,7 +70,7 @@ class ThreadedBackend(Generic[B]):
 
 
 class ThreadedRangedBackend(ThreadedBackend[R]):
-    """The same, with the methods for pieces."""
+    """The same, with the methods for pieces and for leases."""
 
     async def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
         """Write *data* at *offset*; the value lives *ttl_ms* from now."""
@@ -82,3 +87,32 @@ class ThreadedRangedBackend(ThreadedBackend[R]):
         return await run_waiting(
             partial(self.blocking.publish, temporary, final, name, value, ttl_ms=ttl_ms)
         )
+
+    async def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """Store *owner* under *lock* if there is none; whether it was, and what is under *name*."""
+        return await run_waiting(
+            partial(self.blocking.take_lease, lock, owner, name, ttl_ms=ttl_ms)
+        )
+
+    async def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """If *lock* is *owner*'s, store *value* and delete *lock* and *others*; whether it was."""
+        return await run_waiting(
+            partial(self.blocking.settle, name, value, lock, owner, others=others, ttl_ms=ttl_ms)
+        )
+
+    async def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
+    ) -> bool:
+        """Store *value* and delete *others*, in one step; whether it was stored."""
+        return await run_waiting(
+            partial(self.blocking.set_and_delete, name, value, others, ttl_ms=ttl_ms)
+        )
+
+    async def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """Delete *names* and *others*, in one step; how many of *names* were there."""
+        return await run_waiting(self.blocking.delete_beside, names, others)

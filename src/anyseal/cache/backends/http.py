@@ -25,6 +25,7 @@ from anyseal.cache.backends._wire import (
     to_base64,
 )
 from anyseal.errors import BackendError, ConfigurationError
+from anyseal.loops import PerLoop
 
 try:
     import httpx
@@ -220,9 +221,7 @@ class HttpBackend:
         self._timeout = timeout
         self._given = client
         self._tls: ssl.SSLContext | None = None
-        self._own: anyio.lowlevel.RunVar[tuple[int, httpx.AsyncClient | None]] = (
-            anyio.lowlevel.RunVar("anyseal_http_backend")
-        )
+        self._own = PerLoop(self._make_client)
 
     def __repr__(self) -> str:
         return f"HttpBackend({self._api.shown!r})"
@@ -233,11 +232,11 @@ class HttpBackend:
         if self._tls is None:
             make = httpx.create_ssl_context if self._api.tls else _no_tls
             self._tls = await offload.run_waiting(make)
-        pid, client = self._own.get((0, None))
-        if client is None or pid != os.getpid():
-            client = httpx.AsyncClient(verify=self._tls, timeout=self._timeout)
-            self._own.set((os.getpid(), client))
-        return client
+        return self._own.get()
+
+    def _make_client(self) -> httpx.AsyncClient:
+        assert self._tls is not None
+        return httpx.AsyncClient(verify=self._tls, timeout=self._timeout)
 
     async def _ask(
         self,
@@ -328,9 +327,8 @@ class HttpBackend:
 
     async def aclose(self) -> None:
         """Close the running loop's client, if it is our own. Idempotent."""
-        pid, client = self._own.get((0, None))
-        self._own.set((0, None))
-        if client is not None and pid == os.getpid():
+        client = self._own.take()
+        if client is not None:
             await client.aclose()
 
 

@@ -222,6 +222,46 @@ class BlockingMemoryBackend:
             stored = self._store(name, value, deadline)
             return stored and final in self._entries
 
+    def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """Store *owner* under *lock* if there is none; whether it was, and what is under *name*."""
+        with self._lock:
+            taken = self._find(lock) is None and self._store(lock, owner, _deadline(ttl_ms))
+            entry = self._find(name)
+            return taken, None if entry is None else bytes(entry.value)
+
+    def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """If *lock* is *owner*'s, store *value* and delete *lock* and *others*; whether it was."""
+        value = bytes(value)
+        with self._lock:
+            held = self._find(lock)
+            if held is None or held.value != owner:
+                return False
+            for other in (lock, *others):
+                self._drop(other)
+            return self._store(name, value, _deadline(ttl_ms))
+
+    def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
+    ) -> bool:
+        """Store *value* and delete *others*; False if it is larger than all may be."""
+        value = bytes(value)
+        with self._lock:
+            for other in others:
+                self._drop(other)
+            return self._store(name, value, _deadline(ttl_ms))
+
+    def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """Delete *names* and *others*; how many of *names* were there."""
+        with self._lock:
+            for other in others:
+                self._drop(other)
+            return sum(self._find(name) is not None and self._drop(name) for name in names)
+
     def close(self) -> None:
         """Nothing to let go of: the entries stay."""
 
@@ -300,6 +340,29 @@ class MemoryBackend:
     ) -> bool:
         """As :meth:`BlockingMemoryBackend.publish`."""
         return self.blocking.publish(temporary, final, name, value, ttl_ms=ttl_ms)
+
+    async def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """As :meth:`BlockingMemoryBackend.take_lease`."""
+        return self.blocking.take_lease(lock, owner, name, ttl_ms=ttl_ms)
+
+    async def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """As :meth:`BlockingMemoryBackend.settle`."""
+        return self.blocking.settle(name, value, lock, owner, others=others, ttl_ms=ttl_ms)
+
+    async def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
+    ) -> bool:
+        """As :meth:`BlockingMemoryBackend.set_and_delete`."""
+        return self.blocking.set_and_delete(name, value, others, ttl_ms=ttl_ms)
+
+    async def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """As :meth:`BlockingMemoryBackend.delete_beside`."""
+        return self.blocking.delete_beside(names, others)
 
     async def aclose(self) -> None:
         """Nothing to let go of: the entries stay."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -20,15 +19,21 @@ from anyseal.cache.backends._redis_cluster import Cluster
 from anyseal.cache.backends._redis_server import Server
 from anyseal.cache.backends.redis_blocking import BlockingRedisBackend
 from anyseal.errors import ConfigurationError
+from anyseal.loops import PerLoop
 
 __all__ = ["BlockingRedisBackend", "RedisBackend"]
 
-_inherited: list[Any] = []
-"""What a forked child must neither use nor close: its sockets and its epoll are the parent's."""
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError("redis-py runs on asyncio only") from None
 
 
 class RedisBackend:
-    """Keeps entries in Redis; implements RangedBackend and WatchedBackend.
+    """Keeps entries in Redis; implements RangedBackend, LeasingBackend and
+    WatchedBackend.
 
     What is asked for in one turn of the event loop goes to Redis at once: the gets as one MGET
     (to each node of a cluster its GETs), sets and others beside it in the same write.
@@ -81,40 +86,20 @@ class RedisBackend:
         return backend
 
     def _setup(self, make: Callable[[], Any], timeout: float, *, owned: bool) -> None:
-        self._make = make
         self._owned = owned
-        self._timeout = commands.patience(timeout)
-        self._pid = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: Server | Cluster | None = None
-        self._servers: dict[asyncio.AbstractEventLoop, Server | Cluster] = {}
+        self._timeout = patience = commands.patience(timeout)
 
-    def _here(self) -> Server | Cluster:
-        """The running loop's exchanges."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise ConfigurationError("redis-py runs on asyncio only") from None
-        if self._loop is loop and self._server is not None:
-            return self._server  # no loop runs on in a forked child
-        if self._pid != os.getpid():
-            _inherited.append((self._servers, self._server))
-            self._servers, self._server, self._pid = {}, None, os.getpid()
-        server = self._servers.get(loop)
-        if server is None:
-            for closed in [held for held in self._servers if held.is_closed()]:
-                del self._servers[closed]
-            client = self._make()
-            kind = Cluster if is_cluster(client) else Server
-            server = self._servers[loop] = kind(client, self._timeout)
-        self._loop, self._server = loop, server
-        return server
+        def connect() -> Server | Cluster:
+            client = make()
+            return (Cluster if is_cluster(client) else Server)(client, patience)
+
+        self._servers: PerLoop[Server | Cluster] = PerLoop(connect, _running_loop)
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """The values, in the order of *names*; None for what is not there. Raises BackendError."""
         if not names:
             return []
-        found: list[bytes | None] = await self._here().ask(Request(names))
+        found: list[bytes | None] = await self._servers.get().ask(Request(names))
         return found
 
     async def set(
@@ -127,7 +112,7 @@ class RedisBackend:
         """
         command = commands.set_command(name, value, ttl_ms, if_absent)
         request = Request(commands=(command,), size=len(value), repeatable=not if_absent)
-        (answer,) = await self._here().ask(request)
+        (answer,) = await self._servers.get().ask(request)
         return bool(answer)
 
     async def compare_and_set(
@@ -140,7 +125,7 @@ class RedisBackend:
         """Delete what is there of *names*; how many that were. Raises BackendError."""
         if not names:
             return 0
-        here = self._here()
+        here = self._servers.get()
         answers: list[int] = await here.ask(Request(commands=here.unlinks(names)))
         return sum(answers)
 
@@ -151,27 +136,39 @@ class RedisBackend:
         exchange. Raises BackendError."""
         taking = commands.set_command(lock, owner, ttl_ms, True)
         request = Request(commands=(taking, ("GET", name)), repeatable=False)
-        taken, found = await self._here().ask(request)
+        taken, found = await self._servers.get().ask(request)
         return bool(taken), found
 
     async def settle(
-        self, name: str, value: bytes, lock: str, owner: bytes, *, ttl_ms: int | None
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """If *lock* is *owner*'s, store *value* and delete *lock* and *others*, in one step;
+        whether it was. Raises BackendError."""
+        command = commands.settle(name, value, lock, owner, others, ttl_ms)
+        # Made twice it says no, which is what one says of a lease that may be lost.
+        return bool(await self._script(command, repeatable=True))
+
+    async def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
     ) -> bool:
-        """Store *value* under *name*, and delete *lock* if it is *owner*'s, in one exchange.
-        Raises BackendError."""
+        """Delete *others*, then store *value*, in one exchange. Raises BackendError."""
         storing = commands.set_command(name, value, ttl_ms, False)
-        release = commands.cas(lock, owner, None, None)
-        here, size = self._here(), len(value)
-        try:
-            await here.ask(Request(commands=(storing, release), size=size))
-        except commands.ScriptMissingError:
-            whole = commands.with_source(release)
-            await here.ask(Request(commands=(storing, whole), size=size))
-        return True
+        both = (("UNLINK", *others), storing) if others else (storing,)
+        answers = await self._servers.get().ask(Request(commands=both, size=len(value)))
+        return bool(answers[-1])
+
+    async def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """Delete *others*, then *names*, in one exchange; how many of *names* were there. Raises
+        BackendError."""
+        here = self._servers.get()
+        first = here.unlinks(others)
+        answers: list[int] = await here.ask(Request(commands=[*first, *here.unlinks(names)]))
+        return sum(answers[len(first) :])
 
     def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """The names that begin with *prefix*, in lists of some 1000, perhaps twice."""
-        return self._here().scan(prefix)
+        return self._servers.get().scan(prefix)
 
     async def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
         """Write up to 1 MiB at *offset*. Raises BackendError, also for what would leave a gap."""
@@ -184,7 +181,7 @@ class RedisBackend:
         if length < 1:
             return b""
         command = commands.get_range(name, offset, length)
-        (found,) = await self._here().ask(Request(commands=(command,)))
+        (found,) = await self._servers.get().ask(Request(commands=(command,)))
         return bytes(found)
 
     async def publish(
@@ -197,7 +194,7 @@ class RedisBackend:
     async def _script(self, command: commands.Command, *, repeatable: bool = False) -> Any:
         """Run a script, with its source if Redis does not have it yet."""
         size = sum(len(part) for part in command if isinstance(part, bytes))
-        here = self._here()
+        here = self._servers.get()
         try:
             request = Request(commands=(command,), size=size, repeatable=repeatable)
             (answer,) = await here.ask(request)
@@ -214,7 +211,7 @@ class RedisBackend:
         Needs a connection of its own (to each master of a cluster), and Redis 6. What expires is
         told when Redis removes it. Reconnects by itself; ends when it is closed or cancelled.
         """
-        here = self._here()
+        here = self._servers.get()
         several = isinstance(here, Cluster)
         return changes(here.feeds, prefix, several=several, timeout=self._timeout)
 
@@ -223,10 +220,7 @@ class RedisBackend:
 
         Each event loop that used the backend closes its own. A client that was given stays open.
         """
-        if self._pid != os.getpid():
-            return
-        server = self._servers.pop(asyncio.get_running_loop(), None)
-        self._loop = self._server = None
+        server = self._servers.take()
         if server is None:
             return
         await server.aclose()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from redis import exceptions as redis_errors
-
 from anyseal.cache.backends import _redis_commands as commands
 from anyseal.cache.backends._redis_clients import (
     check_client,
@@ -14,12 +12,19 @@ from anyseal.cache.backends._redis_clients import (
     make_client,
     with_sentinels,
 )
+from anyseal.errors import ConfigurationError
+
+try:
+    from redis import exceptions as redis_errors
+except ImportError as _exc:  # pragma: no cover - the extra is missing
+    raise ConfigurationError("Redis needs redis-py: pip install 'anyseal[redis]'") from _exc
 
 __all__ = ["BlockingRedisBackend"]
 
 
 class BlockingRedisBackend:
-    """Keeps entries in Redis; implements BlockingRangedBackend. For any number of threads.
+    """Keeps entries in Redis; implements BlockingRangedBackend and
+    BlockingLeasingBackend. For any number of threads.
 
     Args:
         client: A ``redis.Redis`` (also Sentinel's ``master_for``) or ``RedisCluster``, without
@@ -102,6 +107,49 @@ class BlockingRedisBackend:
                 _fail("UNLINK", answer)
             deleted += answer
         return deleted
+
+    def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """Store *owner* under *lock* if there is none, and say what is under *name*, in one
+        exchange. Raises BackendError."""
+        taking = commands.set_command(lock, owner, ttl_ms, True)
+        taken, found = self._each([taking, ("GET", name)])
+        if isinstance(taken, Exception):
+            _fail("SET", taken)
+        return bool(taken), _value(found)
+
+    def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """If *lock* is *owner*'s, store *value* and delete *lock* and *others*, in one step;
+        whether it was. Raises BackendError."""
+        return bool(self._script(commands.settle(name, value, lock, owner, others, ttl_ms)))
+
+    def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
+    ) -> bool:
+        """Delete *others*, then store *value*, in one exchange. Raises BackendError."""
+        storing = commands.set_command(name, value, ttl_ms, False)
+        first: list[commands.Command] = [("UNLINK", other) for other in others]
+        if others and not self._cluster:
+            first = [("UNLINK", *others)]
+        answers = self._each([*first, storing])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                _fail("SET", answer)
+        return bool(answers[-1])
+
+    def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """Delete *others*, then *names*, in one exchange; how many of *names* were there. Raises
+        BackendError."""
+        every = [*others, *names]
+        answers = self._each([("UNLINK", name) for name in every]) if every else []
+        for answer in answers:
+            if isinstance(answer, Exception):
+                _fail("UNLINK", answer)
+        return sum(answers[len(others) :])
 
     def scan(self, prefix: str) -> Iterator[list[str]]:
         """The names that begin with *prefix*, in lists of some 1000, perhaps twice."""

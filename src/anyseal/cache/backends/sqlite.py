@@ -158,11 +158,7 @@ class BlockingSQLiteBackend:
         if not names:
             return 0
         with self._pool.writing() as connection:
-            return connection.execute(
-                "DELETE FROM entries WHERE name IN (SELECT value FROM json_each(?))"
-                " AND (expires_ms IS NULL OR expires_ms > ?)",
-                (_listed(names), _now_ms()),
-            ).rowcount
+            return _delete(connection, names)
 
     def scan(self, prefix: str) -> Iterator[list[str]]:
         """The names that begin with *prefix*, in order, in lists; those of this moment at least."""
@@ -245,6 +241,43 @@ class BlockingSQLiteBackend:
             )
             return self._store(connection, name, value, ttl_ms)
 
+    def take_lease(
+        self, lock: str, owner: bytes, name: str, *, ttl_ms: int
+    ) -> tuple[bool, bytes | None]:
+        """Store *owner* under *lock* if there is none; whether it was, and what is under *name*."""
+        taken = self.set(lock, owner, ttl_ms=ttl_ms, if_absent=True)
+        return taken, self.get_many([name])[0]
+
+    def settle(
+        self, name: str, value: bytes, lock: str, owner: bytes, *,
+        others: Sequence[str] = (), ttl_ms: int | None = None,
+    ) -> bool:  # fmt: skip
+        """If *lock* is *owner*'s, store *value* and delete *lock* and *others*; whether it was."""
+        with self._pool.writing() as connection:
+            held = connection.execute(
+                "DELETE FROM entries WHERE name = ? AND value = ?"
+                " AND (expires_ms IS NULL OR expires_ms > ?)",
+                (lock, owner, _now_ms()),
+            )
+            if not held.rowcount:
+                return False
+            _delete(connection, others)
+            return self._store(connection, name, value, ttl_ms)
+
+    def set_and_delete(
+        self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
+    ) -> bool:
+        """Store *value* and delete *others*; False if it is larger than all may be."""
+        with self._pool.writing() as connection:
+            _delete(connection, others)
+            return self._store(connection, name, value, ttl_ms)
+
+    def delete_beside(self, names: Sequence[str], others: Sequence[str]) -> int:
+        """Delete *names* and *others*; how many of *names* were there."""
+        with self._pool.writing() as connection:
+            _delete(connection, others)
+            return _delete(connection, names)
+
     def _tidy(self, connection: sqlite3.Connection, now: int) -> None:
         """Remove a few expired entries, and the least recently used if there is too much."""
         connection.execute(
@@ -274,6 +307,15 @@ class BlockingSQLiteBackend:
     def close(self) -> None:
         """Close the connections. Idempotent; a later call opens new ones."""
         self._pool.close()
+
+
+def _delete(connection: sqlite3.Connection, names: Sequence[str]) -> int:
+    """Delete what is there of *names*; how many that were."""
+    return connection.execute(
+        "DELETE FROM entries WHERE name IN (SELECT value FROM json_each(?))"
+        " AND (expires_ms IS NULL OR expires_ms > ?)",
+        (_listed(names), _now_ms()),
+    ).rowcount
 
 
 def _expires(now: int, ttl_ms: int | None) -> int | None:

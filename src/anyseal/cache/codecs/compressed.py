@@ -46,7 +46,8 @@ class Compressed:
         max_size: Longer values are stored plain, and what claims to be longer is refused. Bytes.
 
     Raises:
-        ConfigurationError: A setting is out of bounds, or zstd is not there.
+        ConfigurationError: *codec* is none, a setting is out of bounds or of another type, or
+            zstd is not there.
 
     Cost: zlib about 30 us for each KiB, zstd about 3; a sample that does not shrink, a few us.
     """
@@ -61,16 +62,19 @@ class Compressed:
         sample_bytes: int = 4096,
         max_size: int = 64 << 20,
     ) -> None:
-        if algorithm not in _ALGORITHMS:
+        if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
             raise ConfigurationError("algorithm must be 'zlib' or 'zstd'")
         lowest, highest = _LEVELS[algorithm]
-        if level is not None and not lowest <= level <= highest:
+        if level is not None and not _within(level, lowest, highest):
             raise ConfigurationError(f"level must be {lowest} to {highest} for {algorithm}")
-        if min_size < 1 or not 64 <= sample_bytes <= 1 << 20 or not 1 <= max_size <= 1 << 32:
+        if not (
+            _within(min_size, 1, sys.maxsize)
+            and _within(sample_bytes, 64, 1 << 20)
+            and _within(max_size, 1, 1 << 32)
+        ):
             raise ConfigurationError("min_size, sample_bytes or max_size is out of bounds")
-        if isinstance(codec, str):
-            codecs = import_module("anyseal.cache.codecs")  # which imports this module
-            codec = cast(Codec, codecs.codec_named(codec))
+        codecs = import_module("anyseal.cache.codecs")  # which imports this module
+        codec = cast(Codec, codecs.codec_named(codec))
         self.name = check_name(f"{codec.name}+{algorithm}")
         self._codec = codec
         self._number, load = _ALGORITHMS[algorithm]
@@ -127,6 +131,10 @@ class Compressed:
 
     def __repr__(self) -> str:
         return f"<Compressed {self.name}>"
+
+
+def _within(value: Any, lowest: int, highest: int) -> bool:
+    return type(value) is int and lowest <= value <= highest
 
 
 _Pair = tuple[Callable[[Any], bytes], Callable[[Any, int], bytes | None]]

@@ -37,6 +37,9 @@ class _MessageCodec:
         enc_hook: Callable[[Any], Any] | None = None,
         dec_hook: Callable[[type, Any], Any] | None = None,
     ) -> None:
+        for name, hook in (("enc_hook", enc_hook), ("dec_hook", dec_hook)):
+            if not (hook is None or callable(hook)):
+                raise ConfigurationError(f"{name} must be a function")
         self._enc_hook = enc_hook
         self._dec_hook = dec_hook
         self._encode = self._format.Encoder(enc_hook=self._dump).encode
@@ -134,6 +137,9 @@ class MessagePackCodec(_MessageCodec):
     Args:
         enc_hook: Gives plain data for an object that is none of these.
         dec_hook: Called with a class that is none of these, and plain data; gives the object.
+
+    Raises:
+        ConfigurationError: A hook is no function.
     """
 
     name = "msgpack"
@@ -149,6 +155,9 @@ class JSONCodec(_MessageCodec):
     Args:
         enc_hook: Gives plain data for an object that msgspec does not know.
         dec_hook: Called with a class that msgspec does not know, and plain data.
+
+    Raises:
+        ConfigurationError: A hook is no function.
     """
 
     name = "json"

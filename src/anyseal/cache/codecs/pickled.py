@@ -51,15 +51,18 @@ class PickleCodec:
         trusted: Unpickle everything, with the C implementation (10 to 30 times faster).
 
     Raises:
-        ConfigurationError: *allow* holds something that is no class, or goes with *trusted*.
+        ConfigurationError: *allow* holds something that is no class, or goes with *trusted*;
+            *trusted* is not a bool.
     """
 
     name = "pickle"
 
     def __init__(self, *, allow: Iterable[type] = (), trusted: bool = False) -> None:
-        classes = tuple(allow)
-        if not all(isinstance(each, type) for each in classes):
+        classes = tuple(allow) if isinstance(allow, Iterable) else (allow,)
+        if not all(isinstance(each, type) for each in classes) or isinstance(allow, type):
             raise ConfigurationError("allow must hold classes")
+        if not isinstance(trusted, bool):
+            raise ConfigurationError("trusted must be True or False")
         if trusted and classes:
             raise ConfigurationError("trusted allows every class: leave allow away")
         self._trusted = trusted

@@ -43,6 +43,35 @@ def check_row(row: Any) -> int:
     return len(row)
 
 
+def _text(data: bytes) -> str:
+    """*data* as text. Raises AsherahException."""
+    try:
+        return decode_text(data)
+    except AnysealError as exc:
+        raise translated(exc) from exc.__cause__
+
+
+class _Closing:
+    """A context manager that is closed at the end of its block."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """No more use. Idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        ty: type[BaseException] | None = None,
+        value: BaseException | None = None,
+        tb: TracebackType | None = None,
+    ) -> None:
+        self.close()
+
+
 class _Inner(sync.Session):
     """A session that can also be asked for what it has at hand, without waiting."""
 
@@ -76,7 +105,7 @@ class _InnerFactory(sync.SessionFactory):
         return _Inner(self.hierarchy, self._partition(partition), self._audit)
 
 
-class Session:
+class Session(_Closing):
     """Encrypts and decrypts records of one partition. Made by :meth:`SessionFactory.get_session`.
 
     Any number of threads and tasks may use one session. The ``_async`` methods work on every event
@@ -114,11 +143,7 @@ class Session:
 
     def decrypt_text(self, data_row_record: str | bytes) -> str:
         """Decrypt a DataRowRecord of text."""
-        check_row(data_row_record)
-        try:
-            return decode_text(self._inner.decrypt(data_row_record))
-        except AnysealError as exc:
-            raise translated(exc) from exc.__cause__
+        return _text(self.decrypt_bytes(data_row_record))
 
     async def encrypt_bytes_async(self, data: bytes) -> str:
         """As :meth:`encrypt_bytes`."""
@@ -148,32 +173,17 @@ class Session:
 
     async def decrypt_text_async(self, data_row_record: str | bytes) -> str:
         """As :meth:`decrypt_text`."""
-        data = await self.decrypt_bytes_async(data_row_record)
-        try:
-            return decode_text(data)
-        except AnysealError as exc:
-            raise translated(exc) from exc.__cause__
+        return _text(await self.decrypt_bytes_async(data_row_record))
 
     def close(self) -> None:
         """No more use. Idempotent."""
         self._inner.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        ty: type[BaseException] | None = None,
-        value: BaseException | None = None,
-        tb: TracebackType | None = None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return repr(self._inner).replace(type(self._inner).__name__, type(self).__name__)
 
 
-class SessionFactory:
+class SessionFactory(_Closing):
     """Makes sessions; a context manager. Its caches are shared by all sessions.
 
     Args:
@@ -237,17 +247,6 @@ class SessionFactory:
             self._inner.close()
         except AnysealError as exc:
             raise translated(exc) from exc.__cause__
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        ty: type[BaseException] | None = None,
-        value: BaseException | None = None,
-        tb: TracebackType | None = None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._inner.hierarchy.sk_id}>"

@@ -20,6 +20,7 @@ from anyseal.compat.cachekit.errors import (
     TenantMismatchError,
     TenantResolutionError,
 )
+from anyseal.compat.cachekit.filling import Filled, Fills
 from anyseal.compat.cachekit.frame import Metadata
 from anyseal.compat.cachekit.stores import Store
 
@@ -112,6 +113,8 @@ class CachedFunction:
         self._max_bytes = max_bytes
         self._name = f"{function.__module__}.{function.__qualname__}"
         self.counts = _Counts(self._name, local=store.local)
+        self._fills = Fills(store, self.failed)
+        self._told_no_key = False
 
     def _warn(self, what: str, exc: BaseException) -> None:
         """Neither keys nor the text of a foreign exception: both may hold what is cached."""
@@ -124,8 +127,25 @@ class CachedFunction:
         except TenantResolutionError as exc:
             self._warn("called without the cache: no tenant", exc)
         except (TypeError, ValueError) as exc:
-            self._warn("called without the cache: these arguments have no key", exc)
+            self._tell_no_key(exc)
         return None
+
+    def _tell_no_key(self, exc: BaseException) -> None:
+        """Once: it will be so at each call, or at many."""
+        if self._told_no_key:
+            return
+        self._told_no_key = True
+        if self.entries.keyed:
+            hint = "what key= returned is no key"
+        elif self.entries.method_of:
+            first = self.entries.method_of
+            hint = f"{first} has no place in a key: key=lambda {first}, ...: says what has"
+        else:
+            hint = "an argument has no place in a key: key= makes one of the arguments"
+        logger.warning(
+            "%s: called without the cache, now and whenever this is so: %s (%s)",
+            self._name, hint, type(exc).__name__,
+        )  # fmt: skip
 
     def opened(self, stored: bytes | None, key: str, tenant: str) -> tuple[Any, bool]:
         """The value or a miss, and whether the entry must go."""
@@ -168,26 +188,51 @@ class CachedFunction:
             return self.function(*args, **kwargs)
         key, tenant = place
         began = time.perf_counter()
-        found = self._read(key, tenant)
+        stored, answered = self._fetch(key)
+        found = self._usable(stored, key, tenant)
         self.counts.count(hit=found is not _MISS, seconds=time.perf_counter() - began)
         if found is not _MISS:
             return found
+
+        def fill(again: bool) -> Filled:
+            if again:
+                stored, _ = self._fetch(key)
+                found = self._usable(stored, key, tenant)
+                if found is not _MISS:
+                    return Filled(found, stored)
+            return self._computed(key, tenant, args, kwargs)
+
+        filled, led = self._fills.run(key, tenant, lock=answered, fill=fill)
+        return filled.value if led else self._own(filled, key, tenant)
+
+    def _computed(self, key: str, tenant: str, args: Any, kwargs: Any) -> Filled:
+        """The function's result, stored if it can be."""
         value = self.function(*args, **kwargs)
         encoded = self.encoded(value)
-        if encoded is not None:
-            sealed = self.entries.seal(*encoded, key, tenant)
-            try:
-                self.store.set(key, sealed, self.ttl_ms, self.registry)
-            except Exception as exc:
-                self.failed(exc)
-        return value
-
-    def _read(self, key: str, tenant: str) -> Any:
+        if encoded is None:
+            return Filled(value, None)
+        sealed = self.entries.seal(*encoded, key, tenant)
         try:
-            stored = self.store.get(key)
+            self.store.set(key, sealed, self.ttl_ms, self.registry)
         except Exception as exc:
             self.failed(exc)
-            return _MISS
+        return Filled(value, sealed)
+
+    def _own(self, filled: Filled, key: str, tenant: str) -> Any:
+        """The value for one who waited: decoded anew, so that nobody changes another's."""
+        value, _ = self.opened(filled.stored, key, tenant)
+        return filled.value if value is _MISS else value
+
+    def _fetch(self, key: str) -> tuple[bytes | None, bool]:
+        """The entry, if there is one; and whether the store answered."""
+        try:
+            return self.store.get(key), True
+        except Exception as exc:
+            self.failed(exc)
+            return None, False
+
+    def _usable(self, stored: bytes | None, key: str, tenant: str) -> Any:
+        """The value of an entry, or a miss; what is damaged is removed."""
         value, evict = self.opened(stored, key, tenant)
         if evict:
             self.remove(key)
@@ -210,35 +255,62 @@ class CachedFunction:
             return await self.function(*args, **kwargs)
         key, tenant = place
         began = time.perf_counter()
-        found = await self._aread(key, tenant)
+        stored, answered = await self._afetch(key)
+        found = await self._ausable(stored, key, tenant)
         self.counts.count(hit=found is not _MISS, seconds=time.perf_counter() - began)
         if found is not _MISS:
             return found
+
+        async def fill(again: bool) -> Filled:
+            if again:
+                stored, _ = await self._afetch(key)
+                found = await self._ausable(stored, key, tenant)
+                if found is not _MISS:
+                    return Filled(found, stored)
+            return await self._acomputed(key, tenant, args, kwargs)
+
+        filled, led = await self._fills.arun(key, tenant, lock=answered, fill=fill)
+        return filled.value if led else await self._aown(filled, key, tenant)
+
+    async def _acomputed(self, key: str, tenant: str, args: Any, kwargs: Any) -> Filled:
+        """:meth:`_computed` for ``async def``."""
         value = await self.function(*args, **kwargs)
         encoded = self.encoded(value)
-        if encoded is not None:
-            sealed = await self._aseal(*encoded, key, tenant)
-            try:
-                await self.store.aset(key, sealed, self.ttl_ms, self.registry)
-            except Exception as exc:
-                self.failed(exc)
-        return value
+        if encoded is None:
+            return Filled(value, None)
+        sealed = await self._aseal(*encoded, key, tenant)
+        try:
+            await self.store.aset(key, sealed, self.ttl_ms, self.registry)
+        except Exception as exc:
+            self.failed(exc)
+        return Filled(value, sealed)
+
+    async def _aown(self, filled: Filled, key: str, tenant: str) -> Any:
+        """:meth:`_own` for ``async def``."""
+        value, _ = await self._aopened(filled.stored, key, tenant)
+        return filled.value if value is _MISS else value
 
     async def _aseal(self, payload: bytes, metadata: Metadata, key: str, tenant: str) -> bytes:
         if len(payload) > INLINE_BYTES:
             return await offload.run(self.entries.seal, payload, metadata, key, tenant)
         return self.entries.seal(payload, metadata, key, tenant)
 
-    async def _aread(self, key: str, tenant: str) -> Any:
+    async def _aopened(self, stored: bytes | None, key: str, tenant: str) -> tuple[Any, bool]:
+        if stored is not None and len(stored) > INLINE_BYTES:
+            return await offload.run(self.opened, stored, key, tenant)
+        return self.opened(stored, key, tenant)
+
+    async def _afetch(self, key: str) -> tuple[bytes | None, bool]:
+        """:meth:`_fetch` for ``async def``."""
         try:
-            stored = await self.store.aget(key)
+            return await self.store.aget(key), True
         except Exception as exc:
             self.failed(exc)
-            return _MISS
-        if stored is not None and len(stored) > INLINE_BYTES:
-            value, evict = await offload.run(self.opened, stored, key, tenant)
-        else:
-            value, evict = self.opened(stored, key, tenant)
+            return None, False
+
+    async def _ausable(self, stored: bytes | None, key: str, tenant: str) -> Any:
+        """:meth:`_usable` for ``async def``."""
+        value, evict = await self._aopened(stored, key, tenant)
         if evict:
             await self.aremove(key)
         return value
@@ -251,6 +323,10 @@ class CachedFunction:
             self.failed(exc)
             return False
         return True
+
+    def forget(self) -> None:
+        """Nobody joins a call that began before now."""
+        self._fills.forget()
 
     def _outcome(self, removed: bool) -> InvalidationOutcome:
         if not removed:
@@ -269,6 +345,7 @@ class CachedFunction:
 
     def invalidate(self, *args: Any, **kwargs: Any) -> InvalidationOutcome | None:
         """Remove the entry of these arguments; without any, all entries. Never raises."""
+        self.forget()
         if self._wants_all(args, kwargs):
             try:
                 self.store.clear(self.entries.common, self.registry)
@@ -280,6 +357,7 @@ class CachedFunction:
 
     async def ainvalidate(self, *args: Any, **kwargs: Any) -> InvalidationOutcome | None:
         """The same for ``async def``."""
+        self.forget()
         if self._wants_all(args, kwargs):
             try:
                 await self.store.aclear(self.entries.common, self.registry)
@@ -299,6 +377,7 @@ def decorate(cached: CachedFunction) -> Any:
         """Remove all entries and forget the counts."""
         if is_async and not cached.store.local:
             raise TypeError("use: await function.invalidate_cache()")
+        cached.forget()
         cached.store.clear(cached.entries.common, cached.registry)
         cached.counts.clear()
 

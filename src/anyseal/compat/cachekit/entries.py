@@ -110,6 +110,17 @@ class Entries:
         return f"{namespace}:{interop.check_segment('operation', self._operation)}:"
 
     @property
+    def keyed(self) -> bool:
+        """Whether a function of the caller's makes the keys."""
+        return self._key is not None
+
+    @property
+    def method_of(self) -> str:
+        """``self`` or ``cls``, if that is the function's first parameter; else empty."""
+        first = next(iter(self._signature.parameters), "")
+        return first if first in ("self", "cls") else ""
+
+    @property
     def has_parameters(self) -> bool:
         """Whether the function takes arguments at all."""
         return bool(self._signature.parameters)

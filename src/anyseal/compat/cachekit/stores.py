@@ -41,6 +41,15 @@ ENTRY_OVERHEAD = 200
 """Bytes that an entry in memory costs besides its key and value, about."""
 
 
+LOCK_MS = 10_000
+"""As in cachekit: then who died with it holds nobody up."""
+
+_UNLOCK = """
+if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
+return 0
+"""
+
+
 class Store(ABC):
     """Blocking methods, and the same without blocking the loop: by default in a worker thread."""
 
@@ -49,6 +58,16 @@ class Store(ABC):
 
     local = False
     """Whether the entries stay in this process."""
+
+    locks = False
+    """Whether other processes can be kept from computing an entry at the same time."""
+
+    def lock(self, key: str, token: str) -> bool:
+        """Take the lock of an entry for ``LOCK_MS`` at most; False if another has it."""
+        return True
+
+    def unlock(self, key: str, token: str) -> None:  # noqa: B027 - most have none
+        """Release the lock, unless another has it by now."""
 
     def check(self, *, is_async: bool) -> None:  # noqa: B027 - most have nothing to say
         """Raises ConfigurationError if it cannot serve such functions. Connects to nothing."""
@@ -164,6 +183,8 @@ class RedisStore(Store):
         timeout: Seconds to wait for a connection, and for an answer.
     """
 
+    locks = True
+
     def __init__(self, url: str, *, scoped: bool = False, timeout: float = 5.0) -> None:
         redis = extra("redis", "anyseal[redis]")
         self.prefix = "t:default:" if scoped else ""
@@ -178,6 +199,15 @@ class RedisStore(Store):
     def get(self, key: str) -> bytes | None:
         found: bytes | None = self._client.get(self.prefix + key)
         return found
+
+    def _lock_name(self, key: str) -> str:
+        return f"{self.prefix}{key}:lock"
+
+    def lock(self, key: str, token: str) -> bool:
+        return bool(self._client.set(self._lock_name(key), token, nx=True, px=LOCK_MS))
+
+    def unlock(self, key: str, token: str) -> None:
+        self._client.eval(_UNLOCK, 1, self._lock_name(key), token)
 
     def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
         if not self._scoped:

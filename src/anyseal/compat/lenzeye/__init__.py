@@ -119,6 +119,9 @@ _LATER = {
     "open_lenzeye_object": "migrate",
 }
 
+if not TYPE_CHECKING:  # nor does `import *` ask for them
+    __all__ = [name for name in __all__ if name not in _LATER]
+
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
@@ -126,3 +129,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
