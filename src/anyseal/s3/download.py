@@ -83,7 +83,7 @@ class Download:
 
     def _use_salt(self, salt: bytes) -> None:
         self._salt = salt
-        self._macs = WindowMacs(self._mac(b"steps", salt), self._mac(b"windows", salt))
+        self._macs = WindowMacs(self._mac, salt)
 
     def _note(self) -> bytes:
         """What the state file holds, after its MAC."""

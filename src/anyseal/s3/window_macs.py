@@ -6,9 +6,7 @@ thread that opened it. The sum of all windows' MACs is all that has to be kept o
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,18 +19,20 @@ _NONCE_BYTES = 12
 class WindowMacs:
     """MACs of windows, under keys that no other file has.
 
-    A step's MAC is GMAC, whose nonce is where the step begins; a window's is HMAC-SHA256 over its
-    number and its steps' MACs. GMAC alone is linear: changes in two windows could cancel out in
-    the sum.
+    A step's MAC is GMAC, whose nonce is where the step begins; a window's is the object's own MAC
+    over its number and its steps' MACs. GMAC alone is linear: changes in two windows could cancel
+    out in the sum. No step's MAC is ever shown, so that reading altered bytes under the nonce of
+    the true ones tells nobody of the key.
 
     Args:
-        step_key: 32 bytes, of one sealing and one part file: a step is always of the same bytes.
-        window_key: Another 32.
+        mac: The object's MAC of some fields, under a key in the arena.
+        salt: 16 random bytes, of one part file: under them a step is always of the same bytes.
     """
 
-    def __init__(self, step_key: bytes, window_key: bytes) -> None:
-        self._gmac = AESGCM(step_key)
-        self._window_key = window_key
+    def __init__(self, mac: Callable[..., bytes], salt: bytes) -> None:
+        self._mac = mac
+        self._salt = salt
+        self._gmac = AESGCM(mac(b"steps", salt))
 
     def step(self, start: int, plain: Any) -> bytes:
         """The MAC of *plain*, which begins at *start*."""
@@ -40,5 +40,4 @@ class WindowMacs:
 
     def window(self, number: int, steps: Sequence[bytes]) -> int:
         """What window *number* adds to the sum, by exclusive or."""
-        data = number.to_bytes(8) + b"".join(steps)
-        return int.from_bytes(hmac.digest(self._window_key, data, hashlib.sha256))
+        return int.from_bytes(self._mac(b"window", self._salt, number.to_bytes(8), *steps))
