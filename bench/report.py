@@ -108,6 +108,17 @@ def save(
     path.write_text(json.dumps(known, indent=1, default=float) + "\n")
 
 
+def keep(path: Path, rows: list[Row]) -> None:
+    """Hand *rows* to another process."""
+    path.write_text(json.dumps([asdict(row) for row in rows], default=float))
+
+
+def kept(path: Path) -> list[Row]:
+    """What :func:`keep` has written."""
+    found = json.loads(path.read_text())
+    return [Row(**{**row, "must": row["must"] and tuple(row["must"])}) for row in found]
+
+
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 

@@ -148,21 +148,29 @@ async def transfers(server: SeaweedFS, settings: Settings) -> list[Row]:
         folder=settings.folder, seconds=settings.seconds * 10,
         pairs_min=min(5, settings.pairs_min), pairs_max=9, warmups=1,
     )  # fmt: skip
+    target = settings.folder / "target"
+
+    def settle() -> None:
+        """Nothing of the last run is written back in the next one."""
+        target.unlink(missing_ok=True)
+        os.sync()
+
     async with s3_client(server.url, **UNSIGNED, max_pool_connections=16) as client:
         sealed = bucket_of(client, bucket)
         pairs = await paired_async(
             lambda: sealed.put("sealed", data),
             lambda: plain_put(client, bucket, "plain", data),
             few,
+            before=settle,
         )
         rows.append(
             faster("s3", f"put {name}", pairs, size, rival="plain multipart", at_least=0.95)
         )
-        target = settings.folder / "target"
         pairs = await paired_async(
             lambda: sealed.download_file("sealed", target, overwrite=True),
             lambda: plain_download(client, bucket, "plain", size, target),
             few,
+            before=settle,
         )
         figure = f"download_file {name}"
         rows.append(
@@ -331,7 +339,10 @@ def beside_rival(server: SeaweedFS, settings: Settings) -> Iterator[Row]:
     try:
         name = f"{len(data) // MIB} MiB"
         pairs = paired(
-            lambda: loop.run_until_complete(sealed.put("ours", data)), lambda: theirs("put"), few
+            lambda: loop.run_until_complete(sealed.put("ours", data)),
+            lambda: theirs("put"),
+            few,
+            before=os.sync,
         )
         yield faster("s3", f"put {name}", pairs, len(data), rival=RIVAL, at_least=1.0, way=way)
 

@@ -36,7 +36,8 @@ class BucketBase:
         keyring: A Key, or a Keyring; then each call takes ``partition=``.
         suite: For new objects. Default: the machine's best.
         chunk_size: Bytes that are verified together, for new objects; see ObjectWriter.
-        part_size: Plaintext bytes of a part, wished; see docs/format.md for what it becomes.
+        part_size: Bytes of a part in the bucket, wished; of uploads by workers its plaintext,
+            see docs/format.md for what it becomes.
         concurrency: Requests of one operation at the same time.
         bind_location: Authenticate bucket and key with each object, so that one does not open
             under another name. A copy must then be sealed again.

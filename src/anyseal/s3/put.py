@@ -102,7 +102,8 @@ class PutCalls(BucketBase):
             concurrency: Parts on their way at the same time. Default: the bucket's.
             progress: Called with (plaintext bytes uploaded, total or None).
             suite: Default: the bucket's.
-            part_size: Wished plaintext bytes of a part, at least 5 MiB. Default: the bucket's.
+            part_size: Wished bytes of a part in the bucket, at least 5 MiB. Default: the
+                bucket's.
 
         Raises:
             PreconditionFailedError: *if_none_match* or *if_match* does not hold.

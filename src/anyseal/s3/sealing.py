@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 from anyseal import offload
 from anyseal.config import STEP_BYTES
+from anyseal.objects.geometry import Geometry
 from anyseal.objects.parts import OBJECT_MAX_BYTES, PART_MAX_BYTES, PART_MIN_BYTES, PARTS_MAX
 from anyseal.objects.reader import fresh_bytes
 from anyseal.objects.sealer import Job, Piece, Sealer, bytes_view, unit_bytes
@@ -31,13 +32,21 @@ STEADY_PARTS = 1000
 """Parts of an object of unknown length that keep the wished size; then they grow."""
 
 
-def part_sizes(wished: int, size: int | None, chunk_bytes: int) -> Iterator[int]:
+def part_sizes(wished: int, size: int | None, geometry: Geometry) -> Iterator[int]:
     """Plaintext bytes of each part: at most 10,000, none shorter or longer than S3 allows.
+
+    What a part takes in the bucket fits into *wished* bytes, because stores keep objects in blocks
+    of such sizes: a part that is a little longer costs SeaweedFS a second block, and each read of
+    it the look for that. Only an object of up to *wished* bytes of plaintext stays in one part.
 
     Of unknown length, parts after the first 1,000 grow evenly, so that the last of 10,000 reaches
     5 TiB: from 8 MiB to 1.2 GiB.
     """
-    least = max(wished, PART_MIN_BYTES, -(-(size or 0) // PARTS_MAX))
+    chunk_bytes = geometry.chunk_bytes
+    fitting = geometry.window(max(0, wished - geometry.header_bytes))
+    if size is not None and size <= wished:
+        fitting = wished
+    least = max(fitting, PART_MIN_BYTES, -(-(size or 0) // PARTS_MAX))
     most = PART_MAX_BYTES // 2 // chunk_bytes * chunk_bytes
     first = min(-(-least // chunk_bytes) * chunk_bytes, most)
     growth = 0
@@ -311,7 +320,7 @@ class SealedParts:
     Args:
         sealer: Fresh; ended when the last part is made.
         source: Where the plaintext comes from.
-        part_size: Wished plaintext bytes of a part.
+        part_size: Wished bytes of a part in the bucket.
         checksum: Of each part, made where it was sealed.
 
     Raises:
@@ -327,7 +336,7 @@ class SealedParts:
         geometry = sealer.geometry
         if source.size is not None and geometry.sealed_size(source.size) > OBJECT_MAX_BYTES:
             raise ValueError("an object in S3 has at most 5 TiB")
-        self._sizes = part_sizes(part_size, source.size, geometry.chunk_bytes)
+        self._sizes = part_sizes(part_size, source.size, geometry)
         self.header = sealer.header
         self.trailer = b""
         self.count = 0
