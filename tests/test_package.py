@@ -32,7 +32,7 @@ FLOORS = [
         "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
         "objects.rewrap", "objects.upload",
     ],
-    ["ports", "offload", "flight", "retries", "tasks", "loops", "transient"],
+    ["ports", "offload", "computing", "flight", "retries", "tasks", "loops", "transient"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",

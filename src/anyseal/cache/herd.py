@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from anyseal.cache.computing import Computing, computes_itself
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
 from anyseal.cache.leases import Lease, Leases, Renewals
 from anyseal.cache.needs import UNSET
+from anyseal.computing import Computing, computes
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import SingleFlight
 
@@ -55,7 +55,7 @@ class Herd:
                         job.count(cache, "local_hits" if local else "hits")
                     return value
             job.count(cache, "misses")
-        if computes_itself(cache, job):
+        if computes((cache, job.partition, job.key)):
             return await made(job)
         led = False
 
@@ -166,7 +166,7 @@ class Herd:
         tags = None if lease.unreached else await cache._drive(job.carried(cache))
         started = perf_counter()
         try:
-            with Computing(cache, job):
+            with Computing((cache, job.partition, job.key)):
                 made = job.factory()
                 if not hasattr(made, "__await__"):
                     raise TypeError(

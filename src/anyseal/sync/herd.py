@@ -11,11 +11,11 @@ import weakref
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from anyseal.cache.computing import Computing, computes_itself
 from anyseal.cache.entry import Entry
 from anyseal.cache.jobs import LEFT, POLL_FIRST, Computed, Job, next_poll
 from anyseal.cache.leases import Leases
 from anyseal.cache.needs import UNSET
+from anyseal.computing import Computing, computes
 from anyseal.errors import BackendError, FormatError
 from anyseal.flight import ThreadFlight
 from anyseal.sync.leases import Lease, renewer
@@ -76,7 +76,7 @@ class Herd:
                         job.count(cache, "local_hits" if local else "hits")
                     return value
             job.count(cache, "misses")
-        if computes_itself(cache, job):
+        if computes((cache, job.partition, job.key)):
             return job.factory()
         led = False
 
@@ -191,7 +191,7 @@ class Herd:
         tags = None if lease.unreached else cache._drive(job.carried(cache))
         started = perf_counter()
         try:
-            with Computing(cache, job):
+            with Computing((cache, job.partition, job.key)):
                 value = job.factory()
         except job.exceptions as exc:
             kept = job.frozen(cache, exc)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import anyio
 
 from anyseal import offload
 from anyseal.compat.cachekit.stores import Store
+from anyseal.computing import Computing, computes
 from anyseal.flight import SingleFlight, ThreadFlight
 
 __all__ = ["Filled", "Fills"]
@@ -24,9 +24,6 @@ LOCK_WAIT = 5.0
 """Seconds to wait for another process; then the function is called here as well."""
 POLL_FIRST, POLL_LAST = 0.01, 0.25
 """Seconds between two looks at a lock that is taken."""
-
-_filling: ContextVar[frozenset[Any]] = ContextVar("anyseal_cachekit_filling", default=frozenset())
-"""What is being filled around this code: a function that calls itself must not wait for itself."""
 
 
 class Filled(NamedTuple):
@@ -63,16 +60,14 @@ class Fills:
         *fill* is told whether there is a lock to be had, and so somebody may have been quicker.
         """
         flight = (self, key, tenant, self._generation)
-        around = _filling.get()
-        if flight in around:
+        if computes(flight):
             return fill(False), True
         led = False
 
         def lead() -> Filled:
             nonlocal led
             led = True
-            mark = _filling.set(around | {flight})
-            try:
+            with Computing(flight):
                 if not lock or not self._store.locks:
                     return fill(False)
                 token = secrets.token_hex(16)
@@ -82,8 +77,6 @@ class Fills:
                 finally:
                     if held:
                         self._release(key, token)
-            finally:
-                _filling.reset(mark)
 
         return self._threads.run(flight, lead), led
 
@@ -111,16 +104,14 @@ class Fills:
     ) -> tuple[Filled, bool]:
         """:meth:`run` for ``async def``."""
         flight = (self, key, tenant, self._generation)
-        around = _filling.get()
-        if flight in around:
+        if computes(flight):
             return await fill(False), True
         led = False
 
         async def lead() -> Filled:
             nonlocal led
             led = True
-            mark = _filling.set(around | {flight})
-            try:
+            with Computing(flight):
                 if not lock or not self._store.locks:
                     return await fill(False)
                 token = secrets.token_hex(16)
@@ -131,8 +122,6 @@ class Fills:
                     if held:
                         with anyio.CancelScope(shield=True):
                             await offload.run_waiting(self._release, key, token)
-            finally:
-                _filling.reset(mark)
 
         return await self._tasks.run(flight, lead), led
 
