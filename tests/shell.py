@@ -150,7 +150,7 @@ class Shell:
     def ok(self, *args: str, input: bytes | None = None, env: dict[str, str] | None = None):
         """Run a command that must succeed in silence; its output."""
         done = self.run(*args, input=input, env=env)
-        assert (0, b"") == (done.returncode, done.stderr)
+        assert (0, b"") == (done.returncode, done.stderr), (done.returncode, done.stderr)
         return done.stdout
 
     def fails(self, code: int, message: str, *args: str, **options) -> None:
