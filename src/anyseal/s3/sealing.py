@@ -258,10 +258,6 @@ def _is_memory(data: Any) -> bool:
     return True
 
 
-async def _opened(path: Any) -> FileSource:
-    return await offload.acquire(lambda: FileSource(path), FileSource.close)
-
-
 async def plaintext(data: Any) -> Plaintext:
     """Where the bytes of *data* come from.
 
@@ -272,7 +268,7 @@ async def plaintext(data: Any) -> Plaintext:
     if isinstance(data, str):
         raise TypeError("data must be bytes, a Path, a file or an async iterable, not str")
     if isinstance(data, os.PathLike):
-        return FilePlaintext(await _opened(os.fspath(data)))
+        return FilePlaintext(await FileSource.aopen(data))
     if _is_memory(data):
         return MemoryPlaintext(data)
     return StreamPlaintext(_stream(data))
@@ -289,7 +285,7 @@ async def pieces_of(data: Any) -> AsyncIterator[AsyncIterator[Any]]:
     if isinstance(data, str):
         raise TypeError("data must be bytes, a Path, a file or an async iterable, not str")
     if isinstance(data, os.PathLike):
-        source = await _opened(os.fspath(data))
+        source = await FileSource.aopen(data)
         try:
             async with contextlib.aclosing(_file_pieces(source)) as pieces:
                 yield pieces
