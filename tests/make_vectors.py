@@ -1194,6 +1194,87 @@ def choose_segment_size(total: int, wished: int, *, suite: int, chunk_log2: int)
     return None
 
 
+# ---- text.json ---------------------------------------------------------------------------
+
+
+def text_vectors() -> Iterator[Entry]:
+    """Values as text: honest ones, and every way to spell one differently."""
+    ctx = b"cookie=session"
+
+    def entry(case: str, comment: str, text: str, expect: str, **more: Any) -> Entry:
+        base: Entry = {
+            "id": f"V-text-{case}",
+            "comment": comment,
+            "op": "text",
+            "key": KEY,
+            "key_id": KEY_ID,
+            "context": ctx,
+            "now_ms": NOW,
+            "text": text,
+            "expect": expect,
+        }
+        return base | more
+
+    def sealed(case: str, suite: int, plaintext: bytes, kind: int = 0, until: int = NOW + 1) -> str:
+        nonce = random(f"text {case}", 24)
+        return ref.seal_text(
+            plaintext, KEY, suite=suite, nonce=nonce, kind=kind, context=ctx, expires_at=until
+        )
+
+    for suite, name in SUITES.items():
+        for size in range(4):
+            case, plaintext = f"{name}-{size}", random("text plaintext", size)
+            seal = {"suite": suite, "nonce": random(f"text {case}", 24), "expires_at": NOW + 1}
+            more: Entry = {"plaintext": plaintext, "seal": seal}
+            text = sealed(case, suite, plaintext)
+            yield entry(case, f"{size} bytes, {len(text) % 4} over", text, "ok", **more)
+        yield entry(f"{name}-expired", "expired", text, "ExpiredError", now_ms=NOW + 1)
+        why, theirs = "another partition", {"key": OTHER_KEY, "key_id": OTHER_ID}
+        yield entry(f"{name}-wrong-partition", why, text, "WrongKeyError", **theirs)
+        yield entry(f"{name}-context", "no context", text, "DecryptionError", context=b"")
+
+    # 54 + 68 bytes leave two over, so that the last character has unused bits. The nonce is one
+    # whose text has both letters that the two alphabets differ in.
+    text = next(
+        text
+        for text in (sealed(f"spelling {n}", 2, random("text", 54)) for n in range(100))
+        if "-" in text and "_" in text
+    )
+    raw = ref.from_text(text)
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    last = letters[letters.index(text[-1]) | 1]
+    yield entry("spelling", "what the next ones spell", text, "ok", plaintext=random("text", 54))
+    yield entry("edited", "a bit of ciphertext", ref.to_text(flipped(raw, 60)), "DecryptionError")
+    cases = {
+        "empty": ("no text at all", ""),
+        "padded": ("base64 padding", text + "=" * (-len(text) % 4)),
+        "padded-more": ("padding that base64 does not have", text + "===="),
+        "padded-inside": ("padding inside", text[:40] + "==" + text[40:]),
+        "newline": ("a newline at the end", text + "\n"),
+        "crlf-inside": ("a line break inside, as MIME has it", text[:76] + "\r\n" + text[76:]),
+        "space-before": ("a space before", " " + text),
+        "space-inside": ("a space inside", text[:40] + " " + text[40:]),
+        "tab": ("a tab at the end", text + "\t"),
+        "nul": ("a NUL at the end", text + "\0"),
+        "quoted": ("in quotes, as some cookies are", f'"{text}"'),
+        "percent": ("escaped for a URL", text.replace("-", "%2D")),
+        "standard": ("the other base64 alphabet", text.replace("-", "+").replace("_", "/")),
+        "mixed": ("one letter of the other alphabet", text.replace("-", "+", 1)),
+        "not-ascii": ("a letter that is none of base64url", text[:-1] + "\u00e9"),
+        "wide": ("a full-width letter", text[:-1] + "\uff21"),
+        "unused-bits": ("the unused bits of the last letter are not 0", text[:-1] + last),
+        "length-1-mod-4": ("no base64 has this length", "A" * 101),
+        "hex": ("hexadecimal: letters of base64url, but no value", raw.hex()),
+        "cut": ("shorter than a value", ref.to_text(raw[:67])),
+        "twice": ("spelled twice", ref.to_text(text.encode())),
+        "too-long": ("over 1,048,576 characters", "A" * (2**20 + 1)),
+        "token": ("a token offered as a value", sealed("token", 2, b"x", kind=2)),
+        "wrapped": ("a wrapped key", sealed("wrapped", 2, bytes(32), kind=1, until=0)),
+    }
+    for case, (why, bad) in cases.items():
+        yield entry(case, why, bad, "FormatError")
+
+
 # ---- Writing -----------------------------------------------------------------------------
 
 FILES: dict[str, Callable[[], Iterator[Entry]]] = {
@@ -1202,6 +1283,7 @@ FILES: dict[str, Callable[[], Iterator[Entry]]] = {
     "object": object_vectors,
     "keyring": keyring_vectors,
     "multipart": multipart_vectors,
+    "text": text_vectors,
 }
 
 

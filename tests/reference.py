@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import argon2.low_level
 from aeg import aegis256  # type: ignore[import-untyped]
@@ -31,6 +32,7 @@ VALUE, WRAPPED_KEY, TOKEN = 0, 1, 2
 KeyId = bytes | None  # None: the id that a static keyring gives the key
 PURPOSES = {VALUE: "value", WRAPPED_KEY: "wrap", TOKEN: "token"}
 MAX_PLAINTEXT, MAX_CONTEXT, MAX_SEGMENTS, MAX_TOKEN_TEXT = 2**32, 2**16, 2**20, 8192
+MAX_VALUE_TEXT = 2**20
 
 
 class RefusedError(Exception):
@@ -224,6 +226,35 @@ def open_value(
     plaintext = aead_open(suite, aead_key, aead_nonce, sealed[52:], sealed[:28] + context)
     need(now_ms is None or expires_at == 0 or now_ms < expires_at, ExpiredError)
     return plaintext
+
+
+def to_text(data: bytes) -> str:
+    """Unpadded base64url."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def from_text(text: str, most: int = MAX_TOKEN_TEXT) -> bytes:
+    """The bytes of the one canonical spelling."""
+    need(len(text) <= most and text.isascii(), FormatError)
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error:
+        raise FormatError from None
+    need(to_text(data) == text, FormatError)
+    return data
+
+
+def seal_text(plaintext: bytes, key: bytes, **how: Any) -> str:
+    """One value as text; *how* as for ``seal_value``."""
+    return to_text(seal_value(plaintext, key, **how))
+
+
+def open_text(
+    text: str, key: bytes, *, now_ms: int | None, key_id: KeyId = None, context: bytes = b""
+) -> bytes:
+    """The plaintext of a value that is text."""
+    sealed = from_text(text, MAX_VALUE_TEXT)
+    return open_value(sealed, key, now_ms=now_ms, key_id=key_id, context=context)
 
 
 def wrap(
@@ -458,22 +489,6 @@ def open_stream(sealed: bytes, key: bytes, *, key_id: KeyId = None, context: byt
 
 
 # ---- 5 Multipart -------------------------------------------------------------------------
-
-
-def to_text(data: bytes) -> str:
-    """Unpadded base64url."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def from_text(text: str) -> bytes:
-    """The bytes of the one canonical spelling."""
-    need(len(text) <= MAX_TOKEN_TEXT and text.isascii(), FormatError)
-    try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error:
-        raise FormatError from None
-    need(to_text(data) == text, FormatError)
-    return data
 
 
 @dataclass(frozen=True)

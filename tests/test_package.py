@@ -223,6 +223,8 @@ def test_sync_has_the_names_of_the_async_side() -> None:
         "seal_into",
         "open",
         "open_into",
+        "seal_text",
+        "open_text",
         "seal_file",
         "open_file",
         "rewrap_file",

@@ -201,6 +201,21 @@ def test_value_vectors(entry: Entry) -> None:
         )
 
 
+@pytest.mark.parametrize("entry", entries("text"))
+def test_text_vectors(entry: Entry) -> None:
+    """Opened, and where the vector says how, sealed again to the same letters."""
+    known = {"key_id": entry["key_id"], "context": entry["context"]}
+
+    def call() -> bytes:
+        return ref.open_text(entry["text"], entry["key"], now_ms=entry["now_ms"], **known)
+
+    assert expected_of(entry, "plaintext") == outcome(call)
+    if "seal" in entry:
+        assert entry["text"] == ref.seal_text(
+            entry["plaintext"], entry["key"], **known, **entry["seal"]
+        )
+
+
 @pytest.mark.parametrize("entry", entries("object"))
 def test_object_vectors_by_range(entry: Entry) -> None:
     """Head and tail first, then the chunks that the range needs."""

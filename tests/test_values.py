@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import math
 import mmap
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -13,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anyseal
+import make_vectors
+import reference as ref
 from anyseal import (
     ConfigurationError,
     DecryptionError,
@@ -30,6 +34,7 @@ from anyseal.value import open_under, seal_under, wrap
 from conftest import Clock
 from support import SUITES, a_key, cuts, flips, outcome, pattern, seal_bytes
 
+pytestmark = pytest.mark.anyio
 LATEST_MS = 253_402_300_799_999
 REFUSALS = (FormatError, WrongKeyError, DecryptionError)
 
@@ -331,3 +336,65 @@ def test_value_says_no_more_than_its_class(key: Key) -> None:
         messages.add(repr(caught.value))
         assert caught.value.__cause__ is None
     assert {"DecryptionError('does not verify')"} == messages
+
+
+# ---- Values as text ----------------------------------------------------------------------
+
+TEXT_MAX_CHARS = 1 << 20
+
+
+@given(data=st.binary(max_size=300), suite=st.sampled_from(list(Suite)))
+def test_text_of_ours_is_read_by_the_reference(data: bytes, suite: Suite) -> None:
+    """Letters that need no escaping in a cookie, a URL or a header, and as many as is said."""
+    with Key.from_bytes(make_vectors.KEY) as key:
+        text = sync.seal_text(data, key, context=b"c", suite=suite)
+        assert re.fullmatch(r"[A-Za-z0-9_-]+", text)
+        assert math.ceil((len(data) + anyseal.overhead(suite)) * 4 / 3) == len(text)
+        assert data == sync.open_text(text, key, context=b"c")
+    assert data == ref.open_text(text, make_vectors.KEY, now_ms=0, context=b"c")
+
+
+async def test_text_under_a_keyring_with_expiry(clock: Clock) -> None:
+    """A session cookie: both faces, a tenant's key, and an end."""
+    keys, until = StaticKeyring("8f" * 32), clock.ms / 1000 + 60
+    text = await anyseal.seal_text(b"user=7", keys, partition="t", context=b"c", expires_at=until)
+    assert b"user=7" == sync.open_text(text, keys, partition="t", context=b"c")
+    again = sync.seal_text(b"user=7", keys, partition="t", context=b"c", expires_at=until)
+    assert b"user=7" == await anyseal.open_text(again, keys, partition="t", context=b"c")
+    assert text != again
+    with pytest.raises(WrongKeyError):
+        await anyseal.open_text(text, keys, partition="u", context=b"c")
+    clock.ms += 60_000
+    with pytest.raises(ExpiredError):
+        await anyseal.open_text(text, keys, partition="t", context=b"c")
+
+
+async def test_text_is_a_str_and_nothing_else(key: Key) -> None:
+    """Bytes would give one cookie two types, and Starlette sends the repr of bytes."""
+    text = sync.seal_text(b"x", key)
+    for wrong in (text.encode(), bytearray(text.encode()), memoryview(b"A"), None, {"a": 1}, 7):
+        name = type(wrong).__name__
+        with pytest.raises(TypeError, match=f"text must be a str, not {name}"):
+            sync.open_text(wrong, key)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"text must be a str, not {name}"):
+            await anyseal.open_text(wrong, key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+async def test_text_has_a_longest(key: Key, suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no browser and no proxy takes is refused before work in proportion to it."""
+    most = TEXT_MAX_CHARS // 4 * 3 - anyseal.overhead(suite)
+    data = bytes(most)
+    text = await anyseal.seal_text(data, key, suite=suite)
+    assert TEXT_MAX_CHARS == len(text) == len(sync.seal_text(data, key, suite=suite))
+    assert data == sync.open_text(text, key) == await anyseal.open_text(text, key)
+    too_much = f"a text holds at most {most:,} bytes"
+    with pytest.raises(ValueError, match=too_much):
+        sync.seal_text(bytes(most + 1), key, suite=suite)
+    with pytest.raises(ValueError, match=too_much):
+        await anyseal.seal_text(memoryview(bytes(most + 1)), key, suite=suite)
+    monkeypatch.delattr("anyseal.value.base64")  # not even looked at
+    with pytest.raises(FormatError):
+        sync.open_text(text + "A", key)
+    with pytest.raises(FormatError):
+        await anyseal.open_text(text + "A", key)

@@ -144,6 +144,26 @@ async def test_values_have_the_vectors_outcomes_when_awaited(clock: Clock) -> No
     assert [] == wrong
 
 
+@pytest.mark.parametrize("entry", entries("text", "text"))
+def test_text_has_the_vectors_outcome(entry: Entry, clock: Clock) -> None:
+    """A cookie has one spelling, in every implementation."""
+    clock.ms = entry["now_ms"]
+    key, context = key_of(entry), entry["context"]
+    assert expected_of(entry) == outcome(sync.open_text, entry["text"], key, context=context)
+
+
+async def test_texts_have_the_vectors_outcomes_when_awaited(clock: Clock) -> None:
+    """The same of the other face."""
+    for entry in make_vectors.load("text"):
+        clock.ms = entry["now_ms"]
+        found: object
+        try:
+            found = await anyseal.open_text(entry["text"], key_of(entry), context=entry["context"])
+        except anyseal.AnysealError as error:
+            found = type(error).__name__
+        assert expected_of(entry) == found, entry["id"]
+
+
 # ---- Objects -----------------------------------------------------------------------------
 
 

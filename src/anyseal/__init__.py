@@ -10,7 +10,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from anyseal.aio import inspect, open, open_into, seal, seal_into
+from anyseal.aio import inspect, open, open_into, open_text, seal, seal_into, seal_text
 from anyseal.config import CryptoPolicy
 from anyseal.errors import (
     AnysealError,
@@ -115,11 +115,13 @@ __all__ = [
     "open",
     "open_file",
     "open_into",
+    "open_text",
     "overhead",
     "rewrap_file",
     "seal",
     "seal_file",
     "seal_into",
+    "seal_text",
     "sync",
 ]
 

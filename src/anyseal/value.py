@@ -7,6 +7,8 @@ Layout (docs/format.md, section 3)::
 
 from __future__ import annotations
 
+import base64
+import binascii
 import enum
 import math
 import time
@@ -22,9 +24,12 @@ from anyseal.suites import DEFAULT_SUITE, TAG_BYTES, Suite, suite_named
 
 __all__ = [
     "HEADER_BYTES",
+    "TEXT_MAX_CHARS",
     "Kind",
     "ValueInfo",
+    "check_text_size",
     "expiry_ms",
+    "from_text",
     "inspect_value",
     "key_id_of",
     "open_token",
@@ -33,6 +38,7 @@ __all__ = [
     "overhead",
     "seal_under",
     "seal_under_into",
+    "to_text",
     "unwrap",
     "wrap",
 ]
@@ -42,6 +48,8 @@ HEADER_BYTES = 52
 NONCE_AT = 28
 KEY_ID = slice(4, 20)
 EXPIRES_AT = 20
+TEXT_MAX_CHARS = 1 << 20
+"""The longest value as text: read and written on the event loop, in about a millisecond."""
 _DEFAULT = int(DEFAULT_SUITE)
 _OVERHEAD = tuple(HEADER_BYTES + tag for tag in TAG_BYTES)
 _ZERO = b"\0"
@@ -359,6 +367,39 @@ def inspect_value(sealed: bytes | bytearray | memoryview) -> ValueInfo:
         expires_at=_EPOCH + timedelta(milliseconds=expires) if expires else None,
         size=len(source) - HEADER_BYTES - TAG_BYTES[number],
     )
+
+
+def to_text(data: bytes) -> str:
+    """*data* in base64url (RFC 4648, section 5) without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def from_text(text: str, most: int = TEXT_MAX_CHARS) -> bytes:
+    """The bytes of *text*, in the one canonical spelling and of at most *most* characters.
+
+    Raises:
+        TypeError: Not a str.
+        FormatError: Padding, whitespace, another alphabet, unused bits, or too long.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {type(text).__name__}")
+    if len(text) > most or not text.isascii():
+        raise FormatError(f"not base64url, or longer than {most:,} characters")
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error:
+        raise FormatError("not base64url") from None
+    if to_text(data) != text:
+        raise FormatError("not the canonical spelling of base64url: no padding, no whitespace")
+    return data
+
+
+def check_text_size(data: Any, suite: Suite | str | None) -> None:
+    """Raise ValueError if *data*, sealed under *suite*, is too long for a text."""
+    size = len(data) if type(data) is bytes else len(view(data))
+    most = TEXT_MAX_CHARS // 4 * 3 - overhead(suite)
+    if size > most:
+        raise ValueError(f"a text holds at most {most:,} bytes, not {size:,}: seal() takes more")
 
 
 def wrap(data_key: Slot, key: Key, suite: Suite, context: bytes) -> bytes:

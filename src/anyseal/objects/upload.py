@@ -6,8 +6,6 @@ that one part was uploaded, authenticated under the object's key (docs/format.md
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
@@ -17,7 +15,7 @@ from anyseal.keys import Key
 from anyseal.objects.format import Header, ObjectKeys
 from anyseal.objects.geometry import SALT_BYTES, SEGMENTS_MAX
 from anyseal.objects.parts import PartPlan
-from anyseal.value import Kind, key_id_of, open_token, seal_under
+from anyseal.value import Kind, from_text, key_id_of, open_token, seal_under, to_text
 
 __all__ = ["TEXT_MAX_CHARS", "Receipt", "Token"]
 
@@ -29,25 +27,6 @@ _RECEIPT_MAGIC = b"\xa5\x01\x03\x00"
 _ETAG_AT = 41
 _ETAG_MAX_BYTES = 255
 _MAC_BYTES = 32
-
-
-def _to_text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def _from_text(text: str) -> bytes:
-    """The bytes of the one canonical spelling. Raises FormatError."""
-    if not isinstance(text, str):
-        raise TypeError(f"expected a str, not {type(text).__name__}")
-    if len(text) > TEXT_MAX_CHARS or not text.isascii():
-        raise FormatError("not base64url, or too long")
-    try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error:
-        raise FormatError("not base64url") from None
-    if _to_text(data) != text:
-        raise FormatError("not the canonical spelling of base64url")
-    return data
 
 
 def _fields(data: bytes) -> Iterator[bytes]:
@@ -100,7 +79,7 @@ class Token:
         sealed = seal_under(
             plaintext, key, suite=self.header.suite, expires_at=expires_at, kind=Kind.TOKEN
         )
-        text = _to_text(sealed)
+        text = to_text(sealed)
         if len(text) > TEXT_MAX_CHARS:
             raise ConfigurationError("the names are too long for a token")
         return text
@@ -108,7 +87,7 @@ class Token:
     @staticmethod
     def key_id(text: str) -> bytes:
         """The id of the key that *text* is sealed under. Raises FormatError."""
-        return key_id_of(_from_text(text), Kind.TOKEN)
+        return key_id_of(from_text(text, TEXT_MAX_CHARS), Kind.TOKEN)
 
     @classmethod
     def open(cls, text: str, key: Key, *, expired: bool = False) -> Self:
@@ -120,7 +99,7 @@ class Token:
             DecryptionError: It does not verify.
             ExpiredError: Authentic, but expired.
         """
-        plaintext = open_token(_from_text(text), key, expired=expired)
+        plaintext = open_token(from_text(text, TEXT_MAX_CHARS), key, expired=expired)
         fixed = 8 + _HASH_BYTES
         fields = list(_fields(plaintext[fixed:]))
         if len(plaintext) < fixed or len(fields) != 4:
@@ -183,7 +162,7 @@ class Receipt:
                 etag,
             )
         )
-        return _to_text(body + keys.receipt_mac(body + upload_id.encode()))
+        return to_text(body + keys.receipt_mac(body + upload_id.encode()))
 
     @classmethod
     def decode(cls, text: str, keys: ObjectKeys, upload_id: str) -> Self:
@@ -193,7 +172,7 @@ class Receipt:
             FormatError: Not a receipt.
             DecryptionError: Not of this upload, or altered.
         """
-        data = _from_text(text)
+        data = from_text(text, TEXT_MAX_CHARS)
         least = _ETAG_AT + _MAC_BYTES
         if len(data) < least or data[:4] != _RECEIPT_MAGIC or len(data) != least + data[40]:
             raise FormatError("not a receipt")

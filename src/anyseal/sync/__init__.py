@@ -18,7 +18,7 @@ from anyseal.objects.sources import FileSink, FileSource, MemorySink, MemorySour
 from anyseal.sync.files import open_file, rewrap_file, seal_file
 from anyseal.sync.objects import ObjectFile, ObjectReader, ObjectWriter, StreamOpener
 from anyseal.sync.sessions import Session, SessionFactory
-from anyseal.sync.values import open, open_into, seal, seal_into
+from anyseal.sync.values import open, open_into, open_text, seal, seal_into, seal_text
 
 if TYPE_CHECKING:
     from anyseal.cache.backends import blocking_backend_from_url as backend_from_url
@@ -60,10 +60,12 @@ __all__ = [
     "open",
     "open_file",
     "open_into",
+    "open_text",
     "rewrap_file",
     "seal",
     "seal_file",
     "seal_into",
+    "seal_text",
 ]
 
 

@@ -10,14 +10,26 @@ from anyseal.keys import Key
 from anyseal.ports import Keyring, LocalKeyring, resolve_partition
 from anyseal.suites import Suite
 from anyseal.value import (
+    check_text_size,
+    from_text,
     key_id_of,
     open_under,
     open_under_into,
     seal_under,
     seal_under_into,
+    to_text,
 )
 
-__all__ = ["current_key", "named_key", "open", "open_into", "seal", "seal_into"]
+__all__ = [
+    "current_key",
+    "named_key",
+    "open",
+    "open_into",
+    "open_text",
+    "seal",
+    "seal_into",
+    "seal_text",
+]
 
 
 def current_key(key: Key | Keyring, partition: str | None) -> Key:
@@ -100,3 +112,30 @@ def open_into(
     """Open one value into *buffer*: :func:`anyseal.open_into` without ``await``."""
     key = named_key(key, partition, key_id_of(sealed))
     return open_under_into(buffer, sealed, key, context)
+
+
+def seal_text(
+    data: Any,
+    key: Key | Keyring,
+    *,
+    partition: str | None = None,
+    context: Any = b"",
+    suite: Suite | str | None = None,
+    expires_at: float | datetime | None = None,
+) -> str:
+    """Seal one value as text: :func:`anyseal.seal_text` without ``await``."""
+    check_text_size(data, suite)
+    return to_text(
+        seal(data, key, partition=partition, context=context, suite=suite, expires_at=expires_at)
+    )
+
+
+def open_text(
+    text: str,
+    key: Key | Keyring,
+    *,
+    partition: str | None = None,
+    context: Any = b"",
+) -> bytes:
+    """Open one value that is text: :func:`anyseal.open_text` without ``await``."""
+    return open(from_text(text), key, partition=partition, context=context)
