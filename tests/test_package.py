@@ -32,7 +32,10 @@ FLOORS = [
         "objects.format", "objects.geometry", "objects.chunks", "objects.parts",
         "objects.rewrap", "objects.upload",
     ],
-    ["ports", "offload", "computing", "flight", "retries", "tasks", "loops", "transient"],
+    [
+        "ports", "offload", "computing", "flight", "retries", "tasks", "loops", "transient",
+        "deadline",
+    ],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",
