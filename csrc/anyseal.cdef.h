@@ -131,9 +131,9 @@ size_t anyseal_arena_unlocked(void);
 
 /* ---- pages.c ---- */
 
-/* Ask for huge pages under `len` fresh bytes at `out`, if that is worth it: before they are first
- * touched. Needs no GIL. */
-void anyseal_huge_pages(uint8_t *out, size_t len);
+/* Ask for huge pages under `len` fresh bytes at `out`, where whole ones lie in them: before they
+ * are first touched. Needs no GIL. */
+void anyseal_huge_pages(const uint8_t *out, size_t len);
 
 /* ---- derive.c: HMAC-SHA256 and HKDF-Expand-SHA256 on slots ---- */
 

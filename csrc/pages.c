@@ -6,17 +6,15 @@
 
 #include <sys/mman.h>
 
-/* malloc maps what is larger on its own and gives it back whole: glibc's largest threshold. */
-#define SEPARATE_BYTES (UINT64_C(32) << 20)
 #define HUGE_PAGE_BYTES (UINT64_C(2) << 20)
 
-void anyseal_huge_pages(uint8_t *out, size_t len)
+void anyseal_huge_pages(const uint8_t *out, size_t len)
 {
 #ifdef MADV_HUGEPAGE
-    if (len >= SEPARATE_BYTES) {
-        const uintptr_t mask = HUGE_PAGE_BYTES - 1;
-        const uintptr_t start = ((uintptr_t) out + mask) & ~mask;
-        const uintptr_t stop = ((uintptr_t) out + len) & ~mask;
+    const uintptr_t mask = HUGE_PAGE_BYTES - 1;
+    const uintptr_t start = ((uintptr_t) out + mask) & ~mask;
+    const uintptr_t stop = ((uintptr_t) out + len) & ~mask;
+    if (start < stop) {
         (void) madvise((void *) start, stop - start, MADV_HUGEPAGE);
     }
 #else

@@ -109,7 +109,6 @@ int anyseal_row_seal(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen
         return code;
     }
     PyThreadState *state = mlen >= ANYSEAL_RELEASE_BYTES ? PyEval_SaveThread() : NULL;
-    anyseal_huge_pages(out, out_len);
     memcpy(wrapped + WRAPPED_BYTES - NONCE_BYTES, fresh.wrap_nonce, NONCE_BYTES);
     code = blob_seal(wrapped, fresh.drk, sizeof fresh.drk, ik);
     if (code == ANYSEAL_OK) {
@@ -191,7 +190,6 @@ int anyseal_row_open_parts(uint8_t *out, size_t out_len, const uint8_t *data, si
         out_len + OVERHEAD <= sizeof stack ? stack : malloc(out_len + OVERHEAD);
     if (scratch != NULL && scratch != stack) {
         anyseal_huge_pages(scratch, out_len + OVERHEAD);
-        anyseal_huge_pages(out, out_len);
     }
     code = scratch == NULL ? ANYSEAL_ERROR_MEMORY
                            : data_open(out, out_len, data, data_len, wrapped, ik, scratch);

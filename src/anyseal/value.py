@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from anyseal._ffi import lib, raise_for, view, view_writable
+from anyseal._ffi import LARGE_BYTES, fresh, lib, raise_for, view, view_writable
 from anyseal.config import CONTEXT_MAX_BYTES, EXPIRES_MAX_MS, VALUE_MAX_BYTES
 from anyseal.errors import FormatError, WrongKeyError
 from anyseal.keys import Key, Slot
@@ -53,7 +53,7 @@ TEXT_MAX_CHARS = 1 << 20
 _DEFAULT = int(DEFAULT_SUITE)
 _OVERHEAD = tuple(HEADER_BYTES + tag for tag in TAG_BYTES)
 _ZERO = b"\0"
-"""Times n it makes n bytes quicker than ``bytes(n)``; C fills them before anyone sees them."""
+"""Times n it makes n bytes quicker than ``bytes(n)`` or a call of :func:`fresh`."""
 _NEVER = bytes(8)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PURPOSES = (b"value", b"wrap", b"token")
@@ -155,7 +155,8 @@ def seal_under(
         _plaintext(data)
     if kind and kind == Kind.TOKEN and expires_at is None:
         raise ValueError("a token must expire")
-    out = _ZERO * (_OVERHEAD[number] + size)
+    length = _OVERHEAD[number] + size
+    out = _ZERO * length if length < LARGE_BYTES else fresh(length)
     code = _value_seal(
         out,
         source,
@@ -268,7 +269,7 @@ def open_under(sealed: Any, key: Key, context: Any = b"", kind: int = 0) -> byte
             length = len(sealed)
             size = length - overhead_bytes
             if size > 1:
-                result = _ZERO * size
+                result = _ZERO * size if size < LARGE_BYTES else fresh(size)
                 code = _value_open(
                     result, sealed, length, context, len(context), now, 0, number, handle
                 )
@@ -279,7 +280,7 @@ def open_under(sealed: Any, key: Key, context: Any = b"", kind: int = 0) -> byte
     if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
         context = _context(context)
     # The C side fills a fresh bytes object; CPython shares those of 0 and 1 bytes.
-    out: Any = bytes(size) if size > 1 else bytearray(2)
+    out: Any = fresh(size) if size > 1 else bytearray(2)
     code = _value_open(
         out if size > 1 else view_writable(out),
         source,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from anyseal import offload
-from anyseal._ffi import ffi, lib, view_writable
+from anyseal._ffi import ffi, fresh, lib, view_writable
 from anyseal.config import STEP_BYTES, UNIT_BYTES
 from anyseal.errors import DecryptionError, FormatError, SourceError
 from anyseal.keys import Key
@@ -43,10 +43,8 @@ def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
 
     CPython shares bytes objects of length 0 and 1: *size* must be at least 2.
     """
-    result = bytes(size)
-    pages = ffi.from_buffer("uint8_t[]", result)
-    lib.anyseal_huge_pages(pages, size)
-    return result, memoryview(ffi.buffer(pages))
+    result = fresh(size)
+    return result, memoryview(ffi.buffer(ffi.from_buffer("uint8_t[]", result)))
 
 
 @dataclass(frozen=True, slots=True)

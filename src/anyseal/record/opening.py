@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyseal._ffi import ffi, lib, raise_for, view, view_writable
+from anyseal._ffi import ffi, fresh, lib, raise_for, view, view_writable
 from anyseal.errors import FormatError, WrongKeyError
 from anyseal.record import software
 from anyseal.record.fields import BLOB_OVERHEAD
@@ -40,7 +40,7 @@ def open_row(row: Any, row_key: RowKey) -> bytes | None:
         if size > 3:  # CPython shares the bytes objects of 0 and 1 bytes
             if row[-3] == "=":
                 size -= 2 if row[-4] == "=" else 1
-            out = bytes(size)
+            out = fresh(size)
             code = _row_open_text(out, size, id(row), row_key._block)
             if not code:
                 return out
@@ -59,7 +59,7 @@ def open_row(row: Any, row_key: RowKey) -> bytes | None:
     if source[length - 3] == 61:  # "="
         size -= 2 if source[length - 4] == 61 else 1
     if size > 1:
-        out = bytes(size)
+        out = fresh(size)
         code = _row_open(out, size, source, length, row_key._block)
         if not code:
             return out
@@ -111,7 +111,7 @@ def open_parsed(parsed: ParsedRow, row_key: RowKey) -> bytes:
     if parsed.key_id != row_key.id or parsed.created != row_key.created:
         raise WrongKeyError("the row names another key")
     size = parsed.size
-    out: Any = bytes(size) if size > 1 else view_writable(bytearray(2))
+    out: Any = fresh(size) if size > 1 else view_writable(bytearray(2))
     code = lib.anyseal_row_open_parts(
         out, size, parsed.data, parsed.data_len, parsed.wrapped, row_key.slot.handle
     )

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyseal._ffi import ffi, lib, view
+from anyseal._ffi import ffi, fresh, lib, view
 from anyseal.config import ROW_MAX_BYTES
 from anyseal.errors import FormatError
 from anyseal.record.fields import BLOB_OVERHEAD, WRAPPED_BYTES, json_string
@@ -103,7 +103,7 @@ def _resolved(at: Any, length: int, name: str) -> bytes:
     needed = lib.anyseal_json_base64(ffi.NULL, length, at, length)
     if needed < 2:  # CPython shares the bytes objects of 0 and 1 bytes
         raise FormatError(f"{name} is not base64")
-    out = bytes(needed)
+    out = fresh(needed)
     if lib.anyseal_json_base64(out, needed, at, length) != needed:
         raise FormatError(f"{name} is not base64")
     return out

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
-from collections.abc import Callable
 from typing import Any
 
-from anyseal._ffi import lib, raise_for, view
+from anyseal._ffi import fresh, fresh_text, lib, raise_for, view
 from anyseal.config import ROW_MAX_BYTES
 from anyseal.record import software
 from anyseal.record.fields import check_time
 from anyseal.record.row_key import RowKey
 
 __all__ = ["seal_row", "seal_row_text"]
-
-_TEXT_UNFILLED = 1 << 16
 
 _row_seal, _row_seal_text = lib.anyseal_row_seal, lib.anyseal_row_seal_text
 
@@ -44,7 +40,7 @@ def seal_row(data: Any, row_key: RowKey, created: int | None = None) -> bytes:
         created = -1
     else:
         length += _extra_digits(created)
-    out = bytes(length) if size <= ROW_MAX_BYTES else b""
+    out = fresh(length) if size <= ROW_MAX_BYTES else b""
     code = _row_seal(out, length, source, size, created, row_key._block)
     if code:
         return _seal_otherwise(code, data, size, row_key, created)
@@ -62,10 +58,7 @@ def seal_row_text(data: Any, row_key: RowKey, created: int | None = None) -> str
         created = -1
     else:
         length += _extra_digits(created)
-    if length < _TEXT_UNFILLED:
-        out = "0" * length
-    else:
-        out = _new_text(length) if size <= ROW_MAX_BYTES else ""
+    out = fresh_text(length) if size <= ROW_MAX_BYTES else ""
     code = _row_seal_text(id(out), source, size, created, row_key._block)
     if code:
         return _seal_otherwise(code, data, size, row_key, created).decode()
@@ -75,20 +68,6 @@ def seal_row_text(data: Any, row_key: RowKey, created: int | None = None) -> str
 def _extra_digits(created: int) -> int:
     """How many digits more than ten *created* has."""
     return len(str(check_time(created, "created"))) - 10
-
-
-def _text_maker() -> Callable[[int], str]:
-    """What makes a fresh ASCII str without touching its pages, if this CPython lets us."""
-    try:
-        new = ctypes.pythonapi.PyUnicode_New
-    except AttributeError:
-        return lambda length: "0" * length
-    new.argtypes = (ctypes.c_ssize_t, ctypes.c_uint32)
-    new.restype = ctypes.py_object
-    return lambda length: new(length, 127)
-
-
-_new_text = _text_maker()
 
 
 def _seal_otherwise(code: int, data: Any, size: int, row_key: RowKey, created: int) -> bytes:
