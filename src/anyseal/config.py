@@ -63,6 +63,10 @@ class CryptoPolicy:
     session_cache_duration: float = 7200.0
     """A cached session is made anew after this."""
 
+    call_timeout: float | None = 10.0
+    """How long one call of the metastore or KMS may take, its own retries included. One that takes
+    longer is cancelled, or left behind in its thread. None: no limit but their own."""
+
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[float, float]] = {
             "expire_key_after": (1, 3650 * 86400),
@@ -72,9 +76,12 @@ class CryptoPolicy:
             "key_cache_size": (1, 10_000_000),
             "session_cache_size": (0, 10_000_000),
             "session_cache_duration": (0, 3650 * 86400),
+            "call_timeout": (0.001, 3600),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
+            if value is None and name == "call_timeout":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigurationError(f"{name} must be a number")
             if not low <= value <= high:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["SingleFlight", "ThreadFlight"]
+__all__ = ["SingleFlight", "ThreadFlight", "set_elsewhere"]
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class SingleFlight(Generic[T]):
                 else:
                     elsewhere.setdefault(token, []).append(landed)
             for token, events in elsewhere.items():
-                _set_elsewhere(token, events)
+                set_elsewhere(token, events)
 
 
 def _twin(error: Exception) -> Exception:
@@ -135,7 +135,7 @@ def _twin(error: Exception) -> Exception:
     return error
 
 
-def _set_elsewhere(token: Any, events: list[anyio.Event]) -> None:
+def set_elsewhere(token: Any, events: list[anyio.Event]) -> None:
     """Set the events of another loop, without waiting for that loop."""
 
     def set_all() -> None:

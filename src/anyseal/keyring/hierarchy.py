@@ -34,7 +34,7 @@ from anyseal.keyring.meter import Meter
 from anyseal.keyring.naming import NameKeys
 from anyseal.keyring.system import SystemKeys
 from anyseal.keys import Key
-from anyseal.ports import Kms, Metastore, MetricsHook
+from anyseal.ports import KeyRecord, Kms, Metastore, MetricsHook
 
 __all__ = ["KeyHierarchy"]
 
@@ -83,7 +83,13 @@ class KeyHierarchy:
     ) -> None:
         self.policy = CryptoPolicy() if policy is None else policy
         self.meter = Meter(metrics)
-        self._store = KeyStore(kms, metastore, self.meter, allow_testing_kms=allow_testing_kms)
+        self._store = KeyStore(
+            kms,
+            metastore,
+            self.meter,
+            allow_testing_kms=allow_testing_kms,
+            timeout=self.policy.call_timeout,
+        )
         self.kms = kms
         self.metastore = metastore
         if region_suffix is None:  # a global table says which region's keys it makes
@@ -231,6 +237,10 @@ class KeyHierarchy:
         """
         return await self._names.get(self, partition)
 
+    async def oldest(self, key_id: str) -> KeyRecord | None:
+        """The first record with this id, or None. Needs a metastore that lists versions."""
+        return await self._store.oldest(key_id)
+
     # ---- rotation on demand ----
 
     async def rotate(self, partition: str | None = None) -> str:
@@ -252,6 +262,7 @@ class KeyHierarchy:
         if partition is None:
             self._systems.clear()
             self._unknown.clear()
+            self._store.forget_refusals()
 
     async def aclose(self) -> None:
         """Drop all keys and close metastore and KMS. Idempotent."""

@@ -5,7 +5,6 @@ It is gone when the partition is shredded, and what it named cannot be told any 
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -38,15 +37,13 @@ class NameKeys:
         return await self._flight.run(partition, lambda: self._load(hierarchy, partition))
 
     async def _load(self, hierarchy: KeyHierarchy, partition: str) -> list[Key]:
-        versions = getattr(hierarchy.metastore, "versions", None)
-        if versions is None:
+        if not hasattr(hierarchy.metastore, "versions"):
             raise ConfigurationError(
                 "the metastore cannot list a key's versions: give the cache a name_key="
             )
         ik_id = hierarchy.ik_id(partition)
         for _ in range(2):
-            async with contextlib.aclosing(versions(ik_id)) as records:
-                first = await anext(records, None)
+            first = await hierarchy.oldest(ik_id)
             if first is not None:
                 held = hierarchy.partition(partition)
                 key = await hierarchy.opening_key(held, ik_id, first.created)

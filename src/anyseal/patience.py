@@ -1,0 +1,213 @@
+"""Calls of a service that end in time, whatever the service does.
+
+A call that is awaited is cancelled at its deadline. A blocking one runs in a thread of its own,
+which cannot be stopped: at the deadline it is left behind. So is a task that takes no notice of
+its cancellation. What was left behind is counted until it returns, and too much of it makes
+further calls fail at once: otherwise a service that hangs would use up the process's threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+import math
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from anyio.lowlevel import current_token
+
+from anyseal.errors import AnysealError
+from anyseal.flight import set_elsewhere
+from anyseal.tasks import Detached
+
+__all__ = ["LEFT_MAX", "Bounds"]
+
+LEFT_MAX = 8
+"""Calls of one service that may hang at the same time, past their deadline."""
+
+_ENDING = 1.0
+"""Seconds that a cancelled call is given to end; less if its limit is short."""
+
+_live: weakref.WeakSet[Bounds] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for bounds in list(_live):
+        bounds._running = {}
+
+
+os.register_at_fork(after_in_child=_renew_all)
+
+
+class Bounds:
+    """Limits the calls of one service.
+
+    Args:
+        seconds: For one call; None: no limit.
+        failed: Makes the error of a call that did not end in time, from its text.
+
+    Cost: a task for each call, and a thread if the function is not ``async``.
+    """
+
+    def __init__(self, seconds: float | None, failed: Callable[[str], AnysealError]) -> None:
+        self._seconds = math.inf if seconds is None else seconds
+        self._failed = failed
+        self._running: dict[object, float] = {}
+        """What runs, and when it should have ended. Threads share it without a lock."""
+        _live.add(self)
+
+    @property
+    def left(self) -> int:
+        """How many threads and tasks run past their deadline."""
+        now = time.perf_counter()
+        return sum(deadline < now for deadline in list(self._running.values()))
+
+    async def call(
+        self,
+        what: str,
+        function: Callable[..., Any],
+        *args: Any,
+        discard: Callable[[Any], object] = lambda _: None,
+    ) -> Any:
+        """The result of *function*, awaited if it can be, before the time is over.
+
+        Args:
+            what: Names the call in errors.
+            function: Is called in a thread if it is not ``async``.
+            discard: Is given a result that comes too late, or that no caller waits for.
+
+        Raises:
+            AnysealError: Made by *failed*: no result in time, or too many calls still hang.
+        """
+        if self._running and self.left >= LEFT_MAX:
+            raise self._failed(
+                f"{what}: {LEFT_MAX} earlier calls still hang in threads: give what they wait "
+                "for a timeout of its own"
+            )
+        call = _Call(self._running, self._seconds, function, args, discard)
+        task = Detached(call.run)
+        try:
+            with anyio.move_on_after(self._seconds):
+                await task.wait()
+            if not task.ended:
+                await _end(task, self._seconds)
+        except BaseException:
+            call.dropped = True
+            await _end(task, self._seconds)
+            call.drop_result()
+            raise
+        if call.error is not None:
+            raise call.error
+        if call.results:
+            return call.results.pop()
+        call.dropped = True
+        raise self._failed(
+            f"{what}: no answer in {self._seconds:g} s"
+            if self._seconds < math.inf
+            else f"{what}: the event loop ended the call"
+        )
+
+
+async def _end(task: Detached, seconds: float) -> None:
+    """Cancel *task* and wait for its end; not for long, for it may take no notice."""
+    task.cancel()
+    until = anyio.current_time() + min(_ENDING, seconds / 4)
+    late: BaseException | None = None
+    while not task.ended and anyio.current_time() < until:
+        try:
+            with anyio.CancelScope(shield=True, deadline=until):
+                await task.wait()
+        except anyio.get_cancelled_exc_class() as cancelled:  # asyncio's own Task.cancel()
+            late = cancelled
+    if late is not None:
+        raise late
+
+
+class _Call:
+    """One call, and what came of it."""
+
+    def __init__(
+        self,
+        running: dict[object, float],
+        seconds: float,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        discard: Callable[[Any], object],
+    ) -> None:
+        self._running = running
+        self._deadline = time.perf_counter() + seconds
+        self._function = function
+        self._args = args
+        self._discard = discard
+        self.dropped = False
+        self.results: list[Any] = []
+        self.error: Exception | None = None
+
+    async def run(self) -> None:
+        self._running[self] = self._deadline
+        try:
+            if inspect.iscoroutinefunction(self._function):
+                result = await self._function(*self._args)
+            else:
+                result = await self._in_thread()
+                if inspect.isawaitable(result):
+                    result = await result
+            self.results.append(result)
+            if self.dropped:
+                self.drop_result()
+        except Exception as exc:
+            self.error = exc
+        finally:
+            self._running.pop(self, None)
+
+    def drop_result(self) -> None:
+        while self.results:
+            self._discard(self.results.pop())
+
+    async def _in_thread(self) -> Any:
+        """The function's result, from a thread that does not keep the process from ending."""
+        token, over = current_token(), anyio.Event()
+        context = contextvars.copy_context()
+        if "sniffio" in sys.modules:  # the thread is in no event loop
+            context.run(sys.modules["sniffio"].current_async_library_cvar.set, None)
+        results: list[Any] = []
+        errors: list[BaseException] = []
+        heard = True
+
+        def work() -> None:
+            try:
+                results.append(context.run(self._function, *self._args))
+            except BaseException as exc:
+                errors.append(exc)
+            finally:
+                self._running.pop(threading.current_thread(), None)
+            if heard:
+                set_elsewhere(token, [over])
+            elif results:
+                self._throw_away(results.pop())
+
+        thread = threading.Thread(target=work, name="anyseal-waiting", daemon=True)
+        self._running[thread] = self._deadline
+        thread.start()
+        try:
+            await over.wait()
+        except BaseException:
+            heard = False
+            raise
+        if errors:
+            raise errors[0]
+        return results.pop()
+
+    def _throw_away(self, result: Any) -> None:
+        if inspect.iscoroutine(result):
+            result.close()
+        else:
+            with contextlib.suppress(Exception):
+                self._discard(result)
