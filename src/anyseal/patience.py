@@ -1,4 +1,4 @@
-"""Calls of a service that end in time, whatever the service does.
+"""Patience with a service: its calls end in time, whatever it does.
 
 A call that is awaited is cancelled at its deadline. A blocking one runs in a thread of its own,
 which cannot be stopped: at the deadline it is left behind. So is a task that takes no notice of

@@ -13,9 +13,9 @@ import anyio.to_thread
 import pytest
 
 from anyseal import CryptoPolicy, KeyHierarchy, KmsError, MetastoreError, SessionFactory, sync
-from anyseal.patience import LEFT_MAX
 from anyseal.kms.static import StaticKms
 from anyseal.metastore.memory import MemoryMetastore
+from anyseal.patience import LEFT_MAX
 from anyseal.ports import KeyRecord
 from doubles import World
 from support import a_key

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from anyseal._ffi import lib, raise_for, view, view_writable
-from anyseal.patience import Bounds
 from anyseal.config import KEY_BYTES
 from anyseal.errors import (
     AnysealError,
@@ -19,6 +18,7 @@ from anyseal.errors import (
 )
 from anyseal.keyring.meter import Meter
 from anyseal.keys import Slot
+from anyseal.patience import Bounds
 from anyseal.ports import KeyRecord, Kms, Metastore
 
 __all__ = ["KeyStore"]
