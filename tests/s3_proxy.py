@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -23,20 +24,26 @@ class Request:
     method: str
     path: str
     range: str
+    access_key: str = ""
+    """Whose signature it has."""
+
+
+Act = int | str | tuple[int, str] | None
 
 
 class S3Proxy:
-    """Passes requests on, signatures and all.
+    """Passes requests on, signatures and all; also to AWS's other services.
 
     ``behave`` is called with each request and says what happens to it: None passes it on, a number
-    is the status of an error, ``cut`` passes on half of the answer's body, ``hang`` keeps the
-    client waiting until the proxy stops, ``lie`` flips a bit of the body. Of a request's body,
-    ``reset`` takes half and ends the connection, and ``half`` passes on half before it does so.
-    ``slow`` passes on a little later, ``twice`` two times, and ``lost`` loses the answer.
+    is the status of an error, a status and a code are an error as the service words it, ``cut``
+    passes on half of the answer's body, ``hang`` keeps the client waiting until the proxy stops,
+    ``lie`` flips a bit of the body. Of a request's body, ``reset`` takes half and ends the
+    connection, and ``half`` passes on half before it does so. ``slow`` passes on a little later,
+    ``twice`` two times, and ``lost`` loses the answer.
     """
 
     def __init__(self, upstream: str) -> None:
-        self.behave: Callable[[Request], int | str | None] = lambda request: None
+        self.behave: Callable[[Request], Act] = lambda request: None
         self.asked: list[Request] = []
         self.bodies: dict[str, list[str]] = {}
         """By path: a hash of each body that arrived whole."""
@@ -50,7 +57,13 @@ class S3Proxy:
             protocol_version = "HTTP/1.1"
 
             def _serve(self) -> None:
-                request = Request(self.command, self.path, self.headers.get("range", ""))
+                signer = self.headers.get("authorization", "").partition("Credential=")[2]
+                request = Request(
+                    self.command,
+                    self.path,
+                    self.headers.get("range", ""),
+                    signer.partition("/")[0],
+                )
                 proxy.asked.append(request)
                 with proxy.turn if proxy.one_at_a_time else contextlib.nullcontext():
                     act = proxy.behave(request)
@@ -64,10 +77,17 @@ class S3Proxy:
                     proxy.bodies.setdefault(self.path, []).append(digest)
                     self._act(act, body)
 
-            def _act(self, act: int | str | None, body: bytes) -> None:
+            def _act(self, act: Act, body: bytes) -> None:
                 if act == "hang":
                     proxy.stopping.wait(30)
                     self.close_connection = True
+                    return
+                if isinstance(act, tuple):
+                    status, code = act
+                    answer = f"<Error><Code>{code}</Code></Error>".encode()
+                    if "x-amz-target" in self.headers:
+                        answer = json.dumps({"__type": code, "message": "no"}).encode()
+                    self._answer(status, [("Content-Length", str(len(answer)))], answer)
                     return
                 if isinstance(act, int):
                     answer = b"<Error><Code>InternalError</Code></Error>" if act >= 500 else b""

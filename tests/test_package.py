@@ -36,7 +36,7 @@ FLOORS = [
         "ports", "offload", "computing", "flight", "retries", "tasks", "loops", "transient",
         "deadline",
     ],
-    ["patience"],
+    ["patience", "aws"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",

@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 
 from anyseal import offload
+from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
 from anyseal.errors import ConfigurationError, KmsError
 from anyseal.loops import PerLoop
 
@@ -84,6 +85,7 @@ class _Clients:
     def __init__(self) -> None:
         self.lock = anyio.Lock()
         self.session: AioSession | None = None
+        self.credentials: Any = None
         self.by_region: dict[str, tuple[Any, Any]] = {}
 
 
@@ -144,6 +146,7 @@ class AwsClients:
             session.set_default_client_config(config)
         _ = session.full_config
         session.get_scoped_config()  # raises ProfileNotFound
+        preload(session)
         with contextlib.suppress(ImportError):
             importlib.import_module("httpcore2")  # httpx2 would import it in the event loop
         return session
@@ -157,6 +160,11 @@ class AwsClients:
                 if found is None:
                     if clients.session is None:
                         clients.session = await offload.run(self._ready_session, self._config())
+                        clients.credentials = Credentials(
+                            clients.session,
+                            given=self._session is not None,
+                            profile=self._profile,
+                        )
                     session: Any = clients.session
                     context = session.create_client(
                         self._service,
@@ -164,7 +172,9 @@ class AwsClients:
                         endpoint_url=self.endpoint(region),
                         config=self._config(),
                     )
-                    found = clients.by_region[region] = (context, await context.__aenter__())
+                    client = await context.__aenter__()
+                    found = clients.by_region[region] = (context, client)
+                    await clients.credentials.watch(client)
                     _guard_logs()
         return found[1]
 
@@ -178,6 +188,7 @@ class AwsClients:
         where = f"{self._service} {operation} in {region}"
         token = _in_call.set(True)
         _guard_logs()
+        client = None
         try:
             client = await self._client(region)
             with anyio.fail_after(self._timeout):
@@ -191,7 +202,7 @@ class AwsClients:
             # Its text quotes the parameters.
             raise KmsError(f"{where}: {type(exc).__name__}", retryable=False) from None
         except botocore_exceptions.ClientError as exc:
-            raise _client_error(where, exc) from exc
+            raise _client_error(where, client, exc) from exc
         except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
             raise KmsError(f"{where}: {type(exc).__name__}", retryable=is_transient(exc)) from exc
         finally:
@@ -207,9 +218,12 @@ class AwsClients:
                 await context.__aexit__(None, None, None)
 
 
-def _client_error(where: str, exc: Any) -> KmsError:
+def _client_error(where: str, client: Any, exc: Any) -> KmsError:
     """What AWS answered, as a KmsError."""
     code = str(exc.response.get("Error", {}).get("Code", "unknown"))[:100]
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     retryable = code in RETRYABLE_CODES or status == 429 or status >= 500
-    return KmsError(f"{where}: {code}", retryable=retryable)
+    text = f"{where}: {code}"
+    if are_refused(code):
+        text += f" ({remedy(client)})"
+    return KmsError(text, retryable=retryable)

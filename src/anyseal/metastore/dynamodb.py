@@ -15,6 +15,7 @@ import anyio
 import anyio.lowlevel
 
 from anyseal import offload
+from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
 from anyseal.errors import ConfigurationError, FormatError, MetastoreError
 from anyseal.loops import PerLoop
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
@@ -249,6 +250,7 @@ class DynamoDbMetastore:
 
     async def _call(self, operation: str, **request: Any) -> dict[str, Any]:
         """The answer, or ``{_TAKEN: True}`` if the request's condition does not hold."""
+        client = None
         try:
             client = await self._get_client()
             method = getattr(client, _METHODS[operation])
@@ -259,8 +261,11 @@ class DynamoDbMetastore:
             if code == _TAKEN:
                 return {_TAKEN: True}
             status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            text = f"{operation}: DynamoDB: {code}: {str(error.get('Message', ''))[:300]}"
+            if are_refused(code):
+                text += f" ({remedy(client)})"
             raise MetastoreError(
-                f"{operation}: DynamoDB: {code}: {str(error.get('Message', ''))[:300]}",
+                text,
                 retryable=status >= 500 or code in _RETRYABLE_CODES,
             ) from exc
         except exceptions.BotoCoreError as exc:
@@ -287,20 +292,22 @@ class DynamoDbMetastore:
         return slot.client
 
     async def _open_client(self) -> Any:
-        session = AioSession() if self._session is None else self._session
+        session: Any = AioSession() if self._session is None else self._session
         # Reads the configuration files, which create_client would do in the event loop.
-        await offload.run_waiting(lambda: session.full_config)
+        await offload.run_waiting(preload, session)
         try:
             asyncio.get_running_loop()
             config = AioConfig(**self._options)
         except RuntimeError:
             config = AioConfig(http_session_cls=HttpxSession, **self._options)
-        return await session.create_client(
+        client = await session.create_client(
             "dynamodb",
             region_name=self._region,
             endpoint_url=self._endpoint_url,
             config=config,
         ).__aenter__()
+        await Credentials(session, given=self._session is not None).watch(client)
+        return client
 
     def _find_region(self) -> str | None:
         found: str | None

@@ -21,7 +21,7 @@ from anyseal.errors import (
 )
 from anyseal.retries import retried
 from anyseal.s3.body import Body, leave_unhashed, patience
-from anyseal.s3.failures import translated, unmet
+from anyseal.s3.failures import CredentialsRefusedError, translated, unmet
 from anyseal.tasks import uninterrupted
 
 __all__ = ["Calls", "Found", "Listed", "Part", "Ranged", "quoted"]
@@ -118,13 +118,24 @@ class Calls:
         return Calls(self.client, bucket, attempts=most)
 
     async def _call(self, operation: str, **parameters: Any) -> Any:
-        """One request, without a retry; None parameters are left out."""
+        """One request; None parameters are left out. Sent again at once, and only once, when the
+        credentials are refused: the client may have found new ones by then."""
+        try:
+            return await self._send(operation, **parameters)
+        except CredentialsRefusedError:
+            return await self._send(operation, **parameters)
+
+    async def _send(self, operation: str, **parameters: Any) -> Any:
+        """One request, without a retry."""
         given = {name: value for name, value in parameters.items() if value is not None}
         body = given.get("Body")
         where = self._where(operation, given)
         call = partial(getattr(self.client, operation), Bucket=self.bucket, **given)
         conditional = "IfMatch" in given and operation in _WRITES
-        with translated(where), unmet(where) if conditional else contextlib.nullcontext():
+        with (
+            translated(where, self.client),
+            unmet(where) if conditional else contextlib.nullcontext(),
+        ):
             if isinstance(body, Body):
                 with body.taken_within(self._patience):
                     return await call()

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 
 from anyseal import offload
+from anyseal.aws.credentials import Credentials, preload
 from anyseal.errors import ConfigurationError
 from anyseal.s3.arguments import whole
 
@@ -59,13 +60,18 @@ def _loader() -> Any:
     return create_loader()
 
 
-def _ready_session(profile: str | None, endpoint_url: str | None) -> tuple[AioSession, str | None]:
-    """A session with its configuration files read, and the endpoint if it is not AWS's. Blocks."""
+def _ready_session(
+    profile: str | None, endpoint_url: str | None, credentials: bool
+) -> tuple[AioSession, str | None]:
+    """A session with its configuration files read, those of *credentials* too if it needs them,
+    and the endpoint if it is not AWS's. Blocks."""
     session = AioSession(profile=profile)
     _ = session.full_config
     if session.get_config_variable("data_path") is None:
         session.register_component("data_loader", _loader())
     profiled = session.get_scoped_config().get("endpoint_url")  # raises ProfileNotFound
+    if credentials:
+        preload(session)
     if endpoint_url is None:
         variables = (os.environ.get(name) or None for name in ENDPOINT_VARIABLES)
         endpoint_url = next(filter(None, variables), profiled)
@@ -112,7 +118,7 @@ async def connect(
     if session_token is not None and access_key is None:
         raise ConfigurationError("session_token goes with access_key and secret_key")
     try:
-        ready = await offload.run(_ready_session, profile, endpoint_url)
+        ready = await offload.run(_ready_session, profile, endpoint_url, access_key is None)
         session: Any = ready[0]
         context = session.create_client(
             "s3",
@@ -124,6 +130,8 @@ async def connect(
             config=_config(ready[1], concurrency, timeout),
         )
         client = await context.__aenter__()
+        if access_key is None:
+            await Credentials(session, given=False, profile=profile).watch(client)
     except (botocore_exceptions.BotoCoreError, ValueError) as exc:
         raise ConfigurationError(f"no S3 client: {exc}") from None
     try:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from anyseal.aws.credentials import are_refused, remedy
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
@@ -24,15 +25,23 @@ try:
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
 
-__all__ = ["RangeNotSatisfiableError", "translated", "unmet"]
+__all__ = ["CredentialsRefusedError", "RangeNotSatisfiableError", "translated", "unmet"]
 
 # docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 _RETRYABLE = frozenset(
     {
+        # The bytes were damaged on their way, or not all of them arrived: the same bytes again.
+        "BadDigest",
+        "IncompleteBody",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+        "BandwidthLimitExceeded",
         "ConditionalRequestConflict",
         "InternalError",
         "OperationAborted",
+        "RequestLimitExceeded",
+        "RequestThrottled",
         "RequestTimeout",
         "RequestTimeTooSkewed",
         "ServiceUnavailable",
@@ -55,15 +64,21 @@ class RangeNotSatisfiableError(SourceError):
     retryable = False
 
 
+class CredentialsRefusedError(SourceError):
+    """S3 does not accept the credentials, or not any more."""
+
+    retryable = False
+
+
 @contextlib.contextmanager
-def translated(where: str) -> Any:
-    """Turn what aiobotocore and its transports raise into errors of ours."""
+def translated(where: str, client: Any = None) -> Any:
+    """Turn what *client*, of aiobotocore, and its transports raise into errors of ours."""
     try:
         yield
     except (AnysealError, MemoryError):
         raise
     except botocore_exceptions.ClientError as exc:
-        raise _client_error(where, exc) from exc
+        raise _client_error(where, exc, client) from exc
     except botocore_exceptions.ParamValidationError as exc:
         raise ConfigurationError(f"{where}: {' '.join(str(exc).split())}") from None
     except _UNCONFIGURED as exc:
@@ -80,11 +95,13 @@ def translated(where: str) -> Any:
         raise
 
 
-def _client_error(where: str, exc: Any) -> AnysealError:
+def _client_error(where: str, exc: Any, client: Any = None) -> AnysealError:
     """What S3 answered, as an error of ours."""
     code = str(exc.response.get("Error", {}).get("Code", "unknown"))[:100]
     status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     text = f"{where}: {code}"
+    if code in ("400", "403"):  # to a HEAD, which is answered without a body
+        text += " (S3 does not say why; one reason is that the credentials have ended)"
     if code == "NoSuchUpload":
         return UploadNotFoundError(text)
     if code in _MISSING:
@@ -95,8 +112,10 @@ def _client_error(where: str, exc: Any) -> AnysealError:
         return RangeNotSatisfiableError(text)
     if code in _UPLOAD:
         return UploadError(text)
+    if are_refused(code):
+        return CredentialsRefusedError(f"{text} ({remedy(client)})")
     error = SourceError(text)
-    error.retryable = code in _RETRYABLE or status == 429 or status >= 500
+    error.retryable = code in _RETRYABLE or status in (408, 429) or status >= 500
     return error
 
 

@@ -1,0 +1,1 @@
+"""What all AWS clients of this library share (extra ``aws``)."""
