@@ -192,10 +192,7 @@ class EvilServer:
         if does == "well" or (self.spares and self.speaks.spared(request)):
             connection.sendall(good)
             return True
-        if does in BEHAVIOURS:
-            sent = BEHAVIOURS[does](good)
-        else:
-            sent = self.speaks.frames(request)[does]()
+        sent = BEHAVIOURS[does](good) if does in BEHAVIOURS else self.speaks.frames(request)[does]()
         for piece in sent:
             if piece == KEEP:
                 return True
