@@ -234,7 +234,7 @@ def test_arrow_without_pyarrow_says_what_to_install() -> None:
         except Exception as error:
             print(type(error).__name__, error)
     """
-    expected = "ConfigurationError the cache needs msgspec: pip install 'anyseal[cache]'"
+    expected = "MissingExtraError the cache needs msgspec: pip install 'anyseal[cache]'"
     assert [expected] == said(run_python(code))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import inspect
 import os
@@ -117,7 +118,14 @@ def test_package_keeps_its_floors() -> None:
 
 
 def listed(module: Any) -> list[str]:
-    """``__all__`` as it is written: what needs an extra is taken out, for ``import *``."""
+    """``__all__`` as it is written: what needs an extra is taken out, for ``import *``. ``open``
+    would hide Python's own: it is asked for as ``anyseal.open``."""
+    if module in (anyseal, sync):
+        return [*_listed(module), "open"]
+    return _listed(module)
+
+
+def _listed(module: Any) -> list[str]:
     for node in ast.parse(Path(module.__file__).read_text("utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             names: list[str] = ast.literal_eval(node.value)
@@ -161,7 +169,7 @@ def test_package_lists_its_names_in_order() -> None:
     names = [name for name, _ in modules() if not name.startswith(("cli", "demo", "__main__"))]
     for name in names:
         module = importlib.import_module(f"anyseal.{name}".rstrip("."))
-        found = listed(module)
+        found = _listed(module)
         ordered = sorted(found, key=lambda n: (not n.isupper(), n[0].islower(), n))
         assert ordered == found, name
         assert [] == [each for each in found if not hasattr(module, each)]
@@ -298,6 +306,80 @@ def test_import_opens_nothing_and_imports_no_extra() -> None:
     assert ["1 0", "[]"] == said(run_python(code))
 
 
+def loaded(code: str) -> set[str]:
+    """The modules that *code* imports, but for those that Python itself starts with."""
+    return set(said(run_python(f"""
+        import sys
+        before = set(sys.modules)
+        {code}
+        print(*sorted(set(sys.modules) - before), file=sys.__stdout__, sep=chr(10))
+    """)))  # fmt: skip
+
+
+LIGHT = {"anyseal", "anyseal.errors", "anyseal._ffi", "anyseal._native", "anyseal._native.lib"}
+"""What importing the package loads of it: the errors, and libsodium, which is tested first."""
+HEAVY = {"anyio", "asyncio", "cryptography", "dataclasses", "inspect", "json", "logging", "ssl"}
+
+
+@pytest.mark.parametrize(
+    ("start", "own"),
+    [
+        ("import anyseal", set()),
+        ("from anyseal import DecryptionError", set()),
+        (
+            "import io, runpy; sys.argv[1:] = ['--version']; sys.stdout = io.StringIO()\n"
+            "        try: runpy.run_module('anyseal', run_name='__main__')\n"
+            "        except SystemExit: pass",
+            {"anyseal.__main__"},
+        ),
+        ("from anyseal.__main__ import main", {"anyseal.__main__"}),
+    ],
+    ids=["import", "errors", "version", "script"],
+)
+def test_import_is_light(start: str, own: set[str]) -> None:
+    """Every command, worker and test run pays for it: what is not used is not loaded. (The time
+    itself is a row of the bench.)"""
+    found = loaded(start)
+    assert LIGHT | own >= {name for name in found if name.split(".")[0] == "anyseal"}
+    assert set() == found & HEAVY
+    assert len(found) < 75, sorted(found)
+
+
+def test_names_are_those_that_type_checkers_see() -> None:
+    """The imports that only a type checker reads say where each name really is."""
+    tree = ast.parse(Path(anyseal.__file__).read_text("utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {"HttpSource", "sync"}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            if alias.name not in seen:
+                module = importlib.import_module(str(node.module))
+                assert getattr(module, alias.name) is getattr(anyseal, alias.name)
+            seen.add(alias.name)
+    assert set(listed(anyseal)) == seen | set(errors.__all__)
+
+
+def test_import_star_hides_no_builtin() -> None:
+    """``open`` is Python's own after it; ours is ``anyseal.open``."""
+    for name, path in modules():
+        names = (
+            _listed(importlib.import_module(f"anyseal.{name}".rstrip(".")))
+            if "cli" not in name
+            else []
+        )
+        public = not any(part.startswith("_") for part in name.split("."))
+        if public and path.name == "__init__.py":
+            assert set() == set(names) & set(dir(builtins)), name
+    code = """
+        from anyseal import *
+        from anyseal.sync import *
+        import builtins, anyseal
+        print(open is builtins.open, anyseal.open is not open, "seal" in dir())
+    """
+    assert ["True True True"] == said(run_python(code))
+
+
 def test_import_of_the_cache_imports_no_client() -> None:
     """pybreaker imports redis where it is installed: not before there is a cache."""
     code = f"""
@@ -396,3 +478,19 @@ def test_package_has_type_information() -> None:
     """Type checkers of users look for the marker."""
     assert (ROOT / "py.typed").exists()
     assert {"keyring", "objects"} <= {m.name for m in pkgutil.iter_modules([os.fspath(ROOT)])}
+
+
+def test_package_names_are_known_to_type_checkers() -> None:
+    """A ``__getattr__`` that they see makes every misspelled name an Any, so they must not see it.
+    They know ``TYPE_CHECKING`` by that name only."""
+    lazy = 0
+    for name, path in modules():
+        tree = ast.parse(path.read_text("utf-8"))
+        assert "__getattr__" not in {getattr(node, "name", "") for node in tree.body}, name
+        for node in tree.body:
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                assert re.fullmatch(r"(not )?(_typing\.)?TYPE_CHECKING", ast.unparse(node.test)), (
+                    name
+                )
+                lazy += "__getattr__" in {getattr(inner, "name", "") for inner in node.body}
+    assert lazy >= 6

@@ -6,12 +6,10 @@ does not stop an old version of a thing from being put back in its place, and it
 keys from whoever controls the process.
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
-from anyseal.aio import inspect, open, open_into, open_text, seal, seal_into, seal_text
-from anyseal.config import CryptoPolicy
+from anyseal import _ffi as _ffi  # finds and tests libsodium: now, not at the first use
 from anyseal.errors import (
     AnysealError,
     BackendError,
@@ -24,6 +22,7 @@ from anyseal.errors import (
     KeyUseError,
     KmsError,
     MetastoreError,
+    MissingExtraError,
     ObjectNotFoundError,
     OutputExistsError,
     PartReplacedError,
@@ -38,29 +37,32 @@ from anyseal.errors import (
     WrongKeyError,
     WrongPartitionError,
 )
-from anyseal.fs import open_file, rewrap_file, seal_file
-from anyseal.keyring import KeyAdmin, KeyHierarchy, PassphraseKeyring, StaticKeyring
-from anyseal.keys import Key
-from anyseal.objects import (
-    FileSink,
-    FileSource,
-    MemorySink,
-    MemorySource,
-    ObjectFile,
-    ObjectInfo,
-    ObjectReader,
-    ObjectWriter,
-    StreamOpener,
-    StreamSink,
-)
-from anyseal.ports import Keyring
-from anyseal.session import Session, SessionFactory
-from anyseal.suites import Suite, available_suites
-from anyseal.value import Kind, ValueInfo, overhead
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from anyseal import sync
+    from anyseal.aio import inspect, open_into, open_text, seal, seal_into, seal_text
+    from anyseal.aio import open as open
+    from anyseal.config import CryptoPolicy
+    from anyseal.fs import open_file, rewrap_file, seal_file
+    from anyseal.keyring import KeyAdmin, KeyHierarchy, PassphraseKeyring, StaticKeyring
+    from anyseal.keys import Key
+    from anyseal.objects import (
+        FileSink,
+        FileSource,
+        MemorySink,
+        MemorySource,
+        ObjectFile,
+        ObjectInfo,
+        ObjectReader,
+        ObjectWriter,
+        StreamOpener,
+        StreamSink,
+    )
     from anyseal.objects.http import HttpSource
+    from anyseal.ports import Keyring
+    from anyseal.session import Session, SessionFactory
+    from anyseal.suites import Suite, available_suites
+    from anyseal.value import Kind, ValueInfo, overhead
 
 __all__ = [
     "AnysealError",
@@ -85,6 +87,7 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "MetastoreError",
+    "MissingExtraError",
     "ObjectFile",
     "ObjectInfo",
     "ObjectNotFoundError",
@@ -112,7 +115,6 @@ __all__ = [
     "WrongPartitionError",
     "available_suites",
     "inspect",
-    "open",
     "open_file",
     "open_into",
     "open_text",
@@ -125,23 +127,38 @@ __all__ = [
     "sync",
 ]
 
-_LAZY = {"HttpSource": "anyseal.objects.http"}
+_PARTS = (
+    "aio", "config", "fs", "keyring", "keys", "objects", "ports", "session", "suites", "value",
+)  # fmt: skip
+"""Where the names are. All parts are loaded when the first name is used: importing the package
+costs a service's start little, and no later call in a running event loop pays for an import."""
+
+_EXTRAS = {"HttpSource": "anyseal.objects.http"}
 """Names that need an extra, and where they are: loaded when first used."""
 
-if not _TYPE_CHECKING:  # `import *` must need no extra
-    __all__ = [name for name in __all__ if name not in _LAZY]
+_LATER = {"open", *__all__} - _EXTRAS.keys() - globals().keys()
+
+if not _typing.TYPE_CHECKING:  # `import *` must need no extra
+    __all__ = [name for name in __all__ if name not in _EXTRAS]
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> _Any:
-    """``anyseal.sync`` and what needs an extra are loaded on first use."""
-    if name == "sync":
-        return _import_module("anyseal.sync")
-    if name in _LAZY:
-        return getattr(_import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _typing.TYPE_CHECKING:  # for it, a name that is not there is an error
+
+    def __getattr__(name: str) -> _typing.Any:
+        """Names are loaded on first use (PEP 562)."""
+        if name == "sync":
+            return _import_module("anyseal.sync")
+        if name in _EXTRAS:
+            return getattr(_import_module(_EXTRAS[name]), name)
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        for part in _PARTS:
+            module = _import_module(f"anyseal.{part}")
+            globals().update((each, getattr(module, each)) for each in _LATER & {*module.__all__})
+        return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, "sync"})
+    return sorted({*globals(), *_LATER, *_EXTRAS})

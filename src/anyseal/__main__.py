@@ -14,6 +14,11 @@ def main() -> int:
         The exit code: 0 done, 1 the data or the system failed, 2 wrong usage, or the extra that the
         command line needs is missing.
     """
+    if sys.argv[1:] == ["--version"]:  # needs neither the extra nor the time that it takes to load
+        from anyseal import __version__
+
+        print(f"anyseal {__version__}")
+        return 0
     try:
         import rich  # noqa: F401
         import typer  # noqa: F401

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from anyseal.errors import ConfigurationError
 
+__all__ = ["CryptoPolicy"]
+
 KEY_BYTES = 32
 KEY_ID_BYTES = 16
 CONTEXT_MAX_BYTES = 1 << 16

@@ -4,6 +4,7 @@
 
     AnysealError                      base class; ``retryable`` says whether trying again can help
     ├── ConfigurationError            a setting is missing, malformed or contradictory
+    │   ├── MissingExtraError         also ImportError: a package is not installed; says which
     │   └── SuiteUnavailableError     this libsodium or CPU does not have the suite
     ├── KeyUseError                   a key was used after it was wiped
     ├── FormatError                   not something anyseal wrote, or a version it does not know
@@ -34,6 +35,7 @@ check failed is nobody's business but an attacker's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 __all__ = [
     "AnysealError",
@@ -47,6 +49,7 @@ __all__ = [
     "KeyUseError",
     "KmsError",
     "MetastoreError",
+    "MissingExtraError",
     "ObjectNotFoundError",
     "OutputExistsError",
     "PartReplacedError",
@@ -71,6 +74,15 @@ class AnysealError(Exception):
 
 class ConfigurationError(AnysealError, ValueError):
     """A setting is missing, malformed or contradicts another."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """A package that an extra brings is not installed; the message has the command."""
+
+    @classmethod
+    def of(cls, what: str, install: str) -> Self:
+        """The error for *what*, which ``pip install`` *install* mends."""
+        return cls(f"{what}: pip install " + (f"'{install}'" if "[" in install else install))
 
 
 class SuiteUnavailableError(ConfigurationError):

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from anyseal.errors import AnysealError, ConfigurationError
+from anyseal.errors import AnysealError, MissingExtraError
 
 try:
     import stamina
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError(
-        "remote services need stamina: pip install 'anyseal[aws]' or 'anyseal[vault]'"
+    raise MissingExtraError.of(
+        "AWS and Vault need stamina", "anyseal[aws]' or 'anyseal[vault]"
     ) from _exc
 
 # stamina imports its instrumentation at the first retry; not in the middle of an event loop.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyseal.errors import ConfigurationError
+from anyseal.errors import MissingExtraError
 from anyseal.ports import CacheEvent, TimingEvent
 
 __all__ = ["OpenTelemetryMetrics", "PrometheusMetrics"]
@@ -30,8 +30,8 @@ class PrometheusMetrics:
         try:
             import prometheus_client as prometheus
         except ImportError:
-            raise ConfigurationError(
-                "PrometheusMetrics needs an extra: pip install 'anyseal[prometheus]'"
+            raise MissingExtraError.of(
+                "PrometheusMetrics needs an extra", "anyseal[prometheus]"
             ) from None
         registry = prometheus.REGISTRY if registry is None else registry
         seconds = prometheus.Histogram(
@@ -75,8 +75,8 @@ class OpenTelemetryMetrics:
             try:
                 from opentelemetry import metrics
             except ImportError:
-                raise ConfigurationError(
-                    "OpenTelemetryMetrics needs an extra: pip install 'anyseal[opentelemetry]'"
+                raise MissingExtraError.of(
+                    "OpenTelemetryMetrics needs an extra", "anyseal[opentelemetry]"
                 ) from None
             meter = metrics.get_meter("anyseal")
         self._duration = meter.create_histogram("anyseal.operation.duration", unit="s")

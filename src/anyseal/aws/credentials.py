@@ -16,13 +16,13 @@ from typing import Any
 import anyio
 
 from anyseal import offload
-from anyseal.errors import ConfigurationError
+from anyseal.errors import MissingExtraError
 
 try:
     from aiobotocore.session import AioSession
     from botocore.credentials import RefreshableCredentials
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("AWS services need aiobotocore: pip install 'anyseal[aws]'") from _exc
+    raise MissingExtraError.of("AWS services need aiobotocore", "anyseal[aws]") from _exc
 
 __all__ = ["Credentials", "are_refused", "preload", "remedy"]
 

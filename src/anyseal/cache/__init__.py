@@ -78,10 +78,12 @@ if not TYPE_CHECKING:  # `import *` must need no further extra
     __all__ = [name for name in __all__ if _LAZY.get(name) not in ("http", "memcached", "redis")]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"anyseal.cache.backends.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # for it, a name that is not there is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            return getattr(import_module(f"anyseal.cache.backends.{_LAZY[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

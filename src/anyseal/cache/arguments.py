@@ -19,12 +19,12 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from anyseal.errors import ConfigurationError
+from anyseal.errors import ConfigurationError, MissingExtraError
 
 try:
     import msgspec
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("the cache needs its extra: pip install 'anyseal[cache]'") from _exc
+    raise MissingExtraError.of("the cache needs its extra", "anyseal[cache]") from _exc
 
 __all__ = ["Arguments", "function_name"]
 

@@ -9,7 +9,7 @@ import time
 import weakref
 from typing import Any
 
-from anyseal.errors import BackendError, ConfigurationError
+from anyseal.errors import BackendError, MissingExtraError
 
 __all__ = ["Breaker"]
 
@@ -28,7 +28,7 @@ def _made(failures: int, reset: float, name: str, opened: _Opened) -> Any:
     try:
         import pybreaker  # only now: it imports redis, which takes longer than all of ours
     except ImportError as exc:  # pragma: no cover - the extra is missing
-        raise ConfigurationError("the cache needs its extra: pip install 'anyseal[cache]'") from exc
+        raise MissingExtraError.of("the cache needs its extra", "anyseal[cache]") from exc
 
     class Opened(pybreaker.CircuitBreakerListener):
         def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:

@@ -4,13 +4,12 @@
 first use. Any object with the two methods of :class:`anyseal.ports.Kms` can stand in their place.
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
 from anyseal.kms.static import StaticKms
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from anyseal.kms.aws import AwsKms
     from anyseal.kms.secretsmanager import SecretsManagerKms
     from anyseal.kms.vault import (
@@ -42,15 +41,17 @@ _HOMES = {
     "VaultTransitKms": "vault",
 }
 
-if not _TYPE_CHECKING:  # `import *` must need no extra
+if not _typing.TYPE_CHECKING:  # `import *` must need no extra
     __all__ = [name for name in __all__ if name not in _HOMES]
 
 
-def __getattr__(name: str) -> _Any:
-    """What needs an extra is loaded on first use."""
-    if name in _HOMES:
-        return getattr(_import_module(f"anyseal.kms.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _typing.TYPE_CHECKING:  # for it, a name that is not there is an error
+
+    def __getattr__(name: str) -> _typing.Any:
+        """What needs an extra is loaded on first use."""
+        if name in _HOMES:
+            return getattr(_import_module(f"anyseal.kms.{_HOMES[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

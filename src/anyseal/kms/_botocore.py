@@ -20,7 +20,7 @@ import anyio
 
 from anyseal import offload
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
-from anyseal.errors import ConfigurationError, KmsError
+from anyseal.errors import ConfigurationError, KmsError, MissingExtraError
 from anyseal.loops import PerLoop
 
 try:
@@ -33,7 +33,7 @@ try:
 
     from anyseal.transient import is_transient
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("AWS services need aiobotocore: pip install 'anyseal[aws]'") from _exc
+    raise MissingExtraError.of("AWS services need aiobotocore", "anyseal[aws]") from _exc
 
 __all__ = ["AioSession", "AwsClients"]
 

@@ -21,7 +21,7 @@ import anyio.abc
 
 from anyseal import offload
 from anyseal.config import KEY_BYTES
-from anyseal.errors import AnysealError, ConfigurationError, KmsError
+from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError
 from anyseal.kms._blob import check_key, check_wrapped, wipe
 from anyseal.kms._calls import check_patience, retried
 from anyseal.kms._vault import (
@@ -47,7 +47,7 @@ from anyseal.loops import PerLoop
 try:
     import httpx
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("Vault needs httpx: pip install 'anyseal[vault]'") from _exc
+    raise MissingExtraError.of("Vault needs httpx", "anyseal[vault]") from _exc
 
 __all__ = [
     "AppRoleAuth",

@@ -4,13 +4,12 @@ The SQL and DynamoDB metastores need an extra (``sql`` with ``postgres`` or ``my
 and are loaded on first use.
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
 from anyseal.metastore.memory import MemoryMetastore
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from anyseal.metastore.dynamodb import DynamoDbMetastore
     from anyseal.metastore.sql import SqlMetastore
 
@@ -21,15 +20,17 @@ _LAZY = {
     "SqlMetastore": "anyseal.metastore.sql",
 }
 
-if not _TYPE_CHECKING:  # `import *` must need no extra
+if not _typing.TYPE_CHECKING:  # `import *` must need no extra
     __all__ = [name for name in __all__ if name not in _LAZY]
 
 
-def __getattr__(name: str) -> _Any:
-    """What needs an extra is loaded on first use."""
-    if name in _LAZY:
-        return getattr(_import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _typing.TYPE_CHECKING:  # for it, a name that is not there is an error
+
+    def __getattr__(name: str) -> _typing.Any:
+        """What needs an extra is loaded on first use."""
+        if name in _LAZY:
+            return getattr(_import_module(_LAZY[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

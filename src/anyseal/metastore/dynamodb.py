@@ -16,7 +16,7 @@ import anyio.lowlevel
 
 from anyseal import offload
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
-from anyseal.errors import ConfigurationError, FormatError, MetastoreError
+from anyseal.errors import ConfigurationError, FormatError, MetastoreError, MissingExtraError
 from anyseal.loops import PerLoop
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.ports import KeyRecord
@@ -27,9 +27,7 @@ try:
     from aiobotocore.session import AioSession
     from botocore import exceptions
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError(
-        "the DynamoDB metastore needs aiobotocore: pip install 'anyseal[aws]'"
-    ) from _exc
+    raise MissingExtraError.of("the DynamoDB metastore needs aiobotocore", "anyseal[aws]") from _exc
 
 __all__ = ["DynamoDbMetastore"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from anyseal import offload
-from anyseal.errors import ConfigurationError, MetastoreError
+from anyseal.errors import ConfigurationError, MetastoreError, MissingExtraError
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.ports import KeyRecord
 from anyseal.record import encode_key_record
@@ -28,9 +28,7 @@ try:
     import sqlalchemy.exc
     import sqlalchemy.pool
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError(
-        "the SQL metastore needs SQLAlchemy: pip install 'anyseal[sql]'"
-    ) from _exc
+    raise MissingExtraError.of("the SQL metastore needs SQLAlchemy", "anyseal[sql]") from _exc
 
 from anyseal.metastore import _urls
 from anyseal.metastore._dialects import Dialect, Statements, dialect
@@ -441,8 +439,8 @@ def _engine(url: sa.URL, connect_args: dict[str, Any], **options: Any) -> sa.Eng
         )
     except ImportError as exc:
         extra = _EXTRAS.get(url.get_driver_name(), "sql")
-        raise ConfigurationError(
-            f"{url.get_driver_name()} is not installed: pip install 'anyseal[{extra}]'"
+        raise MissingExtraError.of(
+            f"{url.get_driver_name()} is not installed", f"anyseal[{extra}]"
         ) from exc
     except (sa.exc.ArgumentError, TypeError, ValueError):
         raise ConfigurationError("connection string: SQLAlchemy does not accept it") from None

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import anyio
 
-from anyseal.errors import ConfigurationError, SourceChangedError, SourceError
+from anyseal.errors import MissingExtraError, SourceChangedError, SourceError
 from anyseal.ports import Ends
 
 try:
     import httpx
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("HTTP sources need httpx: pip install 'anyseal[http]'") from _exc
+    raise MissingExtraError.of("HTTP sources need httpx", "anyseal[http]") from _exc
 
 __all__ = ["BlockingHttpSource", "HttpSource"]
 

@@ -15,7 +15,7 @@ import anyio
 
 from anyseal import offload
 from anyseal.aws.credentials import Credentials, preload
-from anyseal.errors import ConfigurationError
+from anyseal.errors import ConfigurationError, MissingExtraError
 from anyseal.s3.arguments import whole
 
 try:
@@ -26,7 +26,7 @@ try:
     from botocore import exceptions as botocore_exceptions
     from botocore.loaders import create_loader
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
+    raise MissingExtraError.of("S3 needs aiobotocore", "anyseal[aws]") from _exc
 
 __all__ = ["connect"]
 

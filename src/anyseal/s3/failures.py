@@ -10,6 +10,7 @@ from anyseal.aws.credentials import are_refused, remedy
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
+    MissingExtraError,
     ObjectNotFoundError,
     PreconditionFailedError,
     SourceError,
@@ -23,7 +24,7 @@ try:
 
     from anyseal.transient import is_transient
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("S3 needs aiobotocore: pip install 'anyseal[aws]'") from _exc
+    raise MissingExtraError.of("S3 needs aiobotocore", "anyseal[aws]") from _exc
 
 __all__ = ["CredentialsRefusedError", "RangeNotSatisfiableError", "translated", "unmet"]
 

@@ -18,7 +18,8 @@ from anyseal.objects.sources import FileSink, FileSource, MemorySink, MemorySour
 from anyseal.sync.files import open_file, rewrap_file, seal_file
 from anyseal.sync.objects import ObjectFile, ObjectReader, ObjectWriter, StreamOpener
 from anyseal.sync.sessions import Session, SessionFactory
-from anyseal.sync.values import open, open_into, open_text, seal, seal_into, seal_text
+from anyseal.sync.values import open as open
+from anyseal.sync.values import open_into, open_text, seal, seal_into, seal_text
 
 if TYPE_CHECKING:
     from anyseal.cache.backends import blocking_backend_from_url as backend_from_url
@@ -57,7 +58,6 @@ __all__ = [
     "StreamSink",
     "backend_from_url",
     "inspect",
-    "open",
     "open_file",
     "open_into",
     "open_text",
@@ -86,11 +86,13 @@ if not TYPE_CHECKING:  # `import *` must need no extra
     __all__ = [name for name in __all__ if name not in _LAZY]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        module, attribute = _LAZY[name]
-        return getattr(import_module(module), attribute)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # for it, a name that is not there is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            module, attribute = _LAZY[name]
+            return getattr(import_module(module), attribute)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from anyseal.errors import BackendError, ConfigurationError
+from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 
 try:
     from redis import exceptions as redis_errors
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("Redis needs redis-py: pip install 'anyseal[redis]'") from _exc
+    raise MissingExtraError.of("Redis needs redis-py", "anyseal[redis]") from _exc
 
 __all__ = [
     "CAS",

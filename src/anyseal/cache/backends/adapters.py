@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from anyseal.errors import BackendError, ConfigurationError
+from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 
 __all__ = ["AiocacheBackend", "CashewsBackend"]
 
@@ -71,7 +71,7 @@ class AiocacheBackend:
             from aiocache.base import BaseCache
             from aiocache.serializers import NullSerializer
         except ImportError as exc:  # pragma: no cover - the package is missing
-            raise ConfigurationError("AiocacheBackend needs aiocache") from exc
+            raise MissingExtraError.of("AiocacheBackend needs aiocache", "aiocache") from exc
         if not isinstance(cache, BaseCache):
             raise ConfigurationError("AiocacheBackend needs an aiocache cache")
         serializer = cache.serializer
@@ -162,7 +162,7 @@ class CashewsBackend:
             from cashews import Cache
             from cashews.picklers import NonPickler
         except ImportError as exc:  # pragma: no cover - the package is missing
-            raise ConfigurationError("CashewsBackend needs cashews") from exc
+            raise MissingExtraError.of("CashewsBackend needs cashews", "cashews") from exc
         if not isinstance(cache, Cache) or not cache.is_setup():
             raise ConfigurationError("CashewsBackend needs a cashews cache that is set up")
         for backend in cache._backends.values():

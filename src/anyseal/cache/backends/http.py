@@ -24,13 +24,13 @@ from anyseal.cache.backends._wire import (
     names_of,
     to_base64,
 )
-from anyseal.errors import BackendError, ConfigurationError
+from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 from anyseal.loops import PerLoop
 
 try:
     import httpx
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("the HTTP backend needs httpx: pip install 'anyseal[http]'") from _exc
+    raise MissingExtraError.of("the HTTP backend needs httpx", "anyseal[http]") from _exc
 
 __all__ = ["BlockingHttpBackend", "HttpBackend"]
 

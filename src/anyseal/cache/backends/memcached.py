@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from anyseal.cache.backends._threads import ThreadedBackend
-from anyseal.errors import BackendError, ConfigurationError
+from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 
 try:
     from pymemcache.client.base import PooledClient
     from pymemcache.exceptions import MemcacheError, MemcacheServerError
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError(
-        "the memcached backend needs pymemcache: pip install 'anyseal[memcached]'"
+    raise MissingExtraError.of(
+        "the memcached backend needs pymemcache", "anyseal[memcached]"
     ) from _exc
 
 __all__ = ["BlockingMemcachedBackend", "MemcachedBackend"]

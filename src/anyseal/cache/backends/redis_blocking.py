@@ -12,12 +12,12 @@ from anyseal.cache.backends._redis_clients import (
     make_client,
     with_sentinels,
 )
-from anyseal.errors import ConfigurationError
+from anyseal.errors import MissingExtraError
 
 try:
     from redis import exceptions as redis_errors
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("Redis needs redis-py: pip install 'anyseal[redis]'") from _exc
+    raise MissingExtraError.of("Redis needs redis-py", "anyseal[redis]") from _exc
 
 __all__ = ["BlockingRedisBackend"]
 

@@ -16,7 +16,7 @@ import typing
 from typing import Any
 
 from anyseal.cache.codecs.base import check_bytes, fits
-from anyseal.errors import ConfigurationError, FormatError
+from anyseal.errors import ConfigurationError, FormatError, MissingExtraError
 
 __all__ = ["ArrowCodec"]
 
@@ -51,9 +51,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.ipc
     except ImportError as exc:
-        raise ConfigurationError(
-            "the arrow codec needs pyarrow: pip install 'anyseal[arrow]'"
-        ) from exc
+        raise MissingExtraError.of("the arrow codec needs pyarrow", "anyseal[arrow]") from exc
     return pyarrow
 
 
@@ -238,4 +236,4 @@ def _module(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError as exc:
-        raise ConfigurationError(f"the cached value is of {name}: pip install {name}") from exc
+        raise MissingExtraError.of(f"the cached value is of {name}", name) from exc

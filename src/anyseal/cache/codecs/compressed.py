@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from anyseal.cache.codecs.base import Codec, check_bytes, check_name
-from anyseal.errors import ConfigurationError, FormatError
+from anyseal.errors import ConfigurationError, FormatError, MissingExtraError
 
 __all__ = ["Compressed"]
 
@@ -180,7 +180,7 @@ def _zstd_package(level: int) -> _Pair:
     try:
         import zstandard
     except ImportError as exc:
-        raise ConfigurationError("zstd needs Python 3.14, or: pip install zstandard") from exc
+        raise MissingExtraError.of("zstd needs Python 3.14, or zstandard", "zstandard") from exc
 
     def compress(data: Any) -> bytes:
         # A compressor is not for several threads at once.

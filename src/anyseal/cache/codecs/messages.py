@@ -11,12 +11,12 @@ from typing import Any
 
 from anyseal.cache.codecs.base import check_bytes
 from anyseal.cache.codecs.blame import blame
-from anyseal.errors import ConfigurationError, FormatError
+from anyseal.errors import ConfigurationError, FormatError, MissingExtraError
 
 try:
     import msgspec
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError("the cache needs msgspec: pip install 'anyseal[cache]'") from _exc
+    raise MissingExtraError.of("the cache needs msgspec", "anyseal[cache]") from _exc
 
 __all__ = ["JSONCodec", "MessagePackCodec"]
 

@@ -35,6 +35,7 @@ __all__ = [
     "KeyUseError",
     "KmsError",
     "MetastoreError",
+    "MissingExtraError",
     "PartitionError",
     "WrongKeyError",
     "WrongPartitionError",
@@ -53,6 +54,10 @@ class AsherahException(errors.AnysealError, RuntimeError):  # noqa: N818 - the p
 
 class ConfigurationError(AsherahException, errors.ConfigurationError):
     """A setting is missing, malformed or contradicts another; or the wrong time for a call."""
+
+
+class MissingExtraError(ConfigurationError, errors.MissingExtraError):
+    """A package that the setting needs is not installed."""
 
 
 class PartitionError(AsherahException, ValueError):
@@ -92,6 +97,7 @@ class KmsError(AsherahException, errors.KmsError):
 
 
 _CLASSES: dict[type[errors.AnysealError], type[AsherahException]] = {
+    errors.MissingExtraError: MissingExtraError,
     errors.ConfigurationError: ConfigurationError,
     errors.KeyUseError: KeyUseError,
     errors.FormatError: FormatError,

@@ -9,7 +9,8 @@
         └── DecryptionAuthenticationError  also DecryptionError: it does not verify
             └── TenantMismatchError   the entry is another tenant's
     ConfigurationError                also anyseal's, and ValueError
-    └── KeyringConfigurationError     the keys that still open are not usable
+    ├── KeyringConfigurationError     the keys that still open are not usable
+    └── MissingExtraError             also ImportError: a package is not installed
     TenantResolutionError             ValueError: no tenant for this call
     InteropError                      ValueError: not what all languages can read
 """
@@ -26,6 +27,7 @@ __all__ = [
     "EnvelopeShapeError",
     "InteropError",
     "KeyringConfigurationError",
+    "MissingExtraError",
     "SerializationError",
     "SuspiciousCacheEntryError",
     "TenantMismatchError",
@@ -43,6 +45,10 @@ class ConfigurationError(errors.ConfigurationError):
 
 class KeyringConfigurationError(ConfigurationError):
     """The previous master keys are malformed, too many, or contain the current one."""
+
+
+class MissingExtraError(ConfigurationError, errors.MissingExtraError):
+    """A package that this needs is not installed."""
 
 
 class TenantResolutionError(errors.AnysealError, ValueError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from anyseal.compat.cachekit.errors import ConfigurationError
+from anyseal.compat.cachekit.errors import MissingExtraError
 
 __all__ = ["extra"]
 
 
 def extra(name: str, install: str = "anyseal[cachekit]") -> Any:
-    """The module *name*. Raises ConfigurationError if it is not installed."""
+    """The module *name*. Raises MissingExtraError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ConfigurationError(f"this needs {name}: pip install '{install}'") from None
+        raise MissingExtraError.of(f"this needs {name}", install) from None

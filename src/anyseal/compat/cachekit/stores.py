@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from anyseal import errors, offload
-from anyseal.compat.cachekit.errors import ConfigurationError
+from anyseal.compat.cachekit.errors import ConfigurationError, MissingExtraError
 from anyseal.compat.cachekit.extras import extra
 
 __all__ = [
@@ -358,10 +358,9 @@ class UrlStore(Store):
             if found is None:
                 try:
                     backends = importlib.import_module("anyseal.cache.backends")
-                except ImportError:
-                    raise ConfigurationError("no backend for such URLs is installed") from None
-                try:
                     backend = getattr(backends, factory)(self._url)
+                except errors.MissingExtraError as exc:
+                    raise MissingExtraError(str(exc)) from None
                 except errors.ConfigurationError as exc:
                     raise ConfigurationError(str(exc)) from None
                 found = self._made[factory] = BackendStore(backend)

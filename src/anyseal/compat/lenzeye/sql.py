@@ -11,15 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anyseal.compat.lenzeye.tables import UserKeyRow
-from anyseal.errors import ConfigurationError, MetastoreError
+from anyseal.errors import ConfigurationError, MetastoreError, MissingExtraError
 
 try:
     import sqlalchemy as sa
     import sqlalchemy.exc
 except ImportError as _exc:  # pragma: no cover - the extra is missing
-    raise ConfigurationError(
-        "the SQL key table needs SQLAlchemy: pip install 'anyseal[sql]'"
-    ) from _exc
+    raise MissingExtraError.of("the SQL key table needs SQLAlchemy", "anyseal[sql]") from _exc
 
 __all__ = ["SqlUserKeyTable"]
 
@@ -69,7 +67,10 @@ class SqlUserKeyTable:
                 if isinstance(database, sa.Engine)
                 else sa.create_engine(database, hide_parameters=True, pool_pre_ping=True)
             )
-        except (sqlalchemy.exc.ArgumentError, ImportError) as exc:
+        except ImportError as exc:
+            driver = str(exc.name or "the database's driver")
+            raise MissingExtraError.of(f"key table: {driver} is not installed", driver) from None
+        except sqlalchemy.exc.ArgumentError as exc:
             raise ConfigurationError(f"key table: {type(exc).__name__}") from None
         url = self._engine.url
         if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
