@@ -225,7 +225,9 @@ async def seal_file(
     """Seal the file *src* into the file *dst*.
 
     *dst* appears when it is complete, with the permissions of *src*; an error or a cancellation
-    leaves nothing behind.
+    leaves nothing behind. A file that it replaces
+    hands on its own permissions and owner instead, where that is allowed, to no more users than
+    could read *src*.
 
     Args:
         src: A regular file.
@@ -236,7 +238,7 @@ async def seal_file(
         suite: Default: the machine's best.
         chunk_size: Bytes that are verified together; a power of two from 4 KiB to 16 MiB.
         segment_size: Bytes under one key; a multiple of *chunk_size*, at most 64 GiB.
-        overwrite: Replace an existing file.
+        overwrite: Replace an existing regular file, or a symbolic link to one (the link itself).
         durable: fsync before the final name counts.
         progress: Called with (plaintext bytes done, total) in the caller's task.
 
@@ -246,6 +248,7 @@ async def seal_file(
     Raises:
         OutputExistsError: *dst* exists.
         SourceChangedError: *src* was written to meanwhile.
+        SourceError: *src*, or what *dst* would replace, is no regular file.
         OSError: Reading or writing failed.
 
     Cost: about that of a plain copy; 2 MiB of buffers per worker thread, whatever the size.
@@ -289,7 +292,9 @@ async def open_file(
     """Open the sealed file *src* into the file *dst*.
 
     *dst* appears when every byte has verified, with the permissions of *src*; an error or a
-    cancellation leaves nothing behind.
+    cancellation leaves nothing behind. A file that it replaces
+    hands on its own permissions and owner instead, where that is allowed, to no more users than
+    could read *src*.
 
     Args:
         src: A file that :func:`seal_file` or an ObjectWriter wrote.
@@ -297,7 +302,7 @@ async def open_file(
         keyring: The Key it was sealed under, or a Keyring together with *partition*.
         partition: As when sealing.
         context: As when sealing.
-        overwrite: Replace an existing file.
+        overwrite: Replace an existing regular file, or a symbolic link to one (the link itself).
         durable: fsync before the final name counts.
         progress: Called with (plaintext bytes done, total) in the caller's task.
 
@@ -307,6 +312,7 @@ async def open_file(
     Raises:
         FormatError, WrongKeyError, DecryptionError: As for ``ObjectReader.open``.
         OutputExistsError: *dst* exists.
+        SourceError: *src*, or what *dst* would replace, is no regular file.
         OSError: Reading or writing failed.
 
     Cost: as :func:`seal_file`.
@@ -344,8 +350,8 @@ async def rewrap_file(
 
     After a rotation, or to give a file to another partition. The plaintext is not decrypted, the
     context not needed, and nothing but the header changes. The file is replaced when its copy is
-    complete; an error or a cancellation leaves it as it was. Who kept a copy of the old file can
-    still open it with the old key.
+    complete, and keeps permissions and owner; an error or a cancellation leaves it as it was. Who
+    kept a copy of the old file can still open it with the old key.
 
     Args:
         path: A sealed file. Of a symbolic link, the file that it names.

@@ -179,11 +179,13 @@ def get(
                     **where,
                 )
 
+    from anyseal.s3.part_file import part_names
+
     with about_place(place):
         try:
             s3.run(job)
         except (Stopped, SourceError):
-            if resume and path.with_name(f".{path.name[:200]}.anyseal.part").exists():
+            if resume and part_names(path)[0].exists():
                 note(f"{path} is not complete: the same command goes on where it ended")
             raise
         except OSError as exc:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import anyio
 
 from anyseal.errors import MissingExtraError, SourceChangedError, SourceError
+from anyseal.objects.targets import warn_open
 from anyseal.ports import Ends
 
 try:
@@ -126,6 +127,8 @@ class HttpSource:
         SourceChangedError: The object was replaced while it was being read.
     """
 
+    _own = False
+
     def __init__(
         self,
         url: str,
@@ -134,8 +137,8 @@ class HttpSource:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._ranges = _Ranges(url, headers)
-        self._own = client is None
         self._client = httpx.AsyncClient() if client is None else client
+        self._own = client is None
 
     async def _get(self, wanted: str, limit: int) -> _Answer:
         ranges, body = self._ranges, bytearray()
@@ -188,9 +191,15 @@ class HttpSource:
         if self._own:
             await self._client.aclose()
 
+    def __del__(self) -> None:
+        if self._own and not self._client.is_closed:
+            warn_open(self, self._ranges.name)
+
 
 class BlockingHttpSource:
     """The same with an ``httpx.Client``, for sync code."""
+
+    _own = False
 
     def __init__(
         self,
@@ -200,8 +209,8 @@ class BlockingHttpSource:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._ranges = _Ranges(url, headers)
-        self._own = client is None
         self._client = httpx.Client() if client is None else client
+        self._own = client is None
 
     def _get(self, wanted: str, limit: int) -> _Answer:
         ranges, body = self._ranges, bytearray()
@@ -236,3 +245,8 @@ class BlockingHttpSource:
         """Close the client, if it is our own."""
         if self._own:
             self._client.close()
+
+    def __del__(self) -> None:
+        if self._own and not self._client.is_closed:
+            warn_open(self, self._ranges.name)
+            self.close()

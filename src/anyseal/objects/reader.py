@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -28,6 +27,7 @@ from anyseal.objects.opened import (
     fresh_bytes,
     opening,
 )
+from anyseal.objects.views import ObjectFile, ViewedReader
 from anyseal.objects.writer import check_context
 from anyseal.ports import BlockingSource, Keyring, Source, named_key, resolve_partition
 from anyseal.suites import INLINE_BYTES
@@ -58,7 +58,7 @@ WINDOW_BYTES = 3 << 20
 of 4 MiB."""
 
 
-class ReaderBase:
+class ReaderBase(ViewedReader):
     """What both readers share."""
 
     def __init__(self, source: Any, opened: OpenedObject) -> None:
@@ -66,6 +66,11 @@ class ReaderBase:
         self._blocks = isinstance(source, BlockingSource)  # asked once: it takes 10 us
         self._object = opened
         self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reader is closed."""
+        return self._closed
 
     @property
     def size(self) -> int:
@@ -108,7 +113,7 @@ class ReaderBase:
         return min(start, self.size), max(stop, min(start, self.size))
 
     def _end(self) -> bool:
-        """Wipe the keys; whether this was the first time."""
+        """Wipe the keys, after which nothing can be read; whether this was the first time."""
         if self._closed:
             return False
         self._closed = True
@@ -384,7 +389,11 @@ class ObjectReader(ReaderBase):
         await each_awaited(self._check, ((request,) for request in requests), self._requests)
 
     def file(self) -> ObjectFile:
-        """A seekable file-like view with ``await read(n)``."""
+        """A seekable file-like view with ``await read(n)``, to be closed with ``aclose()``.
+
+        A reader in an ``async with`` block of its own outlives its files; else the last of them
+        closes it: ``async with reader.file() as file`` needs no more.
+        """
         return ObjectFile(self)
 
     async def aclose(self) -> None:
@@ -393,6 +402,7 @@ class ObjectReader(ReaderBase):
             await _close(self._source)
 
     async def __aenter__(self) -> Self:
+        self._is_in_block = True
         return self
 
     async def __aexit__(
@@ -403,46 +413,6 @@ class ObjectReader(ReaderBase):
     ) -> None:
         with anyio.CancelScope(shield=True):
             await self.aclose()
-
-
-class ObjectFile:
-    """A seekable view of a reader's plaintext; the methods of a binary file, awaited."""
-
-    def __init__(self, reader: ObjectReader) -> None:
-        self._reader = reader
-        self._position = 0
-
-    async def read(self, size: int = -1) -> bytes:
-        """Up to *size* bytes from the position, or all to the end; empty at the end."""
-        stop = None if size is None or size < 0 else self._position + size
-        data = await self._reader.read_range(self._position, stop)
-        self._position += len(data)
-        return data
-
-    async def readinto(self, buffer: Any) -> int:
-        """Fill *buffer* from the position; returns the bytes read."""
-        count = await self._reader.read_into(self._position, buffer)
-        self._position += count
-        return count
-
-    async def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position; returns it."""
-        self._position = seek_position(self._position, self._reader.size, offset, whence)
-        return self._position
-
-    async def tell(self) -> int:
-        """The position."""
-        return self._position
-
-
-def seek_position(position: int, size: int, offset: int, whence: int) -> int:
-    """Where a seek leads; as for binary files."""
-    base = {io.SEEK_SET: 0, io.SEEK_CUR: position, io.SEEK_END: size}.get(whence)
-    if base is None:
-        raise ValueError(f"whence must be 0, 1 or 2, not {whence!r}")
-    if base + offset < 0:
-        raise ValueError("a position before the beginning")
-    return base + offset
 
 
 def answer_blocking(source: BlockingSource, need: Need) -> Any:

@@ -13,6 +13,14 @@ from typing import Any, Self
 
 from anyseal import offload
 from anyseal.errors import OutputExistsError, SourceChangedError, SourceError
+from anyseal.objects.targets import (
+    Replaced,
+    check_absent,
+    not_regular,
+    open_temporary,
+    private_name,
+    warn_open,
+)
 from anyseal.ports import Ends
 
 __all__ = [
@@ -22,7 +30,6 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "StreamSink",
-    "open_temporary",
 ]
 
 
@@ -111,7 +118,12 @@ class FileSource:
     """A local file, read with ``pread`` from several threads at once.
 
     The constructor opens it, in the caller's thread; :meth:`aopen` does in a worker thread.
+
+    Raises:
+        SourceError: No regular file, or one whose size does not say what is in it, as in ``/proc``.
     """
+
+    _fd = -1
 
     @classmethod
     async def aopen(cls, path: str | os.PathLike[str]) -> Self:
@@ -126,7 +138,9 @@ class FileSource:
         try:
             self.stat = os.fstat(self._fd)
             if not stat.S_ISREG(self.stat.st_mode):
-                raise SourceError(f"{self.path}: not a regular file; read it as a stream")
+                raise not_regular(self.path, "read it as a stream")
+            if not self.size and os.pread(self._fd, 1, 0):
+                raise SourceError(f"{self.path}: has content but no size; read it as a stream")
         except BaseException:
             self.close()
             raise
@@ -136,17 +150,24 @@ class FileSource:
         """Bytes in the file when it was opened."""
         return self.stat.st_size
 
+    def _open(self) -> int:
+        """The descriptor. Raises ValueError if it is closed."""
+        if self._fd < 0:
+            raise ValueError(f"{self.path}: the source is closed")
+        return self._fd
+
     def pread_ends(self, head: int, tail: int) -> Ends:
-        size = self.size
+        size, fd = self.size, self._open()
         return Ends(
             size=size,
-            head=os.pread(self._fd, head, 0),
-            tail=os.pread(self._fd, min(tail, size), max(0, size - tail)),
+            head=os.pread(fd, head, 0),
+            tail=os.pread(fd, min(tail, size), max(0, size - tail)),
         )
 
     def pread_into(self, offset: int, buffer: memoryview) -> None:
+        fd = self._open()
         while len(buffer):
-            got = os.preadv(self._fd, [buffer], offset)
+            got = os.preadv(fd, [buffer], offset)
             if got == 0:
                 raise SourceChangedError(f"{self.path}: shorter than when it was opened")
             offset += got
@@ -156,15 +177,30 @@ class FileSource:
         return None
 
     def check_unchanged(self) -> None:
-        """Raise SourceChangedError if the file was written to since it was opened."""
-        now = os.fstat(self._fd)
-        if (now.st_size, now.st_mtime_ns) != (self.stat.st_size, self.stat.st_mtime_ns):
+        """Raise SourceChangedError if the file was written to since it was opened.
+
+        Its change time counts, which cannot be put back as its modification time can; so a file
+        that is given another mode, owner or link meanwhile counts as changed, too.
+        """
+        now, then = os.fstat(self._open()), self.stat
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
+            then.st_size,
+            then.st_mtime_ns,
+            then.st_ctime_ns,
+        ):
             raise SourceChangedError(f"{self.path}: changed while it was being read")
+        if os.pread(self._fd, 1, self.size):
+            raise SourceError(f"{self.path}: has more content than its size says")
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            warn_open(self, f"{self.path}")
+            self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -173,26 +209,26 @@ class FileSource:
         self.close()
 
 
-def open_temporary(path: Path, flags: int, mode: int) -> int:
-    """Open a temporary file; its name is not what the caller knows, so errors name its folder."""
-    try:
-        return os.open(path, flags, mode)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
-        raise type(exc)(exc.errno, exc.strerror, str(path.parent)) from None
-
-
 class FileSink:
     """A local file: written under a temporary name beside it, renamed when it is complete.
 
     Args:
         path: The final name. Until ``commit`` nothing is there, or what was there before.
-        overwrite: Replace an existing file. Default: OutputExistsError, also when one appears
-            meanwhile.
-        mode: Permission bits, before the umask.
+        overwrite: Replace an existing regular file; the new one keeps its mode and owner, where
+            that is allowed, and is never open to more users. Of a symbolic link, the link is
+            replaced. Default: OutputExistsError, also when a file appears meanwhile.
+        mode: Permission bits of a new file, before the umask. Who may not read by them may not use
+            one that replaces another either.
         durable: fsync the file and its folder before the new name counts.
+
+    Raises:
+        OutputExistsError: *path* exists, and *overwrite* was not asked for.
+        SourceError: To be replaced is no regular file, but a device, a FIFO, a socket or a folder.
 
     The constructor makes it, in the caller's thread; :meth:`aopen` does in a worker thread.
     """
+
+    _fd = -1
 
     @classmethod
     async def aopen(
@@ -216,21 +252,40 @@ class FileSink:
         mode: int = 0o666,
         durable: bool = False,
     ) -> None:
+        self._begin(path, overwrite=overwrite, mode=mode, durable=durable)
+        self._temporary = private_name(self.path, f".{secrets.token_hex(6)}.part")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._fd = open_temporary(self._temporary, flags, self._first_mode)
+
+    def _begin(
+        self, path: str | os.PathLike[str], *, overwrite: bool, mode: int, durable: bool
+    ) -> None:
+        """Look at what stands at *path*."""
         self.path = Path(path)
         self._overwrite = overwrite
         self._durable = durable
-        if not overwrite and os.path.lexists(self.path):
-            raise OutputExistsError(f"{self.path} exists")
-        self._temporary = self.path.with_name(
-            f".{self.path.name[:200]}.{secrets.token_hex(6)}.part"
-        )
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._pid = os.getpid()
-        self._fd = open_temporary(self._temporary, flags, mode)
+        self._mode = mode
+        self._replaced: Replaced | None = None
+        if overwrite:
+            self._replaced = Replaced.at(self.path)
+        else:
+            check_absent(self.path)
+
+    @property
+    def _first_mode(self) -> int:
+        return self._mode if self._replaced is None else self._replaced.first_mode(self._mode)
+
+    def _open(self) -> int:
+        """The descriptor. Raises ValueError if it is closed."""
+        if self._fd < 0:
+            raise ValueError(f"{self.path}: the sink is closed")
+        return self._fd
 
     def pwrite(self, offset: int, data: memoryview) -> None:
+        fd = self._open()
         while len(data):
-            done = os.pwrite(self._fd, data, offset)
+            done = os.pwrite(fd, data, offset)
             offset += done
             data = data[done:]
 
@@ -238,15 +293,24 @@ class FileSink:
         return None
 
     def commit(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
-        if self._durable:
-            os.fsync(self._fd)
+        self._complete(size)
         self._close()
         try:
             self._rename()
         except BaseException:
             self.abort()
             raise
+
+    def _complete(self, size: int) -> None:
+        """Cut the file at *size* and open it to those who may use it."""
+        os.ftruncate(self._open(), size)
+        if self._overwrite:
+            # What stands there now counts; what stood there first, if it is gone.
+            replaced = Replaced.at(self.path) or self._replaced
+            if replaced is not None:
+                replaced.hand_on(self._fd, self._mode)
+        if self._durable:
+            os.fsync(self._fd)
 
     def _rename(self) -> None:
         """Give the file its final name."""
@@ -283,6 +347,15 @@ class FileSink:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            warn_open(self, f"{self.path}")
+            self._collected()
+
+    def _collected(self) -> None:
+        """Let go of what is left when the sink is collected."""
+        self.abort()
 
 
 class StreamSink:

@@ -239,7 +239,8 @@ class DownloadCalls(GetCalls):
             context: As when it was put.
             version_id: A version of a bucket with versions. Default: the current one.
             concurrency: Requests at the same time. Default: the bucket's.
-            overwrite: Replace an existing file.
+            overwrite: Replace an existing regular file, or a symbolic link to one; its permissions
+                and owner stay, where that is allowed.
             durable: fsync before the final name counts.
             resume: Go on where an earlier attempt ended, and leave what the next one needs.
             progress: Called with (plaintext bytes done, total).

@@ -9,24 +9,23 @@ import stat
 from pathlib import Path
 
 from anyseal.errors import OutputExistsError
-from anyseal.objects.sources import FileSink, open_temporary
+from anyseal.objects.sources import FileSink
+from anyseal.objects.targets import open_temporary, private_name
 
-__all__ = ["PartFile"]
+__all__ = ["PartFile", "part_names"]
+
+
+def part_names(path: Path) -> tuple[Path, Path]:
+    """The names of the two files beside *path*: of what there is of it, and of its state."""
+    return private_name(path, ".anyseal.part"), private_name(path, ".anyseal.state")
 
 
 class PartFile(FileSink):
     """A FileSink whose temporary file has a name that the next attempt finds, and is locked."""
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, durable: bool) -> None:
-        self.path = Path(path)
-        self._overwrite = overwrite
-        self._durable = durable
-        if not overwrite and os.path.lexists(self.path):
-            raise OutputExistsError(f"{self.path} exists")
-        stem = f".{self.path.name[:200]}.anyseal"
-        self._temporary = self.path.with_name(f"{stem}.part")
-        self.state = self.path.with_name(f"{stem}.state")
-        self._pid = os.getpid()
+        self._begin(path, overwrite=overwrite, mode=0o666, durable=durable)
+        self._temporary, self.state = part_names(self.path)
         while True:
             self._fd = self._locked()
             with contextlib.suppress(FileNotFoundError):
@@ -34,6 +33,8 @@ class PartFile(FileSink):
                 found = os.fstat(self._fd)
                 if os.path.samestat(found, self._temporary.lstat()):
                     if found.st_nlink == 1:
+                        if self._replaced is not None:  # an earlier attempt knew nothing of it
+                            os.fchmod(self._fd, found.st_mode & self._first_mode)
                         return
                     # With a second name it may be any file of ours: it must not be written to.
                     self._temporary.unlink()
@@ -41,7 +42,7 @@ class PartFile(FileSink):
 
     def _locked(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = open_temporary(self._temporary, flags, 0o666)
+        fd = open_temporary(self._temporary, flags, self._first_mode)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
@@ -56,9 +57,7 @@ class PartFile(FileSink):
         return fd
 
     def commit(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
-        if self._durable:
-            os.fsync(self._fd)
+        self._complete(size)
         try:
             self._rename()  # before the lock goes
         except BaseException:
@@ -95,7 +94,7 @@ class PartFile(FileSink):
     def pread_into(self, offset: int, buffer: memoryview) -> bool:
         """Fill *buffer* from *offset*; whether there is as much."""
         while len(buffer):
-            got = os.preadv(self._fd, [buffer], offset)
+            got = os.preadv(self._open(), [buffer], offset)
             if not got:
                 return False
             offset, buffer = offset + got, buffer[got:]
@@ -103,8 +102,11 @@ class PartFile(FileSink):
 
     def clear(self) -> None:
         """Forget what is in it."""
-        os.ftruncate(self._fd, 0)
+        os.ftruncate(self._open(), 0)
 
     def keep(self) -> None:
         """Leave it to the next attempt."""
         self._close()
+
+    def _collected(self) -> None:
+        self.keep()

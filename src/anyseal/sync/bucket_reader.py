@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, cast
 
 from anyseal.errors import SourceError
 from anyseal.objects import ObjectInfo, ObjectReader
+from anyseal.objects.views import ViewedReader
 from anyseal.sync.calling import await_, iterate
 from anyseal.sync.objects import ObjectFile
 
@@ -17,7 +18,7 @@ __all__ = ["BucketReader"]
 T = TypeVar("T")
 
 
-class BucketReader:
+class BucketReader(ViewedReader):
     """Reads an object in a bucket: :class:`anyseal.ObjectReader` without ``await``.
 
     Made by ``SealedBucket.open``; close it, or use it as a context manager. Any thread may read.
@@ -27,6 +28,11 @@ class BucketReader:
     def __init__(self, reader: ObjectReader) -> None:
         self._reader = reader
         self._pid = os.getpid()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reader is closed."""
+        return self._reader.closed
 
     def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         if os.getpid() != self._pid:
@@ -66,14 +72,24 @@ class BucketReader:
         self._call(self._reader.verify)
 
     def file(self) -> io.BufferedReader:
-        """A seekable binary file over the plaintext, for anything that reads files."""
-        return io.BufferedReader(ObjectFile(cast(Any, self)), buffer_size=1 << 20)
+        """A seekable binary file over the plaintext, for anything that reads files.
+
+        A reader in a ``with`` block of its own outlives its files; else the last of them closes
+        it: ``with reader.file() as file`` needs no more.
+        """
+        return io.BufferedReader(ObjectFile(self), buffer_size=1 << 20)
 
     def close(self) -> None:
         """Wipe the keys. Idempotent."""
         await_(self._reader.aclose)
 
+    def close_with_file(self) -> None:
+        """The same where no event loop can be asked: its file may be being collected."""
+        if os.getpid() == self._pid:
+            self._reader._end()
+
     def __enter__(self) -> Self:
+        self._is_in_block = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:

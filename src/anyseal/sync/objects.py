@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from anyseal import offload
 from anyseal._ffi import lib, view_writable
@@ -17,10 +17,11 @@ from anyseal.objects.reader import (
     answer_blocking,
     fresh_bytes,
     opening,
-    seek_position,
 )
 from anyseal.objects.sealer import Job, Sealer, bytes_view
 from anyseal.objects.stream import NeedData, OpenerBase, StreamParser
+from anyseal.objects.targets import warn_open
+from anyseal.objects.views import seek_position, unsupported
 from anyseal.objects.writer import WriterBase, append_to_sink, check_context, seal_to_sink
 from anyseal.ports import BlockingSink, BlockingSource, Keyring, resolve_partition
 from anyseal.sync.values import current_key, named_key
@@ -186,7 +187,11 @@ class ObjectReader(ReaderBase):
         offload.each_blocking(self._object.verify_part, jobs)
 
     def file(self) -> io.BufferedReader:
-        """A seekable binary file over the plaintext, for anything that reads files."""
+        """A seekable binary file over the plaintext, for anything that reads files.
+
+        A reader in a ``with`` block of its own outlives its files; else the last of them closes
+        it: ``with reader.file() as file`` needs no more.
+        """
         chunk = self._object.geometry.chunk_bytes
         return io.BufferedReader(ObjectFile(self), buffer_size=chunk)
 
@@ -195,7 +200,10 @@ class ObjectReader(ReaderBase):
         if self._end():
             self._source.close()
 
+    close_with_file = close
+
     def __enter__(self) -> Self:
+        self._is_in_block = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -205,33 +213,83 @@ class ObjectReader(ReaderBase):
 class ObjectFile(io.RawIOBase):
     """The raw file under :meth:`ObjectReader.file`."""
 
-    def __init__(self, reader: ObjectReader) -> None:
+    _reader: Any = None
+
+    def __init__(self, reader: Any) -> None:
         super().__init__()
+        reader.add_file()
         self._reader = reader
         self._position = 0
+        self._is_closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file or its reader is closed."""
+        return self._reader is None or self._is_closed or bool(self._reader.closed)
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
 
     def readable(self) -> bool:
         """True."""
+        self._check()
         return True
 
     def seekable(self) -> bool:
         """True."""
+        self._check()
         return True
+
+    def writable(self) -> bool:
+        """False."""
+        self._check()
+        return False
+
+    def read(self, size: int | None = -1) -> Any:
+        """Up to *size* bytes from the position, or all to the end; empty at the end."""
+        self._check()
+        return super().read(-1 if size is None else size)
 
     def readinto(self, buffer: Any) -> int:
         """Fill *buffer* from the position; returns the bytes read."""
-        count = self._reader.read_into(self._position, buffer)
+        self._check()
+        count: int = self._reader.read_into(self._position, buffer)
         self._position += count
         return count
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move the position; returns it."""
+        self._check()
         self._position = seek_position(self._position, self._reader.size, offset, whence)
         return self._position
 
     def tell(self) -> int:
         """The position."""
+        self._check()
         return self._position
+
+    def write(self, data: Any) -> NoReturn:
+        """Raise UnsupportedOperation."""
+        self._check()
+        unsupported("write")
+
+    def truncate(self, size: int | None = None) -> NoReturn:
+        """Raise UnsupportedOperation."""
+        self._check()
+        unsupported("truncate")
+
+    def close(self) -> None:
+        """Close the file, and the reader if it is left. Idempotent."""
+        if self._reader is not None and not self._is_closed:
+            self._is_closed = True
+            if self._reader.remove_file():
+                self._reader.close_with_file()
+
+    def _dealloc_warn(self, source: Any) -> None:
+        """Called by a buffered reader that is collected open."""
+        if self._reader.is_left_by_file:
+            warn_open(source, "of a sealed object")
 
 
 class StreamOpener(OpenerBase):
