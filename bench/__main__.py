@@ -1,8 +1,10 @@
 """``python -m bench [NAME ...] [--quick]``: measure, print the table, keep it.
 
-Without names everything is measured, and ``bench/results.json`` and ``docs/bench/*.svg`` are
-written. A part, or a quick run, only prints, unless ``--save`` says otherwise. Each part has a
-process of its own: what one rival leaves behind there slows nobody else.
+Without names everything is measured, and ``bench/results.json``, ``docs/bench.md``, the six
+figures of the README and ``docs/bench/*.svg`` are written, again after each topic, so that what was
+measured is kept if a later one fails. A part, or a quick run, only prints, unless ``--save`` says
+otherwise; ``--tables`` measures nothing and writes the tables from ``bench/results.json``. Each
+topic has a process of its own: what one rival leaves behind there slows no other.
 """
 
 from __future__ import annotations
@@ -12,25 +14,55 @@ import importlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from rich.console import Console
 
-from bench.harness import Row, Settings
+from bench import report
+from bench.harness import Row, Settings, attempt, noted
 
-TOPICS = ("values", "bulk", "files", "loop", "memory", "ranges", "sessions", "cache", "s3")
+TOPICS = ("start", "values", "bulk", "files", "loop", "memory", "ranges", "sessions", "cache", "s3")
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results.json"
 
 
 def topic(name: str, folder: Path, *, quick: bool) -> list[Row]:
-    """The rows of one topic, measured in a process of its own."""
-    from bench import report
-
-    kept = folder / f"{name}.json"
+    """The rows of one topic, measured in a process of its own; a row says it if that fails."""
+    kept = folder / f"{name}.jsonl"
     command = [sys.executable, "-m", "bench", name, "--rows", str(kept), "--folder", str(folder)]
-    subprocess.run(command + ["--quick"] * quick, check=True, cwd=ROOT)
-    return report.kept(kept)
+
+    def rows() -> Iterator[Row]:
+        done = subprocess.run(command + ["--quick"] * quick, cwd=ROOT)
+        yield from report.kept(kept)
+        if done.returncode != 0:
+            raise RuntimeError(f"its process ended with {done.returncode}")
+
+    return list(attempt(name, f"the rest of {name}", rows))
+
+
+def measure(name: str, settings: Settings, kept: Path) -> None:
+    """Measure a topic in this process; each row is kept when it is there."""
+
+    def rows() -> Iterator[Row]:
+        yield from importlib.import_module(f"bench.{name}").run(settings)
+
+    for row in noted(attempt(name, f"the rest of {name}", rows)):
+        report.keep(kept, row)
+
+
+def save(rows: list[Row], settings: Settings, about: dict[str, Any], took: float) -> None:
+    """Write the results and what is made from them."""
+    report.save(RESULTS, rows, settings, about, took)
+    report.write_tables(ROOT, RESULTS)
+    try:
+        from bench import charts
+    except ImportError as missing:
+        print(f"no charts: {missing}", file=sys.stderr)
+    else:
+        charts.draw([row for row in rows if not row.missing], ROOT / "docs" / "bench")
 
 
 def main() -> int:
@@ -42,6 +74,7 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="for the large files; on a disk, with 4 GiB free"
     )
+    parser.add_argument("--tables", action="store_true", help="only write the tables again")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = set(options.names) - set(TOPICS)
@@ -49,8 +82,9 @@ def main() -> int:
         parser.error(f"no such topic: {', '.join(sorted(unknown))}")
     names = options.names or TOPICS
     console = Console(width=None if sys.stdout.isatty() else 160)
-    from bench import charts, report
-
+    if options.tables:
+        report.write_tables(ROOT, RESULTS)
+        return 0
     about, rows, started = report.machine(), list[Row](), perf_counter()
     base = options.folder or ROOT / "build"
     base.mkdir(parents=True, exist_ok=True)
@@ -59,19 +93,19 @@ def main() -> int:
         settings = make(folder=Path(folder))
         if options.rows is not None:
             (name,) = names
-            found = importlib.import_module(f"bench.{name}").run(settings)
-            report.keep(options.rows, list(found))
+            measure(name, settings, options.rows)
             return 0
         for name in names:
             with console.status(f"{name} …"):
                 rows += topic(name, Path(folder), quick=options.quick)
+            if options.save or not (options.quick or options.names):
+                save(rows, settings, about, perf_counter() - started)
     took = perf_counter() - started
     report.show(rows, console)
-    console.print(f"{len(rows)} figures in {took:.0f} s; load before: {about['load_at_start']:.2f}")
-    if options.save or not (options.quick or options.names):
-        report.save(ROOT / "bench" / "results.json", rows, settings, about, took)
-        report.write_readme(ROOT / "README.md", rows, about)
-        charts.draw(rows, ROOT / "docs" / "bench")
+    console.print(f"{len(rows)} rows in {took:.0f} s; load before: {about['load_at_start']:.2f}")
+    for row in rows:
+        if row.missing:
+            console.print(f"missing: {row.group}, {row.figure}: {row.missing}", markup=False)
     return 0
 
 

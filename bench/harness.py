@@ -8,9 +8,11 @@ pair runs in the other order.
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import statistics
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -130,7 +132,9 @@ class Row:
     """One figure: what the table, the results and the charts need to know.
 
     ``value``, ``low`` and ``high`` are in ``unit``; the unit ``x`` marks a ratio. ``must`` is the
-    bound that the project set itself, ``None`` for what is only reported.
+    bound that the project set itself, ``None`` for what is only reported. ``missing`` says why
+    there is no figure. ``load`` (one-minute average when the row was done) and ``cpu_s`` (CPU
+    seconds of this process and its children that the row took) are noted by :func:`noted`.
     """
 
     group: str
@@ -143,14 +147,48 @@ class Row:
     must: tuple[str, float] | None = None
     unit: str = "x"
     detail: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
+    load: float | None = None
+    cpu_s: float | None = None
 
     @property
     def passed(self) -> bool | None:
-        """Whether the bound is kept; ``None`` without a bound."""
-        if self.must is None:
+        """Whether the bound is kept; ``None`` without a bound or a figure."""
+        if self.must is None or self.missing:
             return None
         way, bound = self.must
         return self.value >= bound if way == ">=" else self.value <= bound
+
+
+def attempt(
+    group: str, figure: str, rows: Callable[[], Iterable[Row]], rival: str = ""
+) -> Iterator[Row]:
+    """The rows that *rows* gives; if it fails, those it gave and one that says why.
+
+    A rival that is not installed, or does not work here, costs its own row and no other.
+    """
+    try:
+        yield from rows()
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        yield Row(
+            group=group, figure=figure, ours="", rival=rival, value=0, low=0, high=0, missing=reason
+        )
+
+
+def _cpu_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def noted(rows: Iterable[Row]) -> Iterator[Row]:
+    """*rows*, each with the machine's load and the CPU time it took."""
+    before = _cpu_seconds()
+    for row in rows:
+        now = _cpu_seconds()
+        yield replace(row, load=round(os.getloadavg()[0], 2), cpu_s=round(now - before, 2))
+        before = _cpu_seconds()
 
 
 def spread(samples: list[float]) -> tuple[float, float, float]:

@@ -114,6 +114,7 @@ def child(case: str, size: int, folder: Path) -> None:
 
 def _measure(case: str, size: int, folder: Path) -> Row:
     command = [sys.executable, "-m", "bench.memory", case, str(size), str(folder)]
+    os.sync()
     answer = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     above = (answer["peak"] - answer["baseline"]) / MIB
     name = f"{size // GIB} GiB" if size >= GIB else f"{size // MIB} MiB"

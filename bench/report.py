@@ -1,4 +1,4 @@
-"""The table on the terminal and ``bench/results.json``."""
+"""The table on the terminal, ``bench/results.json``, and the tables of README and docs/bench.md."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ PACKAGES = (
     "anyseal",
     "anyio",
     "asherah",
+    "cachekit",
     "aws-cryptographic-material-providers",
     "aws-encryption-sdk",
     "cffi",
@@ -51,7 +52,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of everybody who took part."""
+    """Of Python and of every package that took part."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -83,8 +84,8 @@ def show(rows: list[Row], console: Console) -> None:
             row.figure,
             row.ours,
             row.rival,
-            _amount(row, row.value),
-            f"{row.low:.2f} .. {row.high:.2f}",
+            "missing" if row.missing else _amount(row, row.value),
+            "" if row.missing else f"{row.low:.2f} .. {row.high:.2f}",
             "" if row.must is None else f"{row.must[0]} {row.must[1]:g}",
             {None: "", True: "[green]pass[/]", False: "[red]short[/]"}[row.passed],
         )
@@ -108,36 +109,83 @@ def save(
     path.write_text(json.dumps(known, indent=1, default=float) + "\n")
 
 
-def keep(path: Path, rows: list[Row]) -> None:
-    """Hand *rows* to another process."""
-    path.write_text(json.dumps([asdict(row) for row in rows], default=float))
+def keep(path: Path, row: Row) -> None:
+    """Hand *row* to another process: on disk before the next one is measured."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(row), default=float) + "\n")
 
 
 def kept(path: Path) -> list[Row]:
     """What :func:`keep` has written."""
-    found = json.loads(path.read_text())
-    return [Row(**{**row, "must": row["must"] and tuple(row["must"])}) for row in found]
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [_row(json.loads(line)) for line in lines]
+
+
+def _row(known: dict[str, Any]) -> Row:
+    known.pop("passed", None)
+    return Row(**{**known, "must": known["must"] and tuple(known["must"])})
 
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
+SIX = {
+    "seal 256 B, awaited": "time to seal 256 B with `await`",
+    "seal 256 MiB, awaited": "speed of sealing 256 MiB in memory",
+    "ticker during seal_file of 1 GiB": "gap of the loop while a file of 1 GiB is sealed, p99",
+    "encrypt 1 KiB, sync": "time to encrypt a record of 1 KiB",
+    "Redis hit, 1 KB, one after another": "time of a hit in Redis, 1 KB, sealed",
+    "put 1 GiB": "speed of putting 1 GiB into S3, sealed",
+}
+"""The figures of the README, and how they are called there; of rows of one name, the first."""
 
-def write_readme(path: Path, rows: list[Row], about: dict[str, Any]) -> None:
-    """Put every figure that has a bar into the README, between its markers."""
-    lines = [
-        f"Ratios of medians, both sides in one run, by `make bench` on {about['cpus']} cores of an "
-        f"{about['cpu']}; all figures are in [bench/results.json](bench/results.json).",
-        "",
-        "| figure | against | ratio | must reach |",
-        "|---|---|---|---|",
-    ]
+
+def _line(row: Row, *more: str, name: str = "") -> str:
+    rival = row.rival.partition(": ")[0]
+    if row.missing:
+        value = f"missing: {row.missing}".replace("|", "/")
+    else:
+        value = _amount(row, row.value) + ("" if row.passed is not False else " (short)")
+    bar = (
+        f"{row.must[0]} {row.must[1]:.3g}".replace("<=", "≤").replace(">=", "≥") if row.must else ""
+    )
+    return "| " + " | ".join((name or row.figure, rival, value, bar, *more)) + " |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def write_tables(root: Path, results: Path) -> None:
+    """The six figures of the README and all those of docs/bench.md, as *results* has them."""
+    known = json.loads(results.read_text())
+    rows, about = [_row(dict(row)) for row in known["rows"]], known["machine"]
+    where = (
+        f"Medians of paired ratios, ours over the other's, both in one run, on {about['cpus']} "
+        f"cores of an {about['cpu']}, {known['date'][:10]}."
+    )
+    first: dict[str, Row] = {}
     for row in rows:
-        if row.must is None:
-            continue
-        rival = row.rival.partition(": ")[0]
-        sign = "" if row.passed else " (short)"
-        bar = f"{row.must[0]} {row.must[1]:g}".replace("<=", "≤").replace(">=", "≥")
-        lines.append(f"| {row.figure} | {rival} | {_amount(row, row.value)}{sign} | {bar} |")
+        first.setdefault(row.figure, row)
+    head = ["| figure | against | ours | must reach |", "|---|---|---|---|"]
+    six = [_line(first[figure], name=name) for figure, name in SIX.items() if figure in first]
+    _put(root / "README.md", [where, "", *head, *six])
+    lines = [where]
+    for group in dict.fromkeys(row.group for row in rows):
+        lines += [
+            "",
+            f"## {group.capitalize()}",
+            "",
+            head[0] + " load | CPU |",
+            head[1] + "---|---|",
+        ]
+        lines += [
+            _line(row, _number(row.load), _number(row.cpu_s)) for row in rows if row.group == group
+        ]
+    _put(root / "docs" / "bench.md", lines)
+
+
+def _put(path: Path, lines: list[str]) -> None:
+    """*lines* between the markers of the page at *path*."""
     text = path.read_text("utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

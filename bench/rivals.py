@@ -1,4 +1,5 @@
 """The others, each set up the way its documentation shows for speed, over the same memory as ours.
+A package is imported when its rival is made: one that is not installed is one row missing.
 
 Where a rival can write into a buffer that is used again, it does. Where it wants ``bytes``, the
 ``bytes`` exist before the clock starts. Where the size of its calls is free, the fastest of
@@ -12,12 +13,6 @@ import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import pyrage
-import tink
-from cryptography.cobblestone import Cobblestone256Encryptor
-from nacl.secret import SecretBox
-from tink import streaming_aead
 
 from anyseal._ffi import ffi, lib
 from bench.harness import MIB
@@ -125,11 +120,13 @@ class Cobblestone:
     """C2SP chunked encryption in ``cryptography``: one thread, ``update_into``, 1 MiB a call."""
 
     def __init__(self, source: memoryview, out: memoryview) -> None:
+        from cryptography.cobblestone import Cobblestone256Encryptor
+
         self._source, self._out = source, out
-        self._key = Cobblestone256Encryptor.generate_key()
+        self._make, self._key = Cobblestone256Encryptor, Cobblestone256Encryptor.generate_key()
 
     def __call__(self) -> None:
-        encryptor, source, out = Cobblestone256Encryptor(self._key, b""), self._source, self._out
+        encryptor, source, out = self._make(self._key, b""), self._source, self._out
         done = 0
         for at in range(0, len(source), MIB):
             done += encryptor.update_into(source[at : at + MIB], out[done:])
@@ -158,6 +155,9 @@ class Tink:
     """Tink streaming AEAD, AES256_GCM_HKDF_1MB, its file-like object fed 1 MiB a call."""
 
     def __init__(self, source: memoryview, out: memoryview) -> None:
+        import tink
+        from tink import streaming_aead
+
         streaming_aead.register()
         template = streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_1MB
         handle = tink.new_keyset_handle(template)
@@ -176,6 +176,8 @@ class Box:
     """PyNaCl's SecretBox, the whole payload as one message (it has nothing for streams)."""
 
     def __init__(self, data: bytes) -> None:
+        from nacl.secret import SecretBox
+
         self._data, self._box = data, SecretBox(os.urandom(SecretBox.KEY_SIZE))
 
     def __call__(self) -> None:
@@ -186,16 +188,18 @@ class Age:
     """age through pyrage, one X25519 recipient: bytes to bytes, or file to file."""
 
     def __init__(self, data: bytes, out: memoryview) -> None:
-        self._data, self._out = data, out
+        import pyrage
+
+        self._data, self._out, self._age = data, out, pyrage
         self._recipients = [pyrage.x25519.Identity.generate().to_public()]
 
     def whole(self) -> None:
         """``pyrage.encrypt``."""
-        pyrage.encrypt(self._data, self._recipients)
+        self._age.encrypt(self._data, self._recipients)
 
     def stream(self) -> None:
         """``pyrage.encrypt_io`` from memory into a reused buffer: its fastest way."""
-        pyrage.encrypt_io(io.BytesIO(self._data), Reused(self._out), self._recipients)
+        self._age.encrypt_io(io.BytesIO(self._data), Reused(self._out), self._recipients)
 
 
 class AwsEncryptionSdk:

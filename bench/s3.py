@@ -18,7 +18,7 @@ from typing import Any
 
 from anyseal import Key
 from anyseal.s3 import SealedBucket
-from bench.harness import GIB, MIB, Row, Settings, faster, paired, paired_async, slower
+from bench.harness import GIB, MIB, Row, Settings, attempt, faster, paired, paired_async, slower
 from bench.loop import gaps_beside
 from bench.memory import peak
 from bench.servers import SeaweedFS, YieldingSeaweedFS, environment, s3_client
@@ -276,8 +276,9 @@ async def gaps(
     }
     for verb, (ours, plain) in work.items():
         own: list[float] = []
-        found = sorted(await gaps_beside(ours, 2, own=own))
-        beside = p99(await gaps_beside(plain, 2))
+        found = await gaps_beside(ours, 1, os.sync, own=own)
+        beside = p99(await gaps_beside(plain, 2, os.sync))
+        found = sorted(found + await gaps_beside(ours, 1, os.sync, own=own))
         middle = found[len(found) // 2]
         rows.append(
             Row(
@@ -385,6 +386,7 @@ def memory(server: SeaweedFS, settings: Settings) -> Iterator[Row]:
     for case in ("upload", "download"):
         command = [sys.executable, "-m", "bench.s3", case, server.url, bucket, str(size)]
         command.append(str(settings.folder))
+        os.sync()
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=600)
         used = json.loads(done.stdout) / MIB
         yield Row(
@@ -398,14 +400,15 @@ def run(settings: Settings) -> Iterator[Row]:
     """All rows of this topic."""
     server = SeaweedFS()
     try:
-        yield from asyncio.run(transfers(server, settings))
-        yield from memory(server, settings)
-        yield from beside_rival(server, settings)
+        yield from attempt("s3", "transfers", lambda: asyncio.run(transfers(server, settings)))
+        yield from attempt("s3", "peak memory", lambda: memory(server, settings))
+        yield from attempt("s3", "put and get", lambda: beside_rival(server, settings), RIVAL)
     finally:
         server.close()
     server = YieldingSeaweedFS()
     try:
-        yield from asyncio.run(gaps_alone(server, settings))
+        alone = attempt("s3", "gaps", lambda: asyncio.run(gaps_alone(server, settings)))
+        yield from alone
     finally:
         server.close()
 

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import count, repeat
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +25,17 @@ from anyseal.kms.static import StaticKms
 from anyseal.metastore.memory import MemoryMetastore
 from anyseal.ports import KeyRecord
 from anyseal.testing import Recorder
-from bench.harness import MIB, Row, Settings, calls_for, paired, paired_async, slower, spread
+from bench.harness import (
+    MIB,
+    Row,
+    Settings,
+    attempt,
+    calls_for,
+    paired,
+    paired_async,
+    slower,
+    spread,
+)
 from bench.loop import gaps_beside
 
 MASTER = "8f" * 32
@@ -346,12 +356,16 @@ async def large(settings: Settings) -> list[Row]:
 
 def run(settings: Settings) -> Iterator[Row]:
     """All rows of this topic."""
-    yield from warm(settings)
-    yield from asyncio.run(awaited(settings))
-    yield from asyncio.run(cold(settings))
-    yield memory()
-    yield asyncio.run(new_sessions(settings))
-    yield from asyncio.run(large(settings))
+    parts: list[tuple[str, str, Callable[[], Iterable[Row]]]] = [
+        ("warm calls, sync", RIVAL, lambda: warm(settings)),
+        ("warm calls, async", RIVAL, lambda: asyncio.run(awaited(settings))),
+        ("cold starts", "", lambda: asyncio.run(cold(settings))),
+        ("memory per cached partition", "", lambda: [memory()]),
+        ("a new session", "", lambda: [asyncio.run(new_sessions(settings))]),
+        ("large rows", "", lambda: asyncio.run(large(settings))),
+    ]
+    for name, rival, rows in parts:
+        yield from attempt("sessions", name, rows, rival)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from anyseal.cache.base import CacheBase
 from anyseal.cli.app import app
 from anyseal.settings import SessionSettings, setting_names
 from storage_servers import ACCESS_KEY, SECRET_KEY, RedisServer, SeaweedFS
-from support import pattern
 
 pytest_plugins = ["server_fixtures"]
 
@@ -53,10 +52,6 @@ NOT_RUN = {
 
 RUN_COMMANDS = {"keygen", "seal", "open", "cat", "verify", "inspect"}
 """What the shell blocks run; of other commands only the name is checked."""
-
-
-def _video(folder: Path) -> None:
-    (folder / "video.mp4").write_bytes(pattern(1 << 16) * 32)
 
 
 def _static_environment(folder: Path) -> None:
@@ -86,7 +81,6 @@ def _reader(folder: Path) -> None:
 
 
 SETUPS: dict[str, Callable[[Path], None]] = {
-    "video": _video,
     "environment": _static_environment,
     "master key": _lenzeye_master_key,
     "reader": _reader,
@@ -178,7 +172,42 @@ def _names(pages: list[Path]) -> list[str]:
     return [page.name for page in pages]
 
 
-WITH_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
+WITH_PYTHON = [page for page in PAGES[1:] if any(b.language == "python" for b in blocks(page))]
+
+
+def test_readme_blocks_run_as_printed(tmp_path: Path) -> None:
+    """A stranger copies any block, in any order, and runs it again: nothing is prepared, no block
+    knows another, and the environment says nothing of anyseal."""
+    blocks_of_readme = list(blocks(PAGES[0]))
+    assert ["python", "python"] == [block.language for block in blocks_of_readme]
+    assert ["", ""] == [block.comment for block in blocks_of_readme]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(("ANYSEAL", "AWS", "PYTHON"))
+    }
+    running = []
+    for first in (0, 1):  # each alone in a folder, twice; then the other one in the same folder
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        programs = (blocks_of_readme[number].text for number in (first, first, 1 - first))
+        python = f"{shlex.quote(sys.executable)} -W error -c "
+        command = ["/bin/sh", "-c", " && ".join(python + shlex.quote(each) for each in programs)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        running.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
+    for process in running:
+        said, _ = process.communicate(timeout=120)
+        assert 0 == process.returncode, said.decode()
+        assert b"b'user=42'" in said
+        assert 1 <= said.count(b"computed") == said.count(b"{'name': 'Ada'} {'name': 'Ada'}")
+
+
+def test_readme_is_short() -> None:
+    """What it gives comes before how, and six figures say enough."""
+    text = PAGES[0].read_text("utf-8")
+    assert len(text.splitlines()) < 130
+    assert text.index("\n- **") < text.index("```") < text.index("make demo")
+    assert "from anyseal import open" not in "".join(page.read_text("utf-8") for page in PAGES)
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=_names(WITH_PYTHON))
