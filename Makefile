@@ -49,12 +49,14 @@ test: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/generate_sync.py --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror csrc/anyseal.h csrc/anyseal.cdef.h $(filter-out csrc/_native.c,$(wildcard csrc/*.c))
 
 format: venv
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format --quiet .
+	$(BIN)/python .ci/generate_sync.py
 	$(BIN)/clang-format -i csrc/anyseal.h csrc/anyseal.cdef.h $(filter-out csrc/_native.c,$(wildcard csrc/*.c))
 
 $(VENV)/.bench: $(TOOLS)

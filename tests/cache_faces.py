@@ -63,7 +63,7 @@ class Face:
     @property
     def raw(self) -> Any:
         """The blocking or async backend below, awaitable."""
-        return Raw(self.cache._backend, self.is_async)
+        return Raw(self.cache._shelf.backend, self.is_async)
 
 
 class Held:

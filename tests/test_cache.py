@@ -237,7 +237,7 @@ async def test_cache_undecodable_is_a_miss(face: Face, make: Any) -> None:
         await face.set("k", "text")
         assert "d" == await face.get("k", "d", type=int)
         assert not await face.contains("k")
-    assert "closed" == face.cache._breaker.state
+    assert "closed" == face.cache._shelf.breaker.state
     assert 6 == face.stats().tampered
 
 
@@ -439,7 +439,7 @@ async def test_cache_local_layer(make: Any, clock: Clock) -> None:
     await face.set("k", "v")
     assert "v" == await face.get("k")
     assert (0, 1) == (face.stats().hits, face.stats().local_hits)
-    held = face.cache._local._held
+    held = face.cache._shelf.local._held
     assert all(b"v" != held[key][0] and len(held[key][0]) > 52 for key in held)
     await face.set("k", "new")
     assert "new" == await face.get("k")
@@ -492,7 +492,7 @@ async def test_cache_local_layer_keeps_nothing_that_a_write_overtook() -> None:
 
     for change in ("set", "delete", "pop", "touch", "clear", "delete_tag"):
         await writer.set("k", "old", tags=["t"])
-        cache._copies.clear(None)
+        cache._shelf.copies.clear(None)
         reading, go = anyio.Event(), anyio.Event()
         backend.get_many = slow_read  # type: ignore[method-assign]
         async with anyio.create_task_group() as group:

@@ -483,7 +483,7 @@ def test_cached_types_results(twin: sync.Cache, caplog: Any) -> None:
         assert odd() in ([Point(1)], [{"x": 1, "y": 0}])
         assert Point(1, 2) == told()
     assert (3, 1) == (calls.count("wrong"), calls.count("odd"))
-    assert "closed" == twin._breaker.state
+    assert "closed" == twin._shelf.breaker.state
     assert any("return annotation" in record.getMessage() for record in caplog.records)
 
 
@@ -699,7 +699,7 @@ def test_secure_backends(tmp_path: Any) -> None:
     assert [1, 1] == [f(1) for f in shared]
     assert 3 == len(calls)
     assert 1 == recorder.count(outcome="hit", cache="secure")
-    shared[0].cached.cache._backend.close()
+    shared[0].cached.cache._shelf.backend.close()
 
 
 async def test_secure_tenants() -> None:

@@ -103,7 +103,7 @@ async def test_herd_waits_for_the_lease_of_another(make: Any) -> None:
 async def test_herd_takes_over_from_the_dead(make: Any) -> None:
     """A lease whose holder died ends by itself, and the next one computes."""
     face = make(policy=CachePolicy(lease=0.2))
-    names = face.cache._keys.names_hit("default").names(b"sk")
+    names = face.cache._shelf.keys.names_hit("default").names(b"sk")
     started = time.monotonic()
     await face.raw.set(names[0] + "l", b"a dead holder's", ttl_ms=200)
     assert 7 == await face.get_or_set("k", face.factory(lambda: 7))
@@ -264,7 +264,7 @@ async def test_herd_refresh_left_to_another_gives_nobody_its_nothing(
     face = make(ttl=3000, policy=CachePolicy(stale_ttl=9000, lease=0.3))
     await face.get_or_set("k", face.factory(lambda: "old"))
     await clock.turn(3001)
-    name = face.cache._keys.names_hit("default").names(b"sk")[0]
+    name = face.cache._shelf.keys.names_hit("default").names(b"sk")[0]
     await face.raw.set(name + "l", b"another process's", ttl_ms=300)
     results: list[Any] = []
 
@@ -351,8 +351,8 @@ async def test_herd_aclose_ends_background_tasks(clock: Clock) -> None:
         await until(lambda: begun)
         assert 1 == await cache.get_or_set("l", compute)
     assert ended
-    assert {} == cache._background._tasks
-    assert set() == cache._herd._refreshing
+    assert {} == cache._shelf.background._tasks
+    assert set() == cache._shelf.background._marks
     await cache.aclose()
 
 
@@ -476,7 +476,7 @@ def test_herd_survives_a_fork() -> None:
         time.sleep(.15)
         pause = threading.Event()
         cache.get_or_set("k", pause.wait)  # a refresh that hangs
-        held = [cache._local._lock, cache._breaker._lock, cache._breaker._probing]
+        held = [cache._shelf.local._lock, cache._shelf.breaker._lock, cache._shelf.breaker._probing]
         for lock in held:
             lock.acquire()
         pid = os.fork()
@@ -515,7 +515,7 @@ def test_herd_twice_over_one_loop_that_ended(clock: Clock) -> None:
         seen, found = calls, await cache.get_or_set("k", compute)
         await until(lambda: calls > seen)
         if calls != 2:
-            await until(lambda: not cache._herd._refreshing)
+            await until(lambda: not cache._shelf.background._marks)
         return found
 
     assert 1 == asyncio.run(main())

@@ -208,7 +208,7 @@ def test_close_waits_for_refreshes() -> None:
 def test_close_leaves_a_refresh_that_does_not_end(monkeypatch: Any) -> None:
     """A function that hangs does not hang the closing; when it returns, nothing is stored and the
     closed backend is left alone."""
-    monkeypatch.setattr("anyseal.sync.herd.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("anyseal.sync.kit.CLOSE_SECONDS", 0.1)
     backend, go = Noting(), threading.Event()
     cache = refreshing(backend, lambda: go.wait(10) and "new")
     started = time.monotonic()
@@ -223,7 +223,7 @@ def test_close_leaves_a_refresh_that_does_not_end(monkeypatch: Any) -> None:
     while refreshers():
         time.sleep(0.01)
     assert [] == calls
-    assert {} == cache._leases._held
+    assert {} == cache._shelf.leases._held
     assert "old" == cache.get_or_set("k", lambda: "new"), "and no refresh begins"
     assert 0 == refreshers()
 

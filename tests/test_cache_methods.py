@@ -85,8 +85,10 @@ def afresh() -> None:
     Shop.calls = 0
     for function in (Shop.price, Shop.kind, Shop.currency):
         function.cache_clear()
-    TWIN._backend.delete_many([name for page in TWIN._backend.scan("") for name in page])
-    TWIN._copies.clear(None)
+    TWIN._shelf.backend.delete_many(
+        [name for page in TWIN._shelf.backend.scan("") for name in page]
+    )
+    TWIN._shelf.copies.clear(None)
 
 
 def test_method_attributes_have_their_object() -> None:

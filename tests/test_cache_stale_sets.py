@@ -107,7 +107,7 @@ async def while_computing(
 
 def name_of(face: Face) -> str:
     """Where the entry of ``k`` is."""
-    name: str = face.cache._keys.names_hit("default").names(b"sk")[0]
+    name: str = face.cache._shelf.keys.names_hit("default").names(b"sk")[0]
     return name
 
 
@@ -223,13 +223,13 @@ async def test_stale_set_of_a_lost_lease(make: Any) -> None:
     cannot know what happened meanwhile: it stores nothing."""
     face = make()
     name = name_of(face)
-    lock, inner, stored = name + "l", face.cache._backend.set, []
+    lock, inner, stored = name + "l", face.cache._shelf.backend.set, []
 
     def noting(name: str, *args: Any, **options: Any) -> Any:
         stored.append(name)
         return inner(name, *args, **options)
 
-    face.cache._backend.set = noting
+    face.cache._shelf.backend.set = noting
     await while_computing(face, lambda: face.raw.delete_many([lock]))
     assert await face.get("k") is None
     await while_computing(face, lambda: face.raw.set(lock, b"another's", ttl_ms=60_000))
@@ -333,8 +333,8 @@ async def test_stale_set_deleted_while_it_is_stored(
     all the same is taken back."""
     face = make(policy=policy)
     other = make() if policy is LAX else face
-    backend = face.cache._backend
-    method = "settle" if face.cache._leasing and policy is LAX else "set"
+    backend = face.cache._shelf.backend
+    method = "settle" if face.cache._shelf.leasing and policy is LAX else "set"
     inner = getattr(backend, method)
 
     def is_first(name: str) -> bool:
@@ -403,7 +403,7 @@ async def test_stale_set_stored_while_another_clears(make: Any, backend_of: Any)
 
 def calls_of(face: Face) -> list[str]:
     """The calls of the backend from now on, each of which is an exchange."""
-    backend, calls, within = face.cache._backend, [], []
+    backend, calls, within = face.cache._shelf.backend, [], []
 
     def counting(name: str, method: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:

@@ -7,10 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-import anyseal.cache.tags
+import anyseal.cache.policy
 from anyseal.cache import CachePolicy
-from anyseal.cache.policy import now_ms
-from anyseal.cache.tags import RECORD_MAX_MS, RECORD_MS, record_end
+from anyseal.cache.policy import RECORD_MAX_MS, RECORD_MS, now_ms, record_end
 from anyseal.value import EXPIRES_AT, key_id_of, open_under, seal_under
 from cache_faces import Face, backend_of, both, faces, make
 
@@ -49,7 +48,7 @@ listing = faces(
 
 def record_of(face: Face, tag: str = "t") -> str:
     """Where the tag's record is."""
-    names = face.cache._keys.names_hit("default")
+    names = face.cache._shelf.keys.names_hit("default")
     found: str = names.tag_record(names.tags(tag)[0])
     return found
 
@@ -82,7 +81,7 @@ def test_tag_record_end_is_far_beyond_the_entrys() -> None:
 @listing
 async def test_tag_record_leaves_the_backend(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tag per user must not fill the backend for ever; nor must the deletion of one."""
-    monkeypatch.setattr(anyseal.cache.tags, "RECORD_MS", 200)
+    monkeypatch.setattr(anyseal.cache.policy, "RECORD_MS", 200)
     face = make(ttl=0.1)
     await face.set("k", 1, tags=["t", "u"])
     await face.get_or_set("l", face.factory(lambda: 1), tags=["t", "v"])
@@ -142,8 +141,8 @@ async def test_tag_record_without_an_end_is_read_and_left(make: Any) -> None:
     await face.set("k", 1, tags=["t"])
     sealed = await record(face)
     assert sealed is not None
-    names = face.cache._keys.names_hit("default")
-    key = face.cache._keys.named_hit("default", key_id_of(sealed))
+    names = face.cache._shelf.keys.names_hit("default")
+    key = face.cache._shelf.keys.named_hit("default", key_id_of(sealed))
     context = names.context(names.tags("t")[0].encode(), b"tag")
     older = seal_under(open_under(sealed, key, context), key, context)
     await face.raw.set(record_of(face), older)
@@ -160,13 +159,13 @@ async def test_tag_record_past_its_end_is_no_tampering(make: Any, backend_of: An
     await face.set("k", 1, tags=["t"])
     sealed = await record(face)
     assert sealed is not None
-    names = face.cache._keys.names_hit("default")
-    key = face.cache._keys.named_hit("default", key_id_of(sealed))
+    names = face.cache._shelf.keys.names_hit("default")
+    key = face.cache._shelf.keys.named_hit("default", key_id_of(sealed))
     context = names.context(names.tags("t")[0].encode(), b"tag")
     generation = open_under(sealed, key, context)
     ended = seal_under(generation, key, context, expires_ms=now_ms() + 20)
     await face.raw.set(record_of(face), ended)
-    face.cache._copies.clear(None)
+    face.cache._shelf.copies.clear(None)
     await anyio.sleep(0.05)
     assert await face.get("k") is None
     assert 0 == face.stats().tampered

@@ -52,7 +52,11 @@ async def test_cache_refuses_every_flipped_bit_and_every_cut(make: Any) -> None:
     await face.set("k", "v", ttl=None)
     name = await only_name(face)
     good = await sealed_of(face, name)
-    read, put, there = face.cache.get, face.cache._backend.set, face.cache._backend.get_many
+    read, put, there = (
+        face.cache.get,
+        face.cache._shelf.backend.set,
+        face.cache._shelf.backend.get_many,
+    )
     count = 0
     for bad in (*flips(good), *cuts(good), good + b"\0"):
         count += 1
@@ -131,14 +135,14 @@ async def test_cache_refusals_open_the_circuit(make: Any, clock: Clock) -> None:
     for n in range(2):
         assert await face.get(f"k{n}") is None
     assert 1 == await face.get("good")
-    assert "closed" == face.cache._breaker.state
+    assert "closed" == face.cache._shelf.breaker.state
     for n in range(2, 5):
         assert await face.get(f"k{n}") is None
-    assert "open" == face.cache._breaker.state
+    assert "open" == face.cache._shelf.breaker.state
     assert await face.get("good") is None, "nothing is asked"
     await clock.turn(3001)
     assert 1 == await face.get("good")
-    assert "closed" == face.cache._breaker.state
+    assert "closed" == face.cache._shelf.breaker.state
 
 
 @both

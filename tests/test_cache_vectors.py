@@ -155,7 +155,7 @@ async def test_cache_vector_opens_nowhere_else(vector: Vector) -> None:
         here = await filled(changed)
         if other_key[:1] == b"f":
             with pytest.raises((DecryptionError, WrongKeyError)):
-                await here._drive(here._entries.find(other.partition, other_key))
+                await here._shelf.entries.find(other.partition, other_key)
             continue
         with pytest.raises((DecryptionError, WrongKeyError)):
             await got(here, changed, other_key)

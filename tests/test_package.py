@@ -9,6 +9,8 @@ import inspect
 import os
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,13 @@ def test_package_keeps_its_floors() -> None:
             if not (same or last or floor_of(target) < mine):
                 wrong.append(f"{module or 'anyseal'} imports {target or 'anyseal'}")
     assert [] == wrong
+
+
+def test_package_twins_are_what_their_sources_make() -> None:
+    """The cache without ``await`` is generated: an edit of one side alone is a mistake."""
+    script = ROOT.parent.parent / ".ci" / "generate_sync.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
 
 
 def listed(module: Any) -> list[str]:
@@ -268,7 +277,8 @@ def test_sync_classes_have_the_same_methods(name: str) -> None:
 def test_caches_show_their_settings() -> None:
     """Editors and help() show what a class takes; both faces take the same."""
     shown = inspect.signature(importlib.import_module("anyseal.cache").Cache)
-    assert inspect.signature(sync.Cache) == shown
+    twin = str(inspect.signature(sync.Cache)).replace("BlockingBackend", "Backend")
+    assert twin == str(shown)
     kinds = {each.kind for each in shown.parameters.values()}
     assert inspect.Parameter.VAR_KEYWORD not in kinds
 
@@ -384,7 +394,7 @@ def test_import_of_the_cache_imports_no_client() -> None:
     """pybreaker imports redis where it is installed: not before there is a cache."""
     code = f"""
         import sys
-        import anyseal.cache, anyseal.sync.cache
+        import anyseal.cache, anyseal.sync._generated.core
         print([name for name in ("pyarrow", "pandas", *{EXTRAS!r}) if name in sys.modules])
     """
     assert ["[]"] == said(run_python(code))

@@ -19,7 +19,8 @@ from anyseal.cache.codecs import (
     RawCodec,
 )
 from anyseal.cache.core import Cache
-from anyseal.cache.decorators import CacheInfo, cached
+from anyseal.cache.decorators import cached
+from anyseal.cache.function import CacheInfo
 from anyseal.cache.policy import TTL, CachePolicy
 from anyseal.cache.secure import aclose_all, close_all, secure
 from anyseal.cache.stats import CacheHealth, CacheStats

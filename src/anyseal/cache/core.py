@@ -1,4 +1,4 @@
-"""Cache: sealed entries in any backend, by ``await``."""
+"""Cache: sealed entries in any backend."""
 
 from __future__ import annotations
 
@@ -8,39 +8,31 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
-import anyio
-
-from anyseal import offload
-from anyseal.cache.background import Background
-from anyseal.cache.driving import Driver
-from anyseal.cache.entry import ERROR, LARGE, RAW, VALUE, Entry, check_key
+from anyseal.cache.base import CacheBase
+from anyseal.cache.calls import Calls
+from anyseal.cache.computation import Computation
+from anyseal.cache.entry import LARGE, RAW, check_key
 from anyseal.cache.herd import Herd
-from anyseal.cache.jobs import Job
-from anyseal.cache.large import LargeValues
-from anyseal.cache.needs import UNSET
-from anyseal.cache.options import items_of, tag_names
+from anyseal.cache.kit import WAITS, each, shielded
+from anyseal.cache.opening import RotationHook
+from anyseal.cache.options import items_of, one_partition, several, tag_names
 from anyseal.cache.pieces import object_name
-from anyseal.cache.policy import TTL
+from anyseal.cache.policy import TTL, UNSET, CachePolicy
+from anyseal.cache.shelf import Shelf
 from anyseal.cache.stats import CacheHealth
-from anyseal.cache.watching import Watch
-from anyseal.errors import (
-    BackendError,
-    ConfigurationError,
-    FormatError,
-)
-from anyseal.ports import RangedBackend, WatchedBackend
+from anyseal.cache.values import Values
+from anyseal.errors import BackendError
+from anyseal.keys import Key
+from anyseal.ports import AuditHook, Backend, Keyring, MetricsHook
+from anyseal.suites import Suite
 
 __all__ = ["Cache"]
-
-SET_TASKS = 64
 
 HEALTH = "anyseal.health"
 """The partition of probes."""
 
-INLINE_DECODE_BYTES = 1 << 20
 
-
-class Cache(Driver):
+class Cache(CacheBase):
     """A cache whose backend never sees a value, nor by default the name of a key.
 
     Namespace, partition, key, codec and expiry are bound into each entry: one that was moved to
@@ -70,76 +62,33 @@ class Cache(Driver):
         TypeError: *backend* is none, or a blocking one; a setting is unknown, or of another type.
     """
 
-    def _assemble(self) -> None:
-        super()._assemble()
-        backend = self._backend
-        self._herd = Herd(self._leases)
-        self._background = Background()
-        self._watch: Watch | None = None
-        if self._local is not None and isinstance(backend, WatchedBackend):
-            self._watch = Watch(backend, f"{self.namespace}:", self._local, self._background)
-        self._large = LargeValues(self)
+    _waits = WAITS
+    _shelf: Shelf
 
-    async def _found(self, partition: str, key: bytes) -> Entry | None:
-        """The entry of *key*; None also when the backend is down and the policy is open."""
-        try:
-            names = self._keys.names_hit(partition)
-            if names is None or len(names.keys) > 1:
-                return await self._drive(self._entries.find(partition, key))
-            if self._watch is not None:
-                self._watch.begin()
-            # The flow, with its one need met here: driving it costs as much as opening.
-            stored = names.names(key)
-            (version,) = self._copies.versions(stored)
-            (sealed,) = await self._guarded(self._backend.get_many, stored)
-            if sealed is None:
-                return None
-            entry = self._opener.opened(names, partition, key, stored[0], sealed)
-            if entry is None:
-                flow = self._opener.open(names, partition, key, stored[0], sealed)
-                entry = await self._drive(flow)
-            if entry is not None:
-                self._copies.keep_found(partition, key, stored[0], entry, version)
-            return entry
-        except BackendError:
-            if self.policy.on_backend_error == "closed":
-                raise
-            return None
-
-    async def _payload(self, partition: str, key: bytes, entry: Entry) -> tuple[int, Any] | None:
-        """Kind and payload of *entry*, wherever they are; None if it tells of nothing."""
-        if entry.kind == LARGE:
-            return await self._large.payload(partition, key, entry)
-        if entry.kind == ERROR:  # not what a reader of values expects
-            return None
-        return entry.kind, entry.payload
-
-    async def _decode(self, kind: int, payload: Any, type: Any) -> Any:
-        """The value that a payload stands for, off the loop if it is long."""
-        if kind == VALUE and len(payload) > INLINE_DECODE_BYTES:
-            return await offload.run(self._payloads.decoded, kind, payload, type)
-        return self._payloads.decoded(kind, payload, type)
-
-    async def _value(
-        self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
-    ) -> Any:
-        """The value of *entry*, or UNSET if it cannot be had; *closed* says that a backend which
-        is down is an error whatever the policy says."""
-        try:
-            found = await self._payload(partition, key, entry)
-            if found is None:
-                return UNSET
-            try:
-                return await self._decode(*found, type)
-            except FormatError as exc:
-                flow = self._opener.refused(
-                    partition, key, entry.stored, entry.sealed, exc, undecodable=True
-                )
-                await self._drive(flow)
-        except BackendError:
-            if closed or self.policy.on_backend_error == "closed":
-                raise
-        return UNSET
+    def __init__(
+        self,
+        backend: Backend,
+        keyring: Key | Keyring,
+        *,
+        namespace: str = "anyseal",
+        codec: Any = "msgpack",
+        ttl: TTL = 300.0,
+        policy: CachePolicy | None = None,
+        plain_keys: bool = False,
+        name_key: Key | None = None,
+        suite: Suite | str | None = None,
+        metrics: MetricsHook | None = None,
+        audit: AuditHook | None = None,
+        on_rotation: RotationHook | None = None,
+    ) -> None:
+        self._shelf = Shelf(
+            backend, keyring, namespace=namespace, codec=codec, ttl=ttl, policy=policy,
+            plain_keys=plain_keys, name_key=name_key, suite=suite, metrics=metrics, audit=audit,
+            on_rotation=on_rotation,
+        )  # fmt: skip
+        self._values = Values(self._shelf)
+        self._herd = Herd(self._shelf, self._values)
+        self._calls = Calls(self._shelf, self._values, self._herd)
 
     # ---- reading
 
@@ -162,18 +111,18 @@ class Cache(Driver):
         nowhere.
         """
         data = check_key(key)
-        entry = self._local_entry(partition, data)
+        entry = self._shelf.local_entry(partition, data)
         local = entry is not None
         if entry is None:
-            entry = await self._found(partition, data)
-        if entry is None or self._stale(entry):
-            self._observer.count("misses")
+            entry = await self._shelf.found(partition, data)
+        if entry is None or self._shelf.stale(entry):
+            self._shelf.observer.count("misses")
             return default
-        value = await self._value(partition, data, entry, type)
+        value = await self._values.value(partition, data, entry, type)
         if value is UNSET:
-            self._observer.count("misses")
+            self._shelf.observer.count("misses")
             return default
-        self._observer.count("local_hits" if local else "hits")
+        self._shelf.observer.count("local_hits" if local else "hits")
         return value
 
     async def get_many(
@@ -181,36 +130,34 @@ class Cache(Driver):
     ) -> dict[str | bytes, Any]:
         """The values of those of *keys* that are there, in one look at the backend."""
         wanted = {key: check_key(key) for key in several(keys)}
-        entries, local = self._held_locally(partition, wanted.values())
+        entries, local = self._shelf.held_locally(partition, wanted.values())
         try:
             rest = [data for data in wanted.values() if data not in local]
-            entries |= await self._drive(self._entries.find_many(partition, rest))
+            entries |= await self._shelf.entries.find_many(partition, rest)
         except BackendError:
-            if self.policy.on_backend_error == "closed":
+            if self._shelf.policy.on_backend_error == "closed":
                 raise
         found: dict[str | bytes, Any] = {}
         for key, data in wanted.items():
             entry = entries.get(data)
-            if entry is not None and not self._stale(entry):
-                value = await self._value(partition, data, entry, type)
+            if entry is not None and not self._shelf.stale(entry):
+                value = await self._values.value(partition, data, entry, type)
                 if value is not UNSET:
                     found[key] = value
-                    self._observer.count("local_hits" if data in local else "hits")
-        self._observer.count("misses", len(wanted) - len(found))
+                    self._shelf.observer.count("local_hits" if data in local else "hits")
+        self._shelf.observer.count("misses", len(wanted) - len(found))
         return found
 
     async def contains(self, key: str | bytes, *, partition: str = "default") -> bool:
         """Whether *key* has an entry that opens and has not ended."""
         data = check_key(key)
-        entry = self._local_entry(partition, data) or await self._found(partition, data)
-        if entry is None or self._stale(entry) or entry.kind == ERROR:
+        entry = self._shelf.local_entry(partition, data) or await self._shelf.found(partition, data)
+        if entry is None or self._shelf.stale(entry):
             return False
-        if entry.kind != LARGE:
-            return True
         try:
-            return await self._large.exists(entry)
+            return await self._values.exists(entry)
         except BackendError:
-            if self.policy.on_backend_error == "closed":
+            if self._shelf.policy.on_backend_error == "closed":
                 raise
             return False
 
@@ -244,8 +191,8 @@ class Cache(Driver):
             TypeError: *value* cannot be encoded; the message names the path.
             ValueError: It is too large, or *ttl* out of bounds.
         """
-        data, seconds = check_key(key), self._lives(ttl)
-        kind, payload = self._payloads.prepared(value)
+        data, seconds = check_key(key), self._shelf.lives(ttl)
+        kind, payload = self._shelf.payloads.prepared(value)
         return await self._set(
             partition, data, kind, payload, ttl=seconds, tags=tags, if_absent=if_absent
         )
@@ -256,23 +203,15 @@ class Cache(Driver):
     ) -> bool:  # fmt: skip
         """Store a payload with *tags*, as the policy says."""
         try:
-            names = await self._drive(self._keys.names(partition))
-            carried = await self._drive(self._tags.generations(names, partition, tags, ttl=ttl))
-            return await self._put(partition, key, kind, payload, ttl=ttl, tags=carried, **options)
+            names = await self._shelf.keys.names(partition)
+            carried = await self._shelf.tags.generations(names, partition, tags, ttl=ttl)
+            return await self._values.put(
+                partition, key, kind, payload, ttl=ttl, tags=carried, **options
+            )
         except BackendError:
-            if self.policy.on_backend_error == "closed":
+            if self._shelf.policy.on_backend_error == "closed":
                 raise
             return False
-
-    async def _put(
-        self, partition: str, key: bytes, kind: int, payload: Any, **options: Any
-    ) -> bool:
-        """Store a payload of any size."""
-        if len(payload) > self.policy.large_bytes and isinstance(self._backend, RangedBackend):
-            return await self._large.put(partition, key, kind, payload, **options)
-        return await self._drive(
-            self._entries.store(partition, key, kind, bytes(payload), **options)
-        )
 
     async def set_many(
         self,
@@ -283,28 +222,18 @@ class Cache(Driver):
         partition: str = "default",
     ) -> int:
         """``set`` each of *items*, several at once; how many were stored."""
-        seconds, stored = self._lives(ttl), 0
+        seconds, stored = self._shelf.lives(ttl), 0
         prepared = [
-            (check_key(key), *self._payloads.prepared(value)) for key, value in items_of(items)
+            (check_key(key), *self._shelf.payloads.prepared(value))
+            for key, value in items_of(items)
         ]
-        queue = iter(prepared)  # nothing is stored unless all can be
-        failed: list[Exception] = []
 
-        async def work(group: Any) -> None:
+        async def put(key: bytes, kind: int, payload: Any) -> None:
             nonlocal stored
-            try:
-                for each in queue:
-                    done = await self._set(partition, *each, ttl=seconds, tags=tags)
-                    stored += done  # only now: others have counted meanwhile
-            except Exception as exc:
-                failed.append(exc)
-                group.cancel_scope.cancel()
+            done = await self._set(partition, key, kind, payload, ttl=seconds, tags=tags)
+            stored += done  # only now: other calls have counted since
 
-        async with anyio.create_task_group() as group:
-            for _ in range(min(len(prepared), SET_TASKS)):
-                group.start_soon(work, group)
-        if failed:
-            raise failed[0]
+        await each(put, prepared)  # nothing is stored unless all can be
         return stored
 
     async def delete(self, *keys: str | bytes, partition: str = "default") -> int:
@@ -313,7 +242,7 @@ class Cache(Driver):
         Raises:
             BackendError: They may still be there. Whatever the policy says.
         """
-        return await self._drive(self._entries.delete(partition, [check_key(key) for key in keys]))
+        return await self._shelf.entries.delete(partition, [check_key(key) for key in keys])
 
     async def pop(
         self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
@@ -324,34 +253,35 @@ class Cache(Driver):
             BackendError: It may still be there.
         """
         data = check_key(key)
-        await self._drive(self._entries.revoke(partition, data))
+        await self._shelf.entries.revoke(partition, data)
         while True:
-            entry = await self._drive(self._entries.find(partition, data))
+            entry = await self._shelf.entries.find(partition, data)
             if entry is None:
                 return default
-            value = await self._value(partition, data, entry, type, closed=True)
-            call = self._backend.compare_and_set
+            value = await self._values.value(partition, data, entry, type, closed=True)
+            call = self._shelf.backend.compare_and_set
             try:
-                taken = await self._guarded(call, entry.stored, entry.sealed, None)
+                taken = await self._shelf.guard(call, entry.stored, entry.sealed, None)
             finally:
-                self._copies.forget(partition, data, entry.stored)
-                self._leases.part(partition, [data])
+                self._shelf.copies.forget(partition, data, entry.stored)
+                self._shelf.leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
-                    await self._guarded(self._backend.delete_many, [object_name(entry.stored)])
-                self._observer.count("deletes")
-                return default if value is UNSET or self._stale(entry) else value
+                    await self._shelf.guard(
+                        self._shelf.backend.delete_many, [object_name(entry.stored)]
+                    )
+                self._shelf.observer.count("deletes")
+                return default if value is UNSET or self._shelf.stale(entry) else value
 
     async def touch(
         self, key: str | bytes, ttl: TTL = UNSET, *, partition: str = "default"
     ) -> bool:
         """Give *key* a new time to live; whether it was there."""
         try:
-            return await self._drive(
-                self._entries.touch(partition, check_key(key), self._lives(ttl))
-            )
+            lives = self._shelf.lives(ttl)
+            return await self._shelf.entries.touch(partition, check_key(key), lives)
         except BackendError:
-            if self.policy.on_backend_error == "closed":
+            if self._shelf.policy.on_backend_error == "closed":
                 raise
             return False
 
@@ -362,8 +292,8 @@ class Cache(Driver):
             BackendError: They may not have ended. Whatever the policy says.
         """
         for tag in tags:
-            await self._drive(self._tags.delete(partition, tag))
-        self._leases.revoke_tags(partition, tags)
+            await self._shelf.tags.delete(partition, tag)
+        self._shelf.leases.revoke_tags(partition, tags)
 
     async def clear(self, *, partition: str | None = "default") -> int:
         """Delete a partition's entries; with None, those of the whole namespace.
@@ -372,17 +302,17 @@ class Cache(Driver):
             How many names were deleted; 0 where the backend cannot list them and the entries are
             only ended.
         """
-        self._copies.clear(partition)
-        self._leases.revoke_all(partition)
-        if self._everywhere:
-            await self.delete_tag(*self._everywhere, partition=only_one(partition))
+        self._shelf.copies.clear(partition)
+        self._shelf.leases.revoke_all(partition)
+        if self._shelf.everywhere:
+            await self.delete_tag(*self._shelf.everywhere, partition=one_partition(partition))
             return 0
         prefixes = [f"{self.namespace}:"]
         if partition is not None:
-            prefixes = (await self._drive(self._keys.names(partition))).prefixes
-        deleted = await self._sweep(prefixes)
-        self._copies.clear(partition)
-        self._leases.part_all(partition)
+            prefixes = (await self._shelf.keys.names(partition)).prefixes
+        deleted = await self._shelf.guard.sweep(prefixes)
+        self._shelf.copies.clear(partition)
+        self._shelf.leases.part_all(partition)
         return deleted
 
     # ---- computing
@@ -413,7 +343,7 @@ class Cache(Driver):
             partition: See ``get``.
             condition: Given the value, whether to store it. Default: always.
         """
-        job = Job(
+        work = Computation(
             partition=partition,
             key=check_key(key),
             factory=factory,
@@ -422,7 +352,7 @@ class Cache(Driver):
             type=type,
             condition=condition,
         )
-        return await self._herd.value(self, job)
+        return await self._herd.value(work)
 
     # ---- life
 
@@ -432,19 +362,18 @@ class Cache(Driver):
         started = perf_counter()
         failure = "ok"
         try:
-            flow = self._entries.store(HEALTH, key, RAW, expected, ttl=60.0)
-            await self._drive(flow)
-            entry = await self._drive(self._entries.find(HEALTH, key))
+            await self._shelf.entries.store(HEALTH, key, RAW, expected, ttl=60.0)
+            entry = await self._shelf.entries.find(HEALTH, key)
             if entry is None or bytes(entry.payload) != expected:
                 failure = "lost"
-            await self._drive(self._entries.delete(HEALTH, [key]))
+            await self._shelf.entries.delete(HEALTH, [key])
         except Exception as exc:
             failure = type(exc).__name__
-        return self._health(failure, started)
+        return self._probed(failure, started)
 
     async def __aenter__(self) -> Self:
-        if self._watch is not None:
-            self._watch.begin()
+        if self._shelf.watch is not None:
+            self._shelf.watch.begin()
         return self
 
     async def __aexit__(
@@ -457,19 +386,6 @@ class Cache(Driver):
 
     async def aclose(self) -> None:
         """End background refreshes of this event loop, and close the backend. Idempotent."""
-        with anyio.CancelScope(shield=True):
-            await self._background.aclose()
-            await self._backend.aclose()
-
-
-def several(keys: Iterable[str | bytes]) -> Iterable[str | bytes]:
-    """*keys*, which must not be a single one. Raises TypeError."""
-    if isinstance(keys, str | bytes):
-        raise TypeError("keys must be an iterable of keys, not a single one")
-    return keys
-
-
-def only_one(partition: str | None) -> str:
-    if partition is None:
-        raise ConfigurationError("this backend cannot list names: clear one partition at a time")
-    return partition
+        with shielded():
+            await self._shelf.background.aclose()
+            await self._shelf.backend.aclose()

@@ -1,16 +1,18 @@
-"""Finding, storing, touching and deleting entries: one generator each."""
+"""Find, store, touch and delete entries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from anyseal.cache.entry import LARGE, LOCK, OBJECT, Entry, PartitionNames, Tag, pack
+from anyseal.cache.guard import Guard
 from anyseal.cache.keys import PartitionKeys
-from anyseal.cache.leases import LeaseBase, Leases
+from anyseal.cache.leases import Leases
 from anyseal.cache.local import Copies
-from anyseal.cache.needs import Flow, ask
 from anyseal.cache.opening import Opener
+from anyseal.cache.pieces import Staged
 from anyseal.cache.policy import CachePolicy, now_ms
 from anyseal.cache.stats import Observer
 from anyseal.errors import SourceChangedError
@@ -24,14 +26,26 @@ FOREVER_MS = 1 << 40
 
 
 def is_stale(entry: Entry) -> bool:
-    """Whether *entry* is beyond its time to live, and is kept for those who refresh it."""
+    """Whether *entry* is beyond its time to live, and is kept until it is refreshed."""
     return bool(entry.fresh_until) and now_ms() >= entry.fresh_until
+
+
+class Writer(Protocol):
+    """What may store an entry in place of :class:`Entries`: a lease."""
+
+    async def store(
+        self, name: str, sealed: bytes, ttl_ms: int | None, staged: Staged | None
+    ) -> bool:
+        """Store *sealed* under *name*, if it still may; return whether it was stored."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Entries:
     """The entries of one cache in its backend."""
 
+    guard: Guard
+    backend: Any
     keys: PartitionKeys
     opener: Opener
     copies: Copies
@@ -44,42 +58,42 @@ class Entries:
     leasing: bool
     """Whether it does several things in one exchange: see LeasingBackend."""
 
-    def find(self, partition: str, key: bytes) -> Flow[Entry | None]:
+    async def find(self, partition: str, key: bytes) -> Entry | None:
         """The entry of *key* that opens, from the backend."""
-        names = yield from self.keys.names(partition)
+        names = await self.keys.names(partition)
         stored = names.names(key)
         versions = self.copies.versions(stored)
-        answers = yield ask("get_many", stored)
+        answers = await self.guard(self.backend.get_many, stored)
         for name, sealed, version in zip(stored, answers, versions, strict=True):
             if sealed is None:
                 continue
             entry = self.opener.opened(names, partition, key, name, sealed)
             if entry is None:
-                entry = yield from self.opener.open(names, partition, key, name, sealed)
+                entry = await self.opener.open(names, partition, key, name, sealed)
             if entry is not None:
                 self.copies.keep_found(partition, key, name, entry, version)
                 return entry
         return None
 
-    def find_many(self, partition: str, keys: Sequence[bytes]) -> Flow[dict[bytes, Entry]]:
+    async def find_many(self, partition: str, keys: Sequence[bytes]) -> dict[bytes, Entry]:
         """The entries of *keys* that open, in one look at the backend."""
-        names = yield from self.keys.names(partition)
+        names = await self.keys.names(partition)
         places = [(key, name) for key in dict.fromkeys(keys) for name in names.names(key)]
         stored = [name for _, name in places]
         versions = self.copies.versions(stored)
-        answers = (yield ask("get_many", stored)) if places else []
+        answers = (await self.guard(self.backend.get_many, stored)) if places else []
         found: dict[bytes, Entry] = {}
         for (key, name), sealed, version in zip(places, answers, versions, strict=True):
             if sealed is not None and key not in found:
                 entry = self.opener.opened(names, partition, key, name, sealed)
                 if entry is None:
-                    entry = yield from self.opener.open(names, partition, key, name, sealed)
+                    entry = await self.opener.open(names, partition, key, name, sealed)
                 if entry is not None:
                     self.copies.keep_found(partition, key, name, entry, version)
                     found[key] = entry
         return found
 
-    def store(
+    async def store(
         self,
         partition: str,
         key: bytes,
@@ -90,21 +104,25 @@ class Entries:
         tags: Sequence[Tag] = (),
         cost_ms: int = 0,
         if_absent: bool = False,
-        lease: LeaseBase | None = None,
-    ) -> Flow[bool]:
-        """Seal and store one entry; whether it was stored. What was computed is stored under its
-        *lease*; anything else revokes the leases of those who compute."""
-        names = yield from self.keys.names(partition)
-        with_key = yield from self.keys.current(partition)
+        lease: Writer | None = None,
+        staged: Staged | None = None,
+    ) -> bool:
+        """Seal and store one entry; return whether it was stored.
+
+        What was computed is stored under its *lease*; anything else revokes the leases of the
+        callers that compute. *staged* is the object that belongs to the entry.
+        """
+        names = await self.keys.names(partition)
+        with_key = await self.keys.current(partition)
         fresh, end = self.policy.lifetime(ttl)
         if not all(tag.reaches(end) for tag in tags):
-            yield from self.opener.tags.extend(names, partition, tags, end)
+            await self.opener.tags.extend(names, partition, tags, end)
         plain = pack(kind, payload, fresh_until=fresh, cost_ms=cost_ms, tags=tags)
         sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
         self.observer.used(partition, with_key._key_id, "encrypt", "ok")
         stored = names.names(key)
         if if_absent and len(stored) > 1:  # the backend looks under the newest name only
-            entry = yield from self.find(partition, key)
+            entry = await self.find(partition, key)
             if entry is not None and not is_stale(entry):
                 return False
         ttl_ms = max(1, end - now_ms()) if end else None
@@ -113,12 +131,12 @@ class Entries:
             self.copies.forget(partition, key, *stored)
             (version, *_) = self.copies.versions(stored)
             if lease is not None:
-                done = yield from lease.storing(stored[0], sealed, ttl_ms, large=kind == LARGE)
+                done = await lease.store(stored[0], sealed, ttl_ms, staged)
             elif if_absent:
-                done = yield from self._set_absent(names, partition, key, sealed, ttl_ms)
+                done = await self._set_absent(names, partition, key, sealed, ttl_ms)
             else:
                 self.leases.revoke(partition, [key])
-                done = yield from self._set(stored[0], sealed, ttl_ms, large=kind == LARGE)
+                done = await self._set(stored[0], sealed, ttl_ms, staged)
         finally:
             if done:
                 self.copies.keep(partition, key, stored[0], sealed, version, own=True)
@@ -131,7 +149,7 @@ class Entries:
             if if_absent:
                 self.leases.revoke(partition, [key])
             if len(stored) > 1:  # else an older entry would come back when this one ends
-                yield ask("delete_many", [*self._others(stored[1:]), *stored[1:]])
+                await self.guard(self.backend.delete_many, [*self._others(stored[1:]), *stored[1:]])
         return bool(done)
 
     def _others(self, stored: Sequence[str]) -> list[str]:
@@ -143,37 +161,42 @@ class Entries:
             others += [name + OBJECT for name in stored]
         return others
 
-    def _set(self, name: str, sealed: bytes, ttl_ms: int | None, *, large: bool) -> Flow[bool]:
-        """Store an entry whatever there is. That ends the leases of other processes, and the
-        object of the one before, where it takes no exchange more."""
-        if large:  # which is published: it replaces the object, after many exchanges
-            yield ask("delete_many", [name + LOCK])
-        elif self.leasing:
+    async def _set(
+        self, name: str, sealed: bytes, ttl_ms: int | None, staged: Staged | None
+    ) -> bool:
+        """Store an entry unconditionally. That ends the leases of other processes, and the object
+        of the entry before where that takes no further exchange."""
+        if staged is not None:
+            await self.guard(self.backend.delete_many, [name + LOCK])
+            return bool(await staged.publish(self.guard, name, sealed, ttl_ms))
+        if self.leasing:
             others = self._others([name])
-            return bool((yield ask("set_and_delete", name, sealed, others, ttl_ms=ttl_ms)))
-        return bool((yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=False)))
+            call = self.backend.set_and_delete
+            return bool(await self.guard(call, name, sealed, others, ttl_ms=ttl_ms))
+        call = self.backend.set
+        return bool(await self.guard(call, name, sealed, ttl_ms=ttl_ms, if_absent=False))
 
-    def _set_absent(
+    async def _set_absent(
         self, names: PartitionNames, partition: str, key: bytes, sealed: bytes, ttl_ms: int | None
-    ) -> Flow[bool]:
+    ) -> bool:
         """Store if there is no entry, or only one that has ended: by a tag, or by its expiry."""
         name = names.names(key)[0]
         for _ in range(3):
-            if (yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)):
+            if await self.guard(self.backend.set, name, sealed, ttl_ms=ttl_ms, if_absent=True):
                 return True
-            (there,) = yield ask("get_many", [name])
+            (there,) = await self.guard(self.backend.get_many, [name])
             if there is None:
-                continue  # it went meanwhile
-            entry = yield from self.opener.open(names, partition, key, name, there)
+                continue  # deleted since
+            entry = await self.opener.open(names, partition, key, name, there)
             if entry is not None and not is_stale(entry):
                 return False
-            if (yield ask("compare_and_set", name, there, sealed, ttl_ms=ttl_ms)):
+            if await self.guard(self.backend.compare_and_set, name, there, sealed, ttl_ms=ttl_ms):
                 return True
         return False
 
-    def delete(self, partition: str, keys: Sequence[bytes]) -> Flow[int]:
-        """Delete entries; how many were there."""
-        names = yield from self.keys.names(partition)
+    async def delete(self, partition: str, keys: Sequence[bytes]) -> int:
+        """Delete entries; return how many existed."""
+        names = await self.keys.names(partition)
         stored = [name for key in keys for name in names.names(key)]
         if not stored:
             return 0
@@ -182,41 +205,41 @@ class Entries:
         try:
             self.copies.forget_all(partition, keys, stored)
             if self.leasing:
-                count = yield ask("delete_beside", stored, others)
+                count = await self.guard(self.backend.delete_beside, stored, others)
             else:  # first the leases: under one that holds, the entry would be stored again
                 if others:
-                    yield ask("delete_many", others)
-                count = yield ask("delete_many", stored)
+                    await self.guard(self.backend.delete_many, others)
+                count = await self.guard(self.backend.delete_many, stored)
         finally:
             self.copies.forget_all(partition, keys, stored)
             self.leases.part(partition, keys)
         self.observer.count("deletes", len(keys))
         return int(count)
 
-    def revoke(self, partition: str, key: bytes) -> Flow[None]:
-        """Who computes the value of *key* now, here or in another process, shall not store it."""
+    async def revoke(self, partition: str, key: bytes) -> None:
+        """Keep what is computed for *key* now, here or in another process, from being stored."""
         self.leases.revoke(partition, [key])
         if self.policy.lease is not None:
-            names = yield from self.keys.names(partition)
-            yield ask("delete_many", [name + LOCK for name in names.names(key)])
+            names = await self.keys.names(partition)
+            await self.guard(self.backend.delete_many, [name + LOCK for name in names.names(key)])
 
-    def touch(self, partition: str, key: bytes, ttl: float | None) -> Flow[bool]:
-        """Give an entry a new time to live; whether it was there."""
-        names = yield from self.keys.names(partition)
+    async def touch(self, partition: str, key: bytes, ttl: float | None) -> bool:
+        """Give an entry a new time to live; return whether it exists."""
+        names = await self.keys.names(partition)
         while True:
-            entry = yield from self.find(partition, key)
+            entry = await self.find(partition, key)
             if entry is None or is_stale(entry):
                 return False
             name = names.names(key)[0]
             if entry.kind == LARGE or (entry.tags and len(names.keys) > 1):
                 # Its object is where it is, and so are its tags: it stays.
                 name = entry.stored
-                with_key = yield from self.keys.named(partition, key_id_of(entry.sealed))
+                with_key = await self.keys.named(partition, key_id_of(entry.sealed))
             else:
-                with_key = yield from self.keys.current(partition)
+                with_key = await self.keys.current(partition)
             fresh, end = self.policy.lifetime(ttl)
             if entry.tags:
-                yield from self.opener.tags.extend(names, partition, entry.tags, end)
+                await self.opener.tags.extend(names, partition, entry.tags, end)
             plain = pack(
                 entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
                 tags=entry.tags,
@@ -224,25 +247,25 @@ class Entries:
             sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
             ttl_ms = max(1, end - now_ms()) if end else None
             if entry.kind == LARGE:
-                if not (yield ask("get_range", name + OBJECT, 0, 1)):
-                    yield ask("compare_and_set", name, entry.sealed, None)
+                if not await self.guard(self.backend.get_range, name + OBJECT, 0, 1):
+                    await self.guard(self.backend.compare_and_set, name, entry.sealed, None)
                     return False
                 lives = FOREVER_MS if ttl_ms is None else ttl_ms
-                yield ask("put_range", name + OBJECT, 0, b"", ttl_ms=lives)
+                await self.guard(self.backend.put_range, name + OBJECT, 0, b"", ttl_ms=lives)
             try:
                 self.copies.forget(partition, key, entry.stored, name)
                 mark = self.opener.moved(names, key, with_key)
-                done = yield from self.opener.replaced(entry, name, sealed, ttl_ms, mark)
+                done = await self.opener.replaced(entry, name, sealed, ttl_ms, mark)
             finally:
                 self.copies.forget(partition, key, entry.stored, name)
             if done:
                 return True
 
-    def without_object(
+    async def without_object(
         self, partition: str, key: bytes, entry: Entry, error: Exception
-    ) -> Flow[None]:
+    ) -> None:
         """The object that *entry* tells of is gone, or does not open."""
         if isinstance(error, SourceChangedError):
-            yield ask("compare_and_set", entry.stored, entry.sealed, None)
+            await self.guard(self.backend.compare_and_set, entry.stored, entry.sealed, None)
         else:
-            yield from self.opener.refused(partition, key, entry.stored, entry.sealed, error)
+            await self.opener.refused(partition, key, entry.stored, entry.sealed, error)

@@ -7,23 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyseal.cache.entry import PartitionNames
-from anyseal.cache.needs import Flow, Need
-from anyseal.errors import ConfigurationError
+from anyseal.cache.kit import asked
+from anyseal.cache.stats import Observer
+from anyseal.errors import BackendError, KmsError, MetastoreError
 from anyseal.keyring.static import StaticKeyring
 from anyseal.keys import Key
-from anyseal.ports import Keyring, NamingKeyring
 
-__all__ = ["PartitionKeys", "check_keyring"]
+__all__ = ["PartitionKeys"]
 
 PARTITIONS_MAX = 10_000
-
-
-def check_keyring(keyring: Any, name_key: Key | None) -> None:
-    """Raises TypeError, or ConfigurationError if there is no key for names."""
-    if not isinstance(keyring, Key | Keyring):
-        raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
-    if name_key is None and not isinstance(keyring, Key | NamingKeyring):
-        raise ConfigurationError(f"{type(keyring).__name__} has no key for names: name_key=")
 
 
 class PartitionKeys:
@@ -36,9 +28,11 @@ class PartitionKeys:
     """
 
     def __init__(
-        self, keyring: Any, name_key: Key | None, *, namespace: str, codec: str, plain: bool
-    ) -> None:
+        self, keyring: Any, name_key: Key | None, *, namespace: str, codec: str, plain: bool,
+        observer: Observer,
+    ) -> None:  # fmt: skip
         self._keyring = keyring
+        self._observer = observer
         self._name_key = name_key
         self._namespace = namespace
         self._codec = codec
@@ -75,35 +69,41 @@ class PartitionKeys:
             self._partitions.popitem(last=False)
         return names
 
-    def names(self, partition: str) -> Flow[PartitionNames]:
+    async def names(self, partition: str) -> PartitionNames:
+        """What *partition*'s names are made of."""
         found = self.names_hit(partition)
         if found is None:
-            keys = yield Need("name_keys", (partition,), {}, keyring=True)
-            found = self._remember(partition, keys)
+            found = self._remember(partition, await self._asked("name_keys", partition))
         return found
 
-    def current(self, partition: str) -> Flow[Key]:
+    async def current(self, partition: str) -> Key:
         """The key to seal with."""
         keyring = self._keyring
         if isinstance(keyring, Key):
             return keyring
         found: Key | None = keyring.current_hit(partition)
-        if found is None:
-            found = yield Need("current", (partition,), {}, keyring=True)
-        return found
+        return found or await self._asked("current", partition)
+
+    async def named(self, partition: str, key_id: bytes) -> Key:
+        """The key that an entry names."""
+        return self.named_hit(partition, key_id) or await self._asked("get", partition, key_id)
+
+    async def _asked(self, method: str, *args: Any) -> Any:
+        """What the keyring answers. If it has to ask a service that does not answer, the cache is
+        as good as down: BackendError."""
+        try:
+            return await asked(self._keyring, method, *args)
+        except (KmsError, MetastoreError) as exc:
+            found = BackendError(f"the keys cannot be had: {type(exc).__name__}")
+            self._observer.failed(found)
+            found.retryable = exc.retryable
+            raise found from exc
 
     def named_hit(self, partition: str, key_id: bytes) -> Key | None:
         keyring = self._keyring
         if isinstance(keyring, Key):
             return keyring
         found: Key | None = keyring.get_hit(partition, key_id)
-        return found
-
-    def named(self, partition: str, key_id: bytes) -> Flow[Key]:
-        """The key that an entry names."""
-        found = self.named_hit(partition, key_id)
-        if found is None:
-            found = yield Need("get", (partition, key_id), {}, keyring=True)
         return found
 
     def successor(self, partition: str, key: Key) -> Key | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from anyseal.cache.breaker import Breaker
 from anyseal.cache.entry import LARGE, MOVED, Entry, PartitionNames, pack, unpack
+from anyseal.cache.guard import Guard
 from anyseal.cache.keys import PartitionKeys
 from anyseal.cache.local import Copies
-from anyseal.cache.needs import Flow, ask
 from anyseal.cache.policy import CachePolicy, now_ms
 from anyseal.cache.stats import Observer
 from anyseal.cache.tags import Tags
@@ -35,6 +35,8 @@ key that is no longer current; must be quick and must not raise."""
 class Opener:
     """Opens the entries of one cache, and decides what becomes of those that do not open."""
 
+    guard: Guard
+    backend: Any
     keys: PartitionKeys
     tags: Tags
     copies: Copies
@@ -61,9 +63,9 @@ class Opener:
     def opened(
         self, names: PartitionNames, partition: str, key: bytes, stored: str, sealed: bytes
     ) -> Entry | None:
-        """The entry in *sealed*, if nobody must be asked and nothing must be told: the usual case.
+        """The entry in *sealed*, if that takes no call: the usual case.
 
-        None is no answer: :meth:`open` looks again, and says what is wrong.
+        None means undecided: call :meth:`open`, which also reports what is wrong.
         """
         try:
             with_key = self.keys.named_hit(partition, sealed[KEY_ID])
@@ -72,33 +74,53 @@ class Opener:
             entry = unpack(open_under(sealed, with_key, names.context(key)))
         except NOT_OPENED:
             return None
-        if entry.tags or entry.kind == MOVED or self.keys.successor(partition, with_key):
+        if entry.kind == MOVED or (entry.tags and not self.tags.held(names, partition, entry.tags)):
             return None
+        current = self.keys.successor(partition, with_key)
+        if current is not None:
+            if self._reseals(names, entry):
+                return None
+            self._told(partition, with_key, current)
         entry.sealed = sealed
         entry.stored = stored
         self.breaker.refusals = 0
         self.observer.used(partition, with_key._key_id, "decrypt", "ok")
         return entry
 
-    def open(
+    def _reseals(self, names: PartitionNames, entry: Entry) -> bool:
+        """Whether an entry under an old key is sealed again under the current one.
+
+        Not if it has tags and there are several keys for names: the tags' names were made under
+        the old key, as the entry's own was, and could not be ended under the new one alone.
+        """
+        tagged = entry.tags and len(names.keys) > 1
+        return self.policy.reseal and entry.kind != LARGE and not tagged
+
+    def _told(self, partition: str, old: Key, current: Key) -> None:
+        """Count an entry under an old key, and tell the hook."""
+        self.observer.count("old_key")
+        if self.on_rotation is not None:
+            self.on_rotation(partition, old._key_id, current._key_id)
+
+    async def open(
         self, names: PartitionNames, partition: str, key: bytes, stored: str, sealed: bytes
-    ) -> Flow[Entry | None]:
+    ) -> Entry | None:
         """The entry in *sealed*, or None where policy makes it a miss."""
         try:
-            with_key = yield from self.keys.named(partition, key_id_of(sealed))
+            with_key = await self.keys.named(partition, key_id_of(sealed))
             entry = self._unsealed(names, partition, key, sealed, with_key)
         except NOT_OPENED as exc:
-            yield from self.refused(partition, key, stored, sealed, exc)
+            await self.refused(partition, key, stored, sealed, exc)
             return None
         entry.stored = stored
         if entry.kind == MOVED:
             return None
-        if entry.tags and not (yield from self.tags.hold(names, partition, entry.tags)):
+        if entry.tags and not await self.tags.hold(names, partition, entry.tags):
             return None
-        yield from self._rotated(names, partition, key, entry, with_key)
+        await self._rotated(names, partition, key, entry, with_key)
         return entry
 
-    def refused(
+    async def refused(
         self,
         partition: str,
         key: bytes,
@@ -107,7 +129,7 @@ class Opener:
         error: Exception,
         *,
         undecodable: bool = False,
-    ) -> Flow[None]:
+    ) -> None:
         """An entry does not open, or is *undecodable*: count it, and evict it or raise, as the
         policy says."""
         if isinstance(error, ExpiredError):
@@ -121,26 +143,20 @@ class Opener:
         self.copies.forget(partition, key)
         if self.policy.on_tamper == "raise" and not isinstance(error, ExpiredError):
             raise error
-        yield ask("compare_and_set", stored, sealed, None)
+        await self.guard(self.backend.compare_and_set, stored, sealed, None)
 
-    def _rotated(
+    async def _rotated(
         self, names: PartitionNames, partition: str, key: bytes, entry: Entry, with_key: Key
-    ) -> Flow[None]:
-        """An entry under a key that is no longer current: tell, and seal anew if asked."""
+    ) -> None:
+        """An entry under a key that is no longer current: tell, and seal it again if asked."""
         current = self.keys.successor(partition, with_key)
         if current is None:
             return
-        self.observer.count("old_key")
-        if self.on_rotation is not None:
-            self.on_rotation(partition, with_key._key_id, current._key_id)
-        if not self.policy.reseal or entry.kind == LARGE:
-            return
-        if entry.tags and len(names.keys) > 1:
-            # Its tags have names that were made under the old key, as it has itself: under the
-            # new key alone nobody could end them.
+        self._told(partition, with_key, current)
+        if not self._reseals(names, entry):
             return
         expires = int.from_bytes(entry.sealed[20:28])
-        tags = yield from self.tags.generations(names, partition, (), entry.tags)
+        tags = await self.tags.generations(names, partition, (), entry.tags)
         payload = bytes(entry.payload)
         fresh = pack(
             entry.kind, payload, fresh_until=entry.fresh_until, cost_ms=entry.cost_ms, tags=tags
@@ -148,7 +164,7 @@ class Opener:
         sealed = seal_under(fresh, current, names.context(key), self.suite, expires_ms=expires)
         left = max(1, expires - now_ms()) if expires else None
         mark = self.moved(names, key, current)
-        if (yield from self.replaced(entry, names.names(key)[0], sealed, left, mark)):
+        if await self.replaced(entry, names.names(key)[0], sealed, left, mark):
             self.observer.count("resealed")
 
     def moved(self, names: PartitionNames, key: bytes, with_key: Key) -> bytes:
@@ -157,23 +173,25 @@ class Opener:
         end = now_ms() + MOVING_MS
         return seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
 
-    def replaced(
+    async def replaced(
         self, entry: Entry, name: str, sealed: bytes, ttl_ms: int | None, mark: bytes
-    ) -> Flow[bool]:
+    ) -> bool:
         """Put *sealed* in the place of *entry*, whose name may have been made under an old key.
 
-        Then *mark* takes the old one's place until the new one stands: of two who take the value
-        out not both get it, and who deletes it meanwhile deletes the mark, too.
+        Then *mark* takes the old one's place until the new one stands: of two callers that take
+        the value out not both get it, and a delete in between deletes the mark, too.
         """
-        if name == entry.stored:
-            done = yield ask("compare_and_set", name, entry.sealed, sealed, ttl_ms=ttl_ms)
+        swap, at = self.backend.compare_and_set, entry.stored
+        if name == at:
+            done = await self.guard(swap, name, entry.sealed, sealed, ttl_ms=ttl_ms)
         else:
-            done = yield ask("compare_and_set", entry.stored, entry.sealed, mark, ttl_ms=MOVING_MS)
+            done = await self.guard(swap, at, entry.sealed, mark, ttl_ms=MOVING_MS)
             if done:
-                done = yield ask("set", name, sealed, ttl_ms=ttl_ms, if_absent=True)
-                still = yield ask("compare_and_set", entry.stored, mark, None)
+                put = self.backend.set
+                done = await self.guard(put, name, sealed, ttl_ms=ttl_ms, if_absent=True)
+                still = await self.guard(swap, at, mark, None)
                 if done and not still:
-                    yield ask("compare_and_set", name, sealed, None)
+                    await self.guard(swap, name, sealed, None)
                     done = False
         if done:
             entry.stored, entry.sealed = name, sealed

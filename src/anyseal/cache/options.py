@@ -7,12 +7,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from anyseal.cache.entry import TAGS_MAX
-from anyseal.cache.needs import UNSET
-from anyseal.cache.policy import CachePolicy, seconds_of
+from anyseal.cache.policy import UNSET, CachePolicy, seconds_of
+from anyseal.errors import ConfigurationError
 from anyseal.keys import Key
-from anyseal.ports import Backend, BlockingBackend
+from anyseal.ports import Backend, BlockingBackend, Keyring, NamingKeyring
 
-__all__ = ["check_backend", "check_options", "check_settings", "items_of", "tag_names"]
+__all__ = ["check_backend", "check_keyring", "check_options", "check_settings", "items_of",
+           "one_partition", "several", "tag_names"]  # fmt: skip
 
 NAME_MAX_BYTES = 4096
 
@@ -41,6 +42,14 @@ def check_backend(backend: Any, *, waits: bool) -> None:
     raise TypeError(f"{name} is not {wanted} backend: {hint}")
 
 
+def check_keyring(keyring: Any, name_key: Key | None) -> None:
+    """Raises TypeError, or ConfigurationError if there is no key for names."""
+    if not isinstance(keyring, Key | Keyring):
+        raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
+    if name_key is None and not isinstance(keyring, Key | NamingKeyring):
+        raise ConfigurationError(f"{type(keyring).__name__} has no key for names: name_key=")
+
+
 def check_settings(
     *, policy: Any, plain_keys: Any, name_key: Any, **hooks: Callable[..., Any] | None
 ) -> None:
@@ -64,6 +73,20 @@ def tag_names(tags: Any) -> tuple[str, ...]:
         if all(isinstance(tag, str) for tag in found):
             return found
     raise TypeError("tags must be a sequence of str")
+
+
+def several(keys: Iterable[str | bytes]) -> Iterable[str | bytes]:
+    """*keys*, which must not be a single one. Raises TypeError."""
+    if isinstance(keys, str | bytes):
+        raise TypeError("keys must be an iterable of keys, not a single one")
+    return keys
+
+
+def one_partition(partition: str | None) -> str:
+    """*partition*, which must be given where names cannot be listed. Raises ConfigurationError."""
+    if partition is None:
+        raise ConfigurationError("this backend cannot list names: clear one partition at a time")
+    return partition
 
 
 def items_of(items: Any) -> Iterable[tuple[Any, Any]]:

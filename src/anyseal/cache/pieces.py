@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from anyseal.cache.entry import LARGE, OBJECT, RAW, TEMPORARY, VALUE, Entry
-from anyseal.cache.needs import Flow, Need, redirected
 from anyseal.errors import FormatError, SourceChangedError
 from anyseal.ports import Ends
 
@@ -24,13 +23,11 @@ __all__ = [
     "GuardedRanges",
     "PieceSink",
     "Pieces",
+    "Staged",
     "Whereabouts",
     "object_name",
-    "published",
     "temporary_name",
 ]
-
-T = TypeVar("T")
 
 PIECE_BYTES = 1 << 20
 TEMPORARY_TTL_MS = 120_000
@@ -83,6 +80,20 @@ def temporary_name(name: str) -> str:
 def object_name(name: str) -> str:
     """Where the object of the entry under *name* is."""
     return name + OBJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """An object under a temporary name, which is published together with its entry."""
+
+    backend: Any
+    temporary: str
+    final: str
+
+    def publish(self, guard: Any, name: str, sealed: bytes, ttl_ms: int | None) -> Any:
+        """Rename the object and store *sealed* under *name*, in one step; what *guard* returns."""
+        publish = self.backend.publish
+        return guard(publish, self.temporary, self.final, name, sealed, ttl_ms=ttl_ms)
 
 
 class GuardedRanges:
@@ -245,14 +256,3 @@ class BlockingPieces:
 
     def close(self) -> None:
         pass
-
-
-def published(flow: Flow[T], temporary: str, final: str) -> Flow[T]:
-    """*flow*, whose ``set`` also renames the object that belongs to the entry."""
-
-    def publish(need: Need) -> Need:
-        name, sealed = need.args
-        ttl_ms = need.options["ttl_ms"]
-        return Need("publish", (temporary, final, name, sealed), {"ttl_ms": ttl_ms})
-
-    return redirected(flow, "set", publish)

@@ -12,10 +12,26 @@ from typing import Any, Literal, TypeAlias
 
 from anyseal.errors import ConfigurationError
 
-__all__ = ["TTL", "CachePolicy", "now_ms", "seconds_of"]
+__all__ = ["TTL", "UNSET", "CachePolicy", "left_ms", "now_ms", "record_end", "seconds_of"]
 
 TTL: TypeAlias = float | timedelta | None
 """Seconds, a timedelta, or None: until it is deleted or evicted."""
+
+
+class _Unset:
+    """Told apart from None, which is a value."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Any = _Unset()
+
+RECORD_MS = 86_400_000
+"""What the record of a tag lives at least: a day."""
+
+RECORD_MAX_MS = 5 * 366 * RECORD_MS
+"""What would live longer lives for ever."""
 
 TTL_MAX = 10 * 366 * 86400.0
 
@@ -41,6 +57,23 @@ def seconds_of(ttl: Any, name: str = "ttl") -> float | None:
     if not math.isfinite(ttl) or not 0.001 <= ttl <= TTL_MAX:
         raise ValueError(f"{name} must be 1 ms to 10 years")
     return float(ttl)
+
+
+def record_end(end: int) -> int:
+    """When the record of a tag ends that an entry with this *end* carries; 0 never.
+
+    Far enough beyond it for the entries of a while: extending a record takes two exchanges.
+    """
+    if not end:
+        return 0
+    now = now_ms()
+    lives = max(RECORD_MS, 2 * (end - now))
+    return 0 if lives > RECORD_MAX_MS else now + lives
+
+
+def left_ms(until: int) -> int | None:
+    """The time to live of a record."""
+    return max(1, until - now_ms()) if until else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,10 @@ from anyseal import offload
 from anyseal.cache.backends import backend_from_url, blocking_backend_from_url
 from anyseal.cache.backends.memory import BlockingMemoryBackend, MemoryBackend
 from anyseal.cache.core import Cache
-from anyseal.cache.decorators import decorate, is_async
-from anyseal.cache.needs import UNSET
+from anyseal.cache.decorators import decorate
+from anyseal.cache.function import is_async
 from anyseal.cache.options import check_options
-from anyseal.cache.policy import CachePolicy
+from anyseal.cache.policy import UNSET, CachePolicy
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.static import (
     MASTER_KEY_VARIABLE,
@@ -186,7 +186,7 @@ def secure(
     def decorator(function: Callable[..., Any]) -> Any:
         waits = is_async(function)
         # The sync cache is on a floor below this one: it is loaded when it is first needed.
-        kind = Cache if waits else importlib.import_module("anyseal.sync.cache").Cache
+        kind = Cache if waits else importlib.import_module("anyseal.sync._generated.core").Cache
         # Sync code is not told what others change: it keeps no copies of what is shared.
         local = LOCAL_BYTES if waits or backend is None else 0
         behave = CachePolicy(local_bytes=local) if policy is None else policy

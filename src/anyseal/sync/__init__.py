@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from anyseal.cache.backends.redis_blocking import BlockingRedisBackend as RedisBackend
     from anyseal.cache.backends.sqlite import BlockingSQLiteBackend as SQLiteBackend
     from anyseal.objects.http import BlockingHttpSource as HttpSource
+    from anyseal.sync._generated.core import Cache
     from anyseal.sync.buckets import SealedBucket
-    from anyseal.sync.cache import Cache
 
 __all__ = [
     "Cache",
@@ -70,7 +70,7 @@ __all__ = [
 
 
 _LAZY = {
-    "Cache": ("anyseal.sync.cache", "Cache"),
+    "Cache": ("anyseal.sync._generated.core", "Cache"),
     "HttpBackend": ("anyseal.cache.backends.http", "BlockingHttpBackend"),
     "HttpSource": ("anyseal.objects.http", "BlockingHttpSource"),
     "MemcachedBackend": ("anyseal.cache.backends.memcached", "BlockingMemcachedBackend"),

@@ -1,22 +1,16 @@
-"""Leases of threads, and the one thread that renews them all."""
+"""The one thread that renews all leases of threads."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-from anyseal.cache.leases import LeaseBase
 from anyseal.errors import BackendError
 
-if TYPE_CHECKING:
-    from anyseal.sync.cache import Cache
-
-__all__ = ["Lease", "Renewer", "renewer"]
+__all__ = ["Renewer", "renewer"]
 
 logger = logging.getLogger("anyseal.cache")
 
@@ -33,12 +27,12 @@ class Renewer:
     def renew(self) -> None:
         """Begin anew; also in a forked child, where the leases and the thread are the parent's."""
         self._changed = threading.Condition()
-        self._due: dict[Lease, float] = {}
+        self._due: dict[Any, float] = {}
         self._wakes = 0.0
         """When the thread looks next."""
         self._thread: threading.Thread | None = None
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: Any) -> None:
         """Renew *lease* from now on."""
         with self._changed:
             due = self._due[lease] = time.monotonic() + lease.seconds / 3
@@ -52,7 +46,7 @@ class Renewer:
             elif due < self._wakes:
                 self._changed.notify()
 
-    def drop(self, lease: Lease) -> None:
+    def drop(self, lease: Any) -> None:
         """Renew it no more."""
         with self._changed:
             self._due.pop(lease, None)
@@ -76,10 +70,10 @@ class Renewer:
                     return
             failed = set()
             for lease in due:
-                if lease.held and lease.backend not in failed and not lease.renewed():
+                if lease.held and lease.backend not in failed and not _renewed(lease):
                     failed.add(lease.backend)  # its other leases may wait for the next round
 
-    def _wait(self, me: threading.Thread) -> list[Lease] | None:
+    def _wait(self, me: threading.Thread) -> list[Any] | None:
         """Wait until leases are due; None if the thread should end."""
         while self._thread is me:
             now = time.monotonic()
@@ -94,45 +88,17 @@ class Renewer:
         return None
 
 
+def _renewed(lease: Any) -> bool:
+    """Hold *lease* for its time from now on; return whether that could be asked for."""
+    try:
+        lease.renew()
+    except BackendError:
+        return False
+    except Exception as exc:
+        logger.warning("a lease of the cache was not renewed: %s", type(exc).__name__)
+        return False
+    return True
+
+
 renewer = Renewer()
 os.register_at_fork(after_in_child=renewer.renew)
-
-
-class Lease(LeaseBase):
-    """The right to compute one key's value, renewed while it is held for long."""
-
-    __slots__ = ()
-
-    _cache: Cache
-
-    @property
-    def backend(self) -> int:
-        """Which backend has it."""
-        return id(self._cache._backend)
-
-    def take(self, stored: Sequence[str]) -> bool:
-        """Whether nobody else has it; *stored* is where the entry may be."""
-        return self._cache._drive(self.taking(stored))
-
-    def renewed(self) -> bool:
-        """Hold it for its time from now on; whether that could be asked for."""
-        try:
-            self._cache._drive(self.renewing())
-        except BackendError:
-            return False
-        except Exception as exc:
-            logger.warning("a lease of the cache was not renewed: %s", type(exc).__name__)
-            return False
-        return True
-
-    def __enter__(self) -> Lease:
-        self._cache._leases.add(self)
-        if self.held:
-            renewer.add(self)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._cache._leases.drop(self)
-        renewer.drop(self)
-        with contextlib.suppress(BackendError):
-            self._cache._drive(self.ending())

@@ -1,0 +1,104 @@
+"""What decorated functions do with their cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyseal.cache.computation import Computation
+from anyseal.cache.entry import NONE, Entry, function_key
+from anyseal.cache.function import CachedFunction
+from anyseal.cache.herd import Herd
+from anyseal.cache.options import tag_names
+from anyseal.cache.policy import UNSET
+from anyseal.cache.shelf import Shelf
+from anyseal.cache.values import INLINE_DECODE_BYTES, Values
+from anyseal.errors import FormatError
+
+__all__ = ["Calls"]
+
+
+class Calls:
+    """The calls of the functions that are decorated with one cache."""
+
+    def __init__(self, shelf: Shelf, values: Values, herd: Herd) -> None:
+        self._shelf = shelf
+        self._values = values
+        self._herd = herd
+
+    async def call(self, function: CachedFunction, args: Any, kwargs: Any) -> Any:
+        """The result of a call: the one that is cached, or else the function's own."""
+        key, partition = function.key(args, kwargs), function.partition(args, kwargs)
+        shelf = self._shelf
+        if shelf.local is not None:
+            value = self._hit(function, shelf.local_entry(partition, key), "local_hits")
+            if value is not UNSET:
+                return value
+        entry = await shelf.found(partition, key)
+        value = self._hit(function, entry, "hits")
+        if value is not UNSET:
+            return value
+        return await self._herd.value(self._work(function, partition, key, args, kwargs), entry)
+
+    def _hit(self, function: CachedFunction, entry: Entry | None, what: str) -> Any:
+        """The result in *entry*, if it is a usual one; UNSET if the herd must look at it."""
+        if (
+            entry is None
+            or entry.kind > NONE
+            or entry.fresh_until
+            or len(entry.payload) > INLINE_DECODE_BYTES
+        ):
+            return UNSET
+        try:
+            value = self._shelf.payloads.decoded(entry.kind, entry.payload, function.type)
+        except FormatError:  # its annotation is wrong: the long way tells, and never fails
+            return UNSET
+        self._shelf.observer.count(what)
+        function.info.hits += 1
+        return value
+
+    def _work(
+        self, function: CachedFunction, partition: str, key: bytes, args: Any, kwargs: Any,
+        *, force: bool = False,
+    ) -> Computation:  # fmt: skip
+        """How to compute the result of a call."""
+        call, tags = function.function, function.tags
+        carried = tag_names(tags(*args, **kwargs)) if callable(tags) else tags
+        if self._shelf.everywhere and function.named_by_arguments:
+            carried = (*carried, function.clear_tag)
+        return Computation(
+            partition=partition,
+            key=key,
+            factory=lambda: call(*args, **kwargs),
+            tags=carried,
+            type=function.type,
+            force=force,
+            **function.how,
+        )
+
+    async def invalidate(self, function: CachedFunction, args: Any, kwargs: Any) -> bool:
+        """Delete the entry of these arguments; return whether it existed."""
+        partition, key = function.partition(args, kwargs), function.key(args, kwargs)
+        return bool(await self._shelf.entries.delete(partition, [key]))
+
+    async def refresh(self, function: CachedFunction, args: Any, kwargs: Any) -> Any:
+        """Call the function and replace the entry of these arguments."""
+        partition, key = function.partition(args, kwargs), function.key(args, kwargs)
+        work = self._work(function, partition, key, args, kwargs, force=True)
+        return await self._herd.value(work)
+
+    async def clear(self, function: CachedFunction, partition: Any) -> int:
+        """Delete all entries of the function in one partition; return how many."""
+        shelf, partition = self._shelf, function.whole(partition)
+        function.check_clearing()
+        prefix = function_key(function.name, b"")
+        shelf.leases.revoke_all(partition, prefix)
+        if shelf.everywhere:
+            await shelf.tags.delete(partition, function.clear_tag)
+            shelf.leases.revoke_tags(partition, [function.clear_tag])
+            return 0
+        names = await shelf.keys.names(partition)
+        shelf.copies.clear(partition)
+        deleted = await shelf.guard.sweep(names.function_prefixes(function.name))
+        shelf.copies.clear(partition)
+        shelf.leases.part_all(partition, prefix)
+        return deleted

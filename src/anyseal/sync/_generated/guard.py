@@ -1,0 +1,95 @@
+# Made from anyseal/cache/guard.py by .ci/generate_sync.py: do not edit.
+"""Calls of a backend: each within its time, and counted by the breaker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from anyseal.cache.breaker import Breaker
+from anyseal.cache.entry import LOCK
+from anyseal.cache.policy import CachePolicy
+from anyseal.cache.stats import Observer
+from anyseal.errors import BackendError
+from anyseal.sync.kit import fail_after, last_steps
+
+__all__ = ["Guard"]
+
+T = TypeVar("T")
+
+SCAN_BATCH = 1000
+"""Names that are deleted in one call."""
+
+
+class Guard:
+    """Makes the calls of one backend.
+
+    Args:
+        backend: Its methods are given to :meth:`__call__`.
+        breaker: Told of each outcome; while it is open, no call is made.
+        observer: Told of each failure.
+        policy: The cache's.
+        timeout: Seconds for one call; None where the backend bounds its calls itself.
+    """
+
+    __slots__ = ("_breaker", "_observer", "_timeout", "backend", "policy")
+
+    def __init__(
+        self, backend: Any, *, breaker: Breaker, observer: Observer, policy: CachePolicy,
+        timeout: float | None,
+    ) -> None:  # fmt: skip
+        self.backend = backend
+        self.policy = policy
+        self._breaker = breaker
+        self._observer = observer
+        self._timeout = timeout
+
+    def __call__(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """The answer to one call. Raises BackendError."""
+        probe = self._breaker.enter()
+        try:
+            if self._timeout is None:
+                result = call(*args, **options)
+            else:
+                with fail_after(self._timeout):
+                    result = call(*args, **options)
+        except (BackendError, TimeoutError, OSError) as exc:
+            error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
+            self._observer.failed(error)
+            self._breaker.failed(error, probe)
+            raise error from (None if error is exc else exc)
+        except BaseException:
+            self._breaker.left(probe)
+            raise
+        self._breaker.succeeded(probe)
+        return result
+
+    def sweep(self, prefixes: Iterable[str]) -> int:
+        """Delete all names that begin with one of *prefixes*; return how many.
+
+        First the leases: a scan may miss what is stored under one that still holds. Each step of
+        the scan is a call of the backend like others.
+        """
+        if self.policy.lease is not None:
+            self._swept(prefixes, "}" + LOCK)
+        return self._swept(prefixes)
+
+    def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
+        deleted = 0
+        for prefix in dict.fromkeys(prefixes):
+            pages = iter(self.backend.scan(prefix))
+            try:
+                while (page := self(next, pages, None)) is not None:
+                    names = [name for name in page if name.endswith(suffix)]
+                    for at in range(0, len(names), SCAN_BATCH):
+                        batch = names[at : at + SCAN_BATCH]
+                        deleted += self(self.backend.delete_many, batch)
+            finally:  # also of a scan that broke off: it may hold a connection
+                if hasattr(pages, "aclose"):
+                    with last_steps(self.policy.timeout):
+                        pages.close()
+        return deleted
+
+
+def said(error: BaseException) -> str:
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
