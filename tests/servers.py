@@ -140,6 +140,22 @@ class Database:
         """End it without letting it say goodbye."""
         self._stop(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Let it and its children answer nobody; the system still acknowledges what they get."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        for pid in reversed(self._pids()):
+            os.kill(pid, signal.SIGCONT)
+
+    def _pids(self) -> list[int]:
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
     def close(self) -> None:
         """End it and remove its files."""
         self._stop(signal.SIGKILL)

@@ -41,6 +41,7 @@ __all__ = [
     "run_waiting",
     "settle",
     "wait",
+    "waiting_limiter",
 ]
 
 T = TypeVar("T")
@@ -126,8 +127,14 @@ async def run_waiting(function: Callable[[*Ts], T], *args: *Ts) -> T:
     hangs. A cancelled caller does not wait: the call goes on unheard, so it must do all or nothing
     and end by itself.
     """
-    limiter = _limiter(_waiting, WAITING_CALLS)
-    return await anyio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(
+        function, *args, limiter=waiting_limiter(), abandon_on_cancel=True
+    )
+
+
+def waiting_limiter() -> anyio.CapacityLimiter:
+    """What limits the calls of this event loop that wait in threads."""
+    return _limiter(_waiting, WAITING_CALLS)
 
 
 async def settle(function: Callable[[*Ts], object], *args: *Ts) -> None:

@@ -25,6 +25,7 @@ from anyio.lowlevel import current_token
 
 from anyseal.errors import AnysealError
 from anyseal.flight import set_elsewhere
+from anyseal.offload import waiting_limiter
 from anyseal.tasks import Detached
 
 __all__ = ["LEFT_MAX", "Bounds"]
@@ -156,7 +157,8 @@ class _Call:
             if inspect.iscoroutinefunction(self._function):
                 result = await self._function(*self._args)
             else:
-                result = await self._in_thread()
+                async with waiting_limiter():
+                    result = await self._in_thread()
                 if inspect.isawaitable(result):
                     result = await result
             self.results.append(result)

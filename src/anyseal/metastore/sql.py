@@ -10,15 +10,18 @@ import contextlib
 import json
 import os
 import threading
-import time
 import weakref
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
+import anyio
+
 from anyseal import offload
-from anyseal.errors import ConfigurationError, MetastoreError, MissingExtraError
+from anyseal.deadline import current
+from anyseal.errors import AnysealError, ConfigurationError, MetastoreError, MissingExtraError
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
+from anyseal.patience import Bounds
 from anyseal.ports import KeyRecord
 from anyseal.record import encode_key_record
 
@@ -31,6 +34,7 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("the SQL metastore needs SQLAlchemy", "anyseal[sql]") from _exc
 
 from anyseal.metastore import _urls
+from anyseal.metastore._connections import arguments, in_time, limit_idle_time, make_engine
 from anyseal.metastore._dialects import Dialect, Statements, dialect
 
 __all__ = ["SqlMetastore"]
@@ -39,9 +43,9 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _PAGE = 500
-_GRACE_SECONDS = 2.0
-"""So that a server which gives up waiting for a lock can still say so."""
-_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql"}
+_SHUT_AT, _LEFT_AT = 1.2, 1.35
+"""Of the timeout: when the connection is shut down, and when the caller waits no more for its
+thread. Later than the timeout, so that a server which gives up waiting for a lock can say so."""
 
 _live: weakref.WeakSet[SqlMetastore] = weakref.WeakSet()
 _inherited: list[sa.pool.Pool] = []
@@ -119,6 +123,8 @@ class SqlMetastore:
         self._where = (url.host, url.database)
         self._secrets = [url.password] if isinstance(url.password, str) and url.password else []
         self._own = own
+        self._timeout = timeout
+        self._bounds = Bounds(None if timeout is None else timeout * _LEFT_AT, MetastoreError)
         self._closed = False
         self._lock = threading.Lock()
         self._statements: Statements | None = None
@@ -131,9 +137,9 @@ class SqlMetastore:
             if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
                 pool_max_open = pool_max_idle = 1  # the database is the connection
                 pool_max_lifetime = pool_max_idle_time = None
-            self._engine = _engine(
+            self._engine = make_engine(
                 url,
-                {**_arguments(driver, timeout, url.query), **connect_args},
+                {**arguments(driver, timeout, url.query), **connect_args},
                 poolclass=sa.pool.QueuePool,
                 pool_size=pool_max_idle,
                 max_overflow=pool_max_open - pool_max_idle if pool_max_open else -1,
@@ -142,7 +148,7 @@ class SqlMetastore:
             )
             sa.event.listen(self._engine, "connect", self._on_connect)
             if pool_max_idle_time:
-                _limit_idle_time(self._engine, pool_max_idle_time)
+                limit_idle_time(self._engine, pool_max_idle_time)
         _live.add(self)
 
     @classmethod
@@ -177,23 +183,23 @@ class SqlMetastore:
 
     async def load(self, key_id: str, created: int) -> KeyRecord | None:
         """The record with exactly this id and time, or None."""
-        return await offload.run_waiting(self._load, key_id, created)
+        return await self._waiting("load", self._load, key_id, created)
 
     async def load_latest(self, key_id: str) -> KeyRecord | None:
         """The record with this id and the latest time, or None."""
-        return await offload.run_waiting(self._load_latest, key_id)
+        return await self._waiting("load", self._load_latest, key_id)
 
     async def store(self, record: KeyRecord) -> bool:
         """Insert *record* unless its id and time are taken; whether it was inserted."""
         check_storable(record)
-        return await offload.run_waiting(self._store, record)
+        return await self._waiting("store", self._store, record)
 
     async def records(self, key_id_prefix: str = "") -> AsyncGenerator[KeyRecord, None]:
         """All records whose id begins with *key_id_prefix*, by id (in the database's collation)
         and time. Read in pages; no connection is held between them."""
         last: tuple[str, Any] | None = None
         while True:
-            rows, last = await offload.run_waiting(self._page, key_id_prefix, last)
+            rows, last = await self._waiting("records", self._page, key_id_prefix, last)
             for record in rows:
                 yield record
             if last is None:
@@ -201,26 +207,32 @@ class SqlMetastore:
 
     async def versions(self, key_id: str) -> AsyncGenerator[KeyRecord, None]:
         """All records with exactly this id, oldest first."""
-        for record in await offload.run_waiting(self._versions, key_id):
+        for record in await self._waiting("records", self._versions, key_id):
             yield record
 
     async def revoke(self, key_id: str, created: int) -> bool:
         """Mark a record as revoked; whether it was there."""
-        return await offload.run_waiting(self._revoke, key_id, created)
+        return await self._waiting("revoke", self._revoke, key_id, created)
 
     async def delete(self, key_id: str, created: int) -> bool:
         """Delete a record; whether it was there."""
-        return await offload.run_waiting(self._delete, key_id, created)
+        return await self._waiting("delete", self._delete, key_id, created)
 
     async def create_table(self) -> None:
         """Create the table if it does not exist. Needs the right to do so."""
-        await offload.run_waiting(self._create)
+        await self._waiting("create_table", self._create)
 
     async def aclose(self) -> None:
         """Close the connections, unless they belong to an engine that was passed. Idempotent."""
         self._closed = True
         if self._own:
-            await offload.run_waiting(self._engine.dispose)
+            with anyio.move_on_after(self._timeout):
+                await offload.run_waiting(self._engine.dispose)
+
+    async def _waiting(self, what: str, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """The result of *function*, from a thread that is not waited for much too long."""
+        result: T = await self._bounds.call(what, function, *args)
+        return result
 
     # ---- In a worker thread --------------------------------------------------------------
 
@@ -329,7 +341,9 @@ class SqlMetastore:
             raise MetastoreError(f"{operation}: the metastore is closed", retryable=False)
         pool = self._engine.pool
         try:
-            with self._engine.connect() as connection:
+            with in_time(
+                self._engine, None if self._timeout is None else self._timeout * _SHUT_AT
+            ) as connection:
                 if not self._own:
                     connection.execution_options(isolation_level="AUTOCOMMIT")
                     for told in self._session:
@@ -340,7 +354,11 @@ class SqlMetastore:
             if not error.retryable:
                 self._statements = None  # look at the table again: it may get mended
             raise error from (getattr(exc, "orig", None) or exc)
-        except OSError as exc:  # from a driver that did not wrap it
+        except TimeoutError as exc:
+            raise MetastoreError(f"{operation}: no answer in {self._timeout or 0:g} s") from exc
+        except AnysealError:
+            raise
+        except Exception as exc:  # from a driver that did not wrap it: OSError, or it was confused
             raise MetastoreError(f"{operation}: {type(exc).__name__}") from exc
         finally:
             if self._closed and self._own:
@@ -351,7 +369,10 @@ class SqlMetastore:
         statements = self._statements
         if statements is not None:
             return statements
-        with self._lock:
+        limit = current()
+        if not self._lock.acquire(timeout=-1 if limit is None else limit.left()):
+            raise TimeoutError
+        try:
             if self._create_table:
                 connection.exec_driver_sql(self._dialect.ddl())
             result = connection.exec_driver_sql(self._dialect.probe())
@@ -362,6 +383,8 @@ class SqlMetastore:
             if probe_unique is not None:
                 self._dialect.check_unique(connection.exec_driver_sql(probe_unique).all())
             self._statements = statements = self._dialect.statements(description)
+        finally:
+            self._lock.release()
         return statements
 
     def _on_connect(self, connection: Any, _record: object) -> None:
@@ -404,57 +427,3 @@ def _without_revoked(stored: str | bytes) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(stored)
     fields.pop("Revoked", None)
     return fields
-
-
-def _arguments(driver: str, timeout: float | None, given: Mapping[str, object]) -> dict[str, Any]:
-    """The driver's arguments, but for what the URL says itself."""
-    arguments: dict[str, Any] = {}
-    if driver == "pysqlite":
-        arguments["check_same_thread"] = False  # the pool gives a connection to one at a time
-    if driver == "psycopg":
-        # No prepared statements: a pooler in between may serve each one from another session.
-        arguments["prepare_threshold"] = None
-    if timeout is not None:
-        if driver == "psycopg":
-            arguments["connect_timeout"] = max(2, round(timeout))
-            arguments["tcp_user_timeout"] = int(timeout * 1000)
-        elif driver == "pymysql":
-            arguments["connect_timeout"] = timeout
-            arguments["read_timeout"] = arguments["write_timeout"] = timeout + _GRACE_SECONDS
-        else:
-            arguments["timeout"] = timeout
-    return {name: value for name, value in arguments.items() if name not in given}
-
-
-def _engine(url: sa.URL, connect_args: dict[str, Any], **options: Any) -> sa.Engine:
-    try:
-        return sa.create_engine(
-            url,
-            connect_args=connect_args,
-            isolation_level="AUTOCOMMIT",
-            pool_pre_ping=True,
-            pool_reset_on_return=None,
-            hide_parameters=True,
-            **options,
-        )
-    except ImportError as exc:
-        extra = _EXTRAS.get(url.get_driver_name(), "sql")
-        raise MissingExtraError.of(
-            f"{url.get_driver_name()} is not installed", f"anyseal[{extra}]"
-        ) from exc
-    except (sa.exc.ArgumentError, TypeError, ValueError):
-        raise ConfigurationError("connection string: SQLAlchemy does not accept it") from None
-
-
-def _limit_idle_time(engine: sa.Engine, seconds: float) -> None:
-    def leave(_connection: object, record: Any) -> None:
-        record.info["anyseal_idle_since"] = time.monotonic()
-
-    def take(_connection: object, record: Any, _proxy: object) -> None:
-        since = record.info.get("anyseal_idle_since")
-        if since is not None and time.monotonic() - since > seconds:
-            del record.info["anyseal_idle_since"]
-            raise sa.exc.DisconnectionError
-
-    sa.event.listen(engine, "checkin", leave)
-    sa.event.listen(engine, "checkout", take)
