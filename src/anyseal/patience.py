@@ -28,7 +28,7 @@ from anyseal.flight import set_elsewhere
 from anyseal.offload import waiting_limiter
 from anyseal.tasks import Detached
 
-__all__ = ["LEFT_MAX", "Bounds"]
+__all__ = ["LEFT_MAX", "Bounds", "Progress"]
 
 LEFT_MAX = 8
 """Calls of one service that may hang at the same time, past their deadline."""
@@ -114,6 +114,39 @@ class Bounds:
             if self._seconds < math.inf
             else f"{what}: the event loop ended the call"
         )
+
+
+class Progress:
+    """Sees that a loop over pages comes to an end.
+
+    Args:
+        what: Names the loop in errors.
+        failed: Makes the error, from its text.
+        empty_max: Pages in a row that may be empty.
+    """
+
+    def __init__(
+        self, what: str, failed: Callable[[str], Exception], *, empty_max: int = 1000
+    ) -> None:
+        self._what = what
+        self._failed = failed
+        self._empty_max = empty_max
+        self._empty = 0
+        self._seen: set[int] = set()
+
+    def advance(self, marker: Any, *, found: int) -> None:
+        """A page came, with so much in it; the next one begins at *marker* (None: the end).
+
+        Raises:
+            Exception: Made by *failed*: the loop was at *marker* before, or gets nowhere.
+        """
+        if marker is None:
+            return
+        self._empty = 0 if found else self._empty + 1
+        name = hash(repr(marker))  # a listing may have a million pages: keep little of each
+        if name in self._seen or self._empty > self._empty_max:
+            raise self._failed(f"{self._what}: the pages do not come to an end: the server repeats")
+        self._seen.add(name)
 
 
 async def _end(task: Detached, seconds: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ __all__ = ["Line", "arguments", "in_time", "limit_idle_time", "make_engine"]
 ANSWER_MAX_BYTES = 32 << 20
 """What a call may receive: more than a page of 500 of the longest records that are usual."""
 
+_SQLITE_MAX_BYTES = 1 << 20
 _GRACE_SECONDS = 2.0
 """So that a server which gives up waiting for a lock can still say so."""
 _EXTRAS = {"psycopg": "postgres", "pymysql": "mysql"}
@@ -186,6 +188,8 @@ def _connect(dialect: Any, _record: object, args: Any, kwargs: Any) -> Any:
             made.connect(_dialled(dialect.loaded_dbapi, made, limit))
     else:
         made = dialect.loaded_dbapi.connect(*args, **kwargs)
+    if dialect.driver == "pysqlite":  # which would read a row of any size
+        made.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _SQLITE_MAX_BYTES)
     try:
         if line is not None:
             line.use(made)

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.elements import TextClause
 
 from anyseal.errors import ConfigurationError, FormatError, MetastoreError
+from anyseal.metastore._rules import RECORD_MAX_BYTES
 
 __all__ = ["Dialect", "MySql", "PostgreSql", "Sqlite", "Statements", "dialect"]
 
@@ -112,7 +113,8 @@ class Dialect:
         octets: str = "{}",
     ) -> Statements:
         table = self.table
-        columns = f"id, {read_time}, {record}"
+        # No more of a record than is looked at: any row may be huge.
+        columns = f"id, {read_time}, substr({record}, 1, {RECORD_MAX_BYTES + 1})"
         row = f"{same_id} AND created = {time}"
         page = f"SELECT {columns} FROM {table} WHERE {prefix}"  # noqa: S608
         order = " ORDER BY id, created LIMIT :limit"

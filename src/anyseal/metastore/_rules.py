@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from anyseal.errors import FormatError, MetastoreError
 from anyseal.ports import KeyRecord
 from anyseal.record import decode_key_record
 
-__all__ = ["MAX_CREATED", "check_storable", "decode", "is_key_id", "is_time"]
+__all__ = ["MAX_CREATED", "RECORD_MAX_BYTES", "check_storable", "decode", "is_key_id", "is_time"]
 
 MAX_CREATED = 253_402_300_799
 """The last second of the year 9999: no database can say a later one."""
+
+RECORD_MAX_BYTES = 1 << 17
+"""The longest key record that is looked at: twice what holds the longest wrapped key."""
 
 _GUARD_PREFIX = "__asherah_internal_config_drift_guard_v1__:"
 """Peers may keep a row with such an id in the same table. It is not a key, and not ours."""
 
 
-def is_key_id(key_id: str) -> bool:
+def is_key_id(key_id: object) -> bool:
     """Whether a row with this id can be a key. A sealed record may name anything."""
-    if not key_id or "\0" in key_id or key_id.startswith(_GUARD_PREFIX):
+    if (
+        not isinstance(key_id, str)
+        or not key_id
+        or "\0" in key_id
+        or key_id.startswith(_GUARD_PREFIX)
+    ):
         return False
     try:
         key_id.encode()
@@ -47,13 +53,17 @@ def check_storable(record: KeyRecord) -> None:
         raise MetastoreError("store: a parent has both an id and a time", retryable=False)
 
 
-def decode(key_id: str, created: int, stored: str | bytes | dict[str, Any]) -> KeyRecord:
+def decode(key_id: str, created: int, stored: object) -> KeyRecord:
     """The record in the row (*key_id*, *created*).
 
     Raises:
         FormatError: It is none. Names the row.
     """
     try:
+        if not isinstance(stored, str | bytes | bytearray | memoryview | dict):
+            raise FormatError(f"the key record is of type {type(stored).__name__}")
+        if not isinstance(stored, dict) and len(stored) > RECORD_MAX_BYTES:
+            raise FormatError("the key record is too long")
         return decode_key_record(key_id, created, stored)
     except FormatError as exc:
         raise FormatError(f"key record {key_id!r} of {created}: {exc}") from None

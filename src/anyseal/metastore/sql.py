@@ -21,7 +21,7 @@ from anyseal import offload
 from anyseal.deadline import current
 from anyseal.errors import AnysealError, ConfigurationError, MetastoreError, MissingExtraError
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
-from anyseal.patience import Bounds
+from anyseal.patience import Bounds, Progress
 from anyseal.ports import KeyRecord
 from anyseal.record import encode_key_record
 
@@ -73,8 +73,9 @@ class SqlMetastore:
             are asked for when they forward writes.
         time_zone: MySQL and MariaDB only: the sessions' time zone. The times in the table are
             UTC; another zone is for tables that were filled through sessions in that zone.
-        timeout: Seconds to wait for a connection, and for the answer to a statement. None: no
-            limit but the driver's.
+        timeout: Seconds for one call: to get a connection, and for the answers. At 1.2 of it the
+            connection is shut down and thrown away, whatever the server does; at 1.35 the caller
+            gets its error, also if the driver does not return. None: no limit but the driver's.
         pool_max_open: Connections at most; None or 0: no limit.
         pool_max_idle: Connections kept open: at least 1, at most *pool_max_open*.
         pool_max_lifetime: Seconds after which a connection is replaced; None or 0: never.
@@ -198,8 +199,10 @@ class SqlMetastore:
         """All records whose id begins with *key_id_prefix*, by id (in the database's collation)
         and time. Read in pages; no connection is held between them."""
         last: tuple[str, Any] | None = None
+        pages = Progress("records", MetastoreError)
         while True:
             rows, last = await self._waiting("records", self._page, key_id_prefix, last)
+            pages.advance(last, found=len(rows))
             for record in rows:
                 yield record
             if last is None:
