@@ -23,7 +23,7 @@ import sqlalchemy.exc
 import sqlalchemy.pool
 
 from anyseal.deadline import bounded, current, deadline
-from anyseal.errors import AnysealError, ConfigurationError
+from anyseal.errors import AnysealError, ConfigurationError, MissingExtraError
 
 __all__ = ["Line", "arguments", "in_time", "limit_idle_time", "make_engine"]
 
@@ -161,8 +161,8 @@ def make_engine(url: sa.URL, connect_args: dict[str, Any], **options: Any) -> sa
         )
     except ImportError as exc:
         extra = _EXTRAS.get(url.get_driver_name(), "sql")
-        raise ConfigurationError(
-            f"{url.get_driver_name()} is not installed: pip install 'anyseal[{extra}]'"
+        raise MissingExtraError.of(
+            f"{url.get_driver_name()} is not installed", f"anyseal[{extra}]"
         ) from exc
     except (sa.exc.ArgumentError, TypeError, ValueError):
         raise ConfigurationError("connection string: SQLAlchemy does not accept it") from None
