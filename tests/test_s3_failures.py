@@ -182,6 +182,166 @@ async def test_completion_that_the_network_spoils(
     assert [] == await off_loop(bucket.uploads)
 
 
+ONCE_MORE = [
+    (400, "BadDigest"),
+    (400, "ExpiredToken"),
+    (400, "IncompleteBody"),
+    (400, "RequestTimeout"),
+    (400, "XAmzContentSHA256Mismatch"),
+    (500, "InternalError"),
+    (503, "SlowDown"),
+    "reset",
+    "lost",
+]
+"""What ends no operation when it happens once."""
+
+
+async def copy(bucket: SealedBucket, name: str, plain: bytes) -> None:
+    """Of a size that S3 copies in parts here."""
+    await bucket.put(f"original {name[0]}", plain)
+    await bucket.copy(f"original {name[0]}", name, if_none_match=True)
+
+
+REQUESTS: dict[str, tuple[Callable[..., Any], int, Callable[[Request], bool]]] = {
+    "put": (put, 1000, lambda request: request.method == "PUT"),
+    "part": (put, len(PLAIN), lambda request: "partNumber=1&" in f"{request.path}&"),
+    "create": (put, len(PLAIN), lambda request: "?uploads" in request.path),
+    "complete": (
+        put,
+        len(PLAIN),
+        lambda request: request.method == "POST" and "uploadId" in request.path,
+    ),
+    "create by workers": (upload, len(PLAIN), lambda request: "?uploads" in request.path),
+    "complete by workers": (
+        upload,
+        len(PLAIN),
+        lambda request: request.method == "POST" and "uploadId" in request.path,
+    ),
+    "copy": (
+        copy,
+        1000,
+        lambda request: request.method == "PUT" and "original" not in request.path,
+    ),
+}
+
+
+@on_one_loop
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_request_that_fails_once_is_sent_again(
+    bucket: Bucket, proxy: S3Proxy, key: Key, name: str
+) -> None:
+    """An answer that one more attempt cures, or none at all, must not end an upload of an hour;
+    and of a creation that was not answered, nothing is left."""
+    writer, size, matches = REQUESTS[name]
+    async with connected(proxy.url, bucket.name, key) as sealed:
+        for number, act in enumerate(ONCE_MORE if size == 1000 else ONCE_MORE[:2]):
+            spoilt: list[Request] = []
+
+            def behave(request: Request, act: Any = act, spoilt: Any = spoilt) -> Any:
+                if matches(request) and not spoilt:
+                    spoilt.append(request)
+                    return act
+                return None
+
+            proxy.behave = behave
+            await writer(sealed, f"{number}k", PLAIN[:size])
+            assert 1 == len(spoilt), act
+            assert PLAIN[:size] == await off_loop(bucket.read, f"{number}k", key), act
+    assert [] == await off_loop(bucket.uploads)
+
+
+@on_both_transports
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(
+    ("writer", "kind", "fails"),
+    [
+        ("put", "twice", False),
+        ("put", "twice", True),
+        ("put", "lost", False),
+        ("put", "lost", True),
+        ("upload", "lost", False),
+    ],
+)
+async def test_creation_that_the_network_spoils_leaves_no_upload(
+    bucket: Bucket, proxy: S3Proxy, key: Key, writer: str, kind: str, fails: bool
+) -> None:
+    """A stray has no owner: without a lifecycle rule it stays for ever.
+
+    An upload of the same key that already has a part is another process's, and stays.
+    """
+    theirs = await off_loop(
+        functools.partial(bucket.client.create_multipart_upload, Bucket=bucket.name, Key="k")
+    )
+    part = {"Bucket": bucket.name, "Key": "k", "UploadId": theirs["UploadId"]}
+    await off_loop(
+        functools.partial(bucket.client.upload_part, **part, PartNumber=1, Body=b"theirs")
+    )
+    asked: list[Request] = []
+
+    def behave(request: Request) -> int | str | None:
+        if request.method == "POST" and "?uploads" in request.path:
+            asked.append(request)
+            return kind if len(asked) == 1 else None
+        return 403 if fails and "partNumber=2" in request.path else None
+
+    proxy.behave = behave
+    async with connected(proxy.url, bucket.name, key) as sealed:
+        if fails:
+            with pytest.raises(SourceError):
+                await WRITERS[writer](sealed, "k", PLAIN)
+        else:
+            await WRITERS[writer](sealed, "k", PLAIN)
+            assert PLAIN == await off_loop(bucket.read, "k", key)
+    assert ["k"] == await off_loop(bucket.uploads)
+    await off_loop(functools.partial(bucket.client.abort_multipart_upload, **part))
+    assert [] == await off_loop(bucket.uploads)
+
+
+@on_one_loop
+@pytest.mark.usefixtures("no_pauses")
+async def test_creation_that_is_never_answered_leaves_no_upload(
+    bucket: Bucket, proxy: S3Proxy, key: Key
+) -> None:
+    """The put fails, and what its attempts have begun is ended."""
+
+    def behave(request: Request) -> str | None:
+        return "lost" if request.method == "POST" else None
+
+    proxy.behave = behave
+    async with connected(proxy.url, bucket.name, key, attempts=3) as sealed:
+        for writer in WRITERS.values():
+            with pytest.raises(SourceError):
+                await writer(sealed, "k", PLAIN)
+            assert [] == await off_loop(bucket.uploads)
+
+
+@on_one_loop
+async def test_puts_of_one_key_at_the_same_time_end_none_of_each_other(
+    bucket: Bucket, proxy: S3Proxy, key: Key
+) -> None:
+    """Also if one of another process takes an upload for its stray: the put begins again."""
+    aborted: list[str] = []
+
+    def behave(request: Request) -> str | None:
+        if "partNumber=" in request.path and not aborted:
+            upload_id = request.path.partition("uploadId=")[2].partition("&")[0]
+            aborted.append(upload_id)
+            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key="k", UploadId=upload_id)
+        return None
+
+    async with connected(proxy.url, bucket.name, key, concurrency=1) as sealed:
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(put, sealed, "k", PLAIN)
+        assert PLAIN == await off_loop(bucket.read, "k", key)
+        proxy.behave = behave
+        await put(sealed, "k", PLAIN[::-1])
+    assert 1 == len(aborted)
+    assert PLAIN[::-1] == await off_loop(bucket.read, "k", key)
+    assert [] == await off_loop(bucket.uploads)
+
+
 # ---- The server ----------------------------------------------------------------------------
 
 

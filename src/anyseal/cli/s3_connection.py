@@ -114,6 +114,12 @@ class Place:
         return f"s3://{self.bucket}/{self.key}"
 
 
+def _code(text: str) -> tuple[str, str]:
+    """Where an error happened and S3's word for it, without what else the message says."""
+    match = re.fullmatch(r"(.*): (\w+)(?: \([^()]*\))?", text, re.DOTALL)
+    return (match[1], match[2]) if match else (text, "")
+
+
 @contextlib.contextmanager
 def about_place(place: Place) -> Iterator[None]:
     """Say which object an error is about, in the words of the command line."""
@@ -124,7 +130,7 @@ def about_place(place: Place) -> Iterator[None]:
     except PreconditionFailedError:
         raise CliError(f"{place} was changed by someone else meanwhile", 1) from None
     except (ConfigurationError, SourceError) as exc:
-        where, _, code = str(exc).rpartition(": ")
+        where, code = _code(str(exc))
         if code == "NoSuchBucket":  # of a copy, it may be that of the other end
             bucket = where.partition(" ")[2].partition("/")[0] or place.bucket
             raise CliError(f"s3://{bucket}: no such bucket", 1) from None

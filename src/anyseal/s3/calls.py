@@ -281,13 +281,16 @@ class Calls:
         body = body if isinstance(body, Body) else Body((body,))
         return await self.call("put_object", Key=key, Body=body, **parameters)
 
-    async def create_upload(self, key: str, **parameters: Any) -> str:
-        """CreateMultipartUpload; returns the upload id.
+    async def create_upload(
+        self, key: str, attempted: Callable[[], object] = lambda: None, **parameters: Any
+    ) -> str:
+        """CreateMultipartUpload; returns the upload id. *attempted* is called for each attempt.
 
         One that was made for a caller who is cancelled meanwhile is aborted.
         """
 
         async def create() -> str:
+            attempted()
             answer = await self._call("create_multipart_upload", Key=key, **parameters)
             return str(answer["UploadId"])
 

@@ -14,6 +14,7 @@ from anyseal.s3.body import Body
 from anyseal.s3.calls import Calls
 from anyseal.s3.landing import Landing
 from anyseal.s3.sealing import SealedPart, SealedParts
+from anyseal.s3.strays import Creation
 from anyseal.tasks import each_awaited, uninterrupted
 
 __all__ = ["Span", "Upload"]
@@ -40,6 +41,10 @@ class Upload:
         self._calls = calls
         self._key = key
         self._concurrency = concurrency
+        self._creation = Creation(calls, key)
+        self._parameters: dict[str, Any] = {}
+        self._begun_again = False
+        self._beginning = anyio.Lock()
         self._upload_id: str | None = None
         self._etags: dict[int, str] = {}
         self._checksums: dict[int, Mapping[str, str]] = {}
@@ -56,7 +61,9 @@ class Upload:
         """Begin it. If it was begun for a cancelled caller, ``abort`` still finds it."""
 
         async def create() -> None:
-            self._upload_id = await self._calls.create_upload(self._key, **parameters)
+            self._upload_id = await self._creation.run(**parameters)
+
+        self._parameters = parameters
 
         await uninterrupted(create)
 
@@ -76,9 +83,7 @@ class Upload:
         async def upload(part: SealedPart) -> None:
             try:
                 body = Body(part.blocks)
-                etag = await self._calls.upload_part(
-                    self._key, self.upload_id, part.number, body, **part.checksum
-                )
+                etag = await self._upload_part(part, body)
                 self.add(part.number, etag, part.checksum)
                 sent(part.size)
             except Exception as exc:
@@ -96,11 +101,33 @@ class Upload:
                     await slots.acquire()
                     group.start_soon(upload, part)
                     del part  # its task lets go of it when it is uploaded
+                group.start_soon(self._creation.end_strays, self.upload_id)
             except Exception as exc:
                 errors.append(exc)
                 group.cancel_scope.cancel()
         if errors:
             raise errors[0]
+
+    async def _upload_part(self, part: SealedPart, body: Body) -> str:
+        """The same bytes once more, in a new upload, if this one ended before any part arrived:
+        another process took it for a stray of its own."""
+
+        async def upload(upload_id: str) -> str:
+            return await self._calls.upload_part(
+                self._key, upload_id, part.number, body, **part.checksum
+            )
+
+        upload_id = self.upload_id
+        try:
+            return await upload(upload_id)
+        except UploadNotFoundError:
+            async with self._beginning:
+                if upload_id == self.upload_id:
+                    if self._etags or self._begun_again:
+                        raise
+                    self._begun_again = True
+                    await self.begin(**self._parameters)
+            return await upload(self.upload_id)
 
     async def copy(self, source: Mapping[str, str], spans: Iterator[Span], etag: str) -> None:
         """Have S3 copy parts out of *source*, while *etag* is its entity tag."""
@@ -112,6 +139,7 @@ class Upload:
             self.add(number, *copied)
 
         await each_awaited(part, spans, self._concurrency)
+        await self._creation.end_strays(self.upload_id)
 
     async def complete(self, landing: Landing | None, **conditions: Any) -> Any:
         """Make the object visible; returns S3's answer.
@@ -149,6 +177,7 @@ class Upload:
 
     async def _abort(self) -> None:
         calls = self._calls.of_bucket(self._calls.bucket, attempts=ABORT_ATTEMPTS)
+        await self._creation.end_strays(self.upload_id)
         try:
             for _ in range(3):
                 await calls.abort_upload(self._key, self.upload_id)

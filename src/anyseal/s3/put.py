@@ -113,7 +113,7 @@ class PutCalls(BucketBase):
             ValueError: An object of more than 5 TiB, metadata of more than 2 KiB, or another
                 argument that is out of bounds.
 
-        Cost: one request up to *part_size*; above, one for each part and two more. Memory for
+        Cost: one request up to *part_size*; above, one for each part and three more. Memory for
             *concurrency* + 1 parts. Of unknown length, parts grow after the first 1,000.
         """
         sealed_context = self._context(key, context)

@@ -27,6 +27,7 @@ from anyseal.s3.base import BucketBase
 from anyseal.s3.calls import Part
 from anyseal.s3.completion import CompletedUpload, Completion, listed_receipt
 from anyseal.s3.sealing import pieces_of
+from anyseal.s3.strays import create_upload
 from anyseal.suites import INLINE_BYTES, Suite, suite_named
 from anyseal.tasks import uninterrupted
 from anyseal.value import expiry_ms
@@ -114,7 +115,7 @@ class UploadCalls(BucketBase):
             object_salt=os.urandom(32),
         )
         keys.release()  # each worker unwraps the data key anew
-        upload_id = await self._calls.create_upload(key, Metadata=own, ContentType=content_type)
+        upload_id = await create_upload(self._calls, key, Metadata=own, ContentType=content_type)
         try:
             return Token(
                 size=size,

@@ -29,6 +29,7 @@ from anyseal.compat.lenzeye.verifiers import PARTS_MAX
 from anyseal.errors import FormatError, ObjectNotFoundError
 from anyseal.s3.arguments import checked_metadata
 from anyseal.s3.calls import ATTEMPTS, Calls, Listed
+from anyseal.s3.strays import create_upload
 
 __all__ = ["LenzeyeBucket", "LenzeyeObject", "LenzeyeUpload"]
 
@@ -123,8 +124,11 @@ class LenzeyeBucket:
         iv = os.urandom(IV_BYTES)
         found = LenzeyeMetadata(key_version=version, iv=iv, part_size=part_size)
         token = create_upload_token(user_key, iv, part_size)
-        upload_id = await self._calls.create_upload(
-            key, Metadata=others | self._layout.write(found), ContentType=content_type
+        upload_id = await create_upload(
+            self._calls,
+            key,
+            Metadata=others | self._layout.write(found),
+            ContentType=content_type,
         )
         return LenzeyeUpload(key=key, upload_id=upload_id, token=token)
 

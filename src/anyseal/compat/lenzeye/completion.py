@@ -21,6 +21,7 @@ from anyseal.errors import (
     UploadNotFoundError,
 )
 from anyseal.s3.calls import Calls
+from anyseal.s3.strays import create_upload
 
 __all__ = ["Completion"]
 
@@ -128,7 +129,7 @@ class Completion:
                 **kept,
             )
             return
-        upload_id = await self._calls.create_upload(key, **kept)
+        upload_id = await create_upload(self._calls, key, **kept)
         try:
             etags = []
             for number, at in enumerate(range(0, size, COPY_PART), 1):
