@@ -19,8 +19,12 @@ enum anyseal_code {
     ANYSEAL_ERROR_SUITE = -7,      /* unknown suite, or one this libsodium does not have */
     ANYSEAL_ERROR_ARGUMENT = -8,   /* lengths or buffers that contradict each other */
     ANYSEAL_ERROR_NONCE = -9,      /* this chunk index was spent before, or after a fork */
-    ANYSEAL_ERROR_COST = -10       /* Argon2id refused its costs or found no memory */
+    ANYSEAL_ERROR_COST = -10,      /* Argon2id refused its costs or found no memory */
+    ANYSEAL_ERROR_OVERLAP = -11    /* the output shares memory with an input */
 };
+
+/* Added to a `kind`: the sealed bytes may change during the call, since others can write there. */
+enum anyseal_input { ANYSEAL_MAY_CHANGE = 0x100 };
 
 enum anyseal_suite {
     ANYSEAL_AEGIS256 = 1,
@@ -84,6 +88,15 @@ void anyseal_wipe(uint8_t *out, size_t len);
 /* Returns 1 if the `len` bytes at `a` and `b` are equal, in constant time, else 0. */
 int anyseal_equal(const uint8_t *a, const uint8_t *b, size_t len);
 
+/* Returns 1 if the two ranges share a byte, else 0. */
+int anyseal_shared(const uint8_t *a, size_t alen, const uint8_t *b, size_t blen);
+
+/* ---- forget.c: what a cipher leaves behind ---- */
+
+/* Clear the stack below the caller's frame and the vector registers: whoever has worked with the
+ * bytes of a key ends with it. */
+void anyseal_forget(void);
+
 /* ---- random.c: the kernel's generator ---- */
 
 /* Fill `out` with `len` bytes of getrandom: no user-space state of ours, nothing to repeat after a
@@ -119,6 +132,13 @@ int anyseal_key_equal(uint64_t a, uint64_t b);
 
 /* Lock the arena's pages again: a forked child inherits the bytes but not the locks. */
 void anyseal_arena_relock(void);
+
+/* A number that no other process has in common with this one and its parents: each fork makes it
+ * larger in the child, also one that runs no hooks, and one into another PID namespace. */
+uint32_t anyseal_process(void);
+
+/* The number of the running interpreter: 0 is the main one. */
+int64_t anyseal_interpreter(void);
 
 /* Wipe every slot; no handle is live afterwards. */
 void anyseal_arena_wipe(void);
@@ -158,9 +178,10 @@ int anyseal_name(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key);
 int anyseal_sha256(uint8_t *out, const uint8_t *m, size_t mlen);
 int anyseal_hmac(uint8_t *out, const uint8_t *m, size_t mlen, const uint8_t *key, size_t key_len);
 
-/* Argon2id (one lane, 32 bytes) of a passphrase into a new slot; `salt` has 16 bytes, `memory` is
- * in bytes. Releases the GIL. */
-int64_t anyseal_argon2id(const uint8_t *passphrase, size_t passphrase_len, const uint8_t *salt,
+/* Argon2id (one lane, 32 bytes) of a passphrase into a new slot. `passphrase` has the handles of
+ * the slots that hold its `passphrase_len` bytes, at most 1,024, 32 in each; `salt` has 16 bytes,
+ * `memory` is in bytes. Releases the GIL. */
+int64_t anyseal_argon2id(const uint64_t *passphrase, size_t passphrase_len, const uint8_t *salt,
                          uint64_t passes, size_t memory);
 
 /* ---- value.c: one sealed value in one call (docs/format.md, section 3) ---- */
@@ -172,7 +193,9 @@ int anyseal_value_seal(uint8_t *out, const uint8_t *m, size_t mlen, const uint8_
                        int suite, uint64_t key);
 
 /* Open a sealed value of `kind` and `suite`: `out` takes sealed_len - 52 - tag bytes. Checks the
- * expiry against `now_ms` after the tag and before release. Bulk. */
+ * expiry against `now_ms` after the tag and before release. The header and the context are read
+ * once. So is the ciphertext, by AEGIS256; the other ciphers read it twice, to verify and to
+ * decipher, and are given a copy where it ANYSEAL_MAY_CHANGE. Bulk. */
 int anyseal_value_open(uint8_t *out, const uint8_t *sealed, size_t sealed_len,
                        const uint8_t *context, size_t context_len, uint64_t now_ms, int kind,
                        int suite, uint64_t key);
@@ -207,7 +230,8 @@ int anyseal_chunks_seal(uint8_t *out, const uint8_t *in, size_t len, uint64_t fi
                         int suite, uint64_t segment_key);
 
 /* Open `len` ciphertext bytes of the same layout: `out` takes len - tag per chunk. If any chunk
- * does not verify all of `out` is wiped. Bulk. */
+ * does not verify all of `out` is wiped. AEGIS256 reads each byte once; for another suite the
+ * bytes must not change during the call. Bulk. */
 int anyseal_chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t first, size_t chunk,
                         int suite, uint64_t segment_key);
 

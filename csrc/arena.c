@@ -10,6 +10,7 @@
  */
 #include "anyseal.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -21,7 +22,7 @@ typedef struct {
     uint32_t chunk_limit; /* and the first that must not be */
     uint32_t generation;
     uint32_t next_free; /* index + 1 of the next free slot, while this one is free */
-    int32_t pid;        /* the process that took the slot: only it may seal chunks */
+    uint32_t process;   /* the process that took the slot: only it may seal chunks */
     uint32_t reserved;
 } slot;
 
@@ -37,6 +38,64 @@ static struct {
     uint32_t first_free; /* index + 1 */
     size_t live;
 } arena;
+
+/*
+ * Which process this is. A pid does not tell: a child in another PID namespace may have its
+ * parent's. A page that the kernel empties at a fork tells of every one, and a hook of the C
+ * library's fork() stands in where there is no such page.
+ */
+static struct {
+    uint32_t number; /* 0: not asked yet */
+    uint32_t *page;  /* 1 in the process that set it; NULL where the kernel empties no pages */
+    int32_t pid;     /* for systems without such pages, and for clone() on them */
+} process;
+
+static void process_forked(void)
+{
+    process.number++;
+}
+
+static void process_begin(void)
+{
+    process.number = 1;
+    process.pid = (int32_t) getpid();
+    (void) pthread_atfork(NULL, NULL, process_forked);
+#ifdef MADV_WIPEONFORK
+    const size_t size = (size_t) sysconf(_SC_PAGESIZE);
+    void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) {
+        return;
+    }
+    if (madvise(page, size, MADV_WIPEONFORK) != 0) {
+        munmap(page, size);
+        return;
+    }
+    process.page = page;
+    *process.page = 1;
+#endif
+}
+
+uint32_t anyseal_process(void)
+{
+    if (process.number == 0) {
+        process_begin();
+    }
+    if (process.page != NULL) {
+        if (*process.page == 0) {
+            process.number++;
+            *process.page = 1;
+        }
+    } else if (process.pid != (int32_t) getpid()) {
+        process.number++;
+        process.pid = (int32_t) getpid();
+    }
+    return process.number;
+}
+
+int64_t anyseal_interpreter(void)
+{
+    return PyInterpreterState_GetID(PyInterpreterState_Get());
+}
 
 static slot *slot_at(uint32_t index)
 {
@@ -98,7 +157,7 @@ static int64_t slot_take(slot **out)
     s->next_free = 0;
     s->next_chunk = 0;
     s->chunk_limit = UINT32_MAX;
-    s->pid = (int32_t) getpid();
+    s->process = anyseal_process();
     arena.live++;
     *out = s;
     return (int64_t) (((uint64_t) s->generation << 32) | position);
@@ -122,6 +181,7 @@ int64_t anyseal_key_import(const uint8_t *bytes)
     const int64_t handle = slot_take(&s);
     if (handle > 0) {
         memcpy(s->key, bytes, ANYSEAL_KEY_BYTES);
+        anyseal_forget();
         s->mark = (uint64_t) handle;
     }
     return handle;
@@ -153,7 +213,9 @@ int anyseal_key_copy(uint8_t *out, uint64_t handle)
 
 int anyseal_key_export(uint8_t *out, uint64_t key)
 {
-    return anyseal_key_copy(out, key);
+    const int code = anyseal_key_copy(out, key);
+    anyseal_forget();
+    return code;
 }
 
 void anyseal_key_release(uint64_t key)
@@ -170,7 +232,9 @@ int anyseal_key_equal(uint64_t a, uint64_t b)
     if (sa == NULL || sb == NULL) {
         return ANYSEAL_ERROR_KEY_USE;
     }
-    return anyseal_equal(sa->key, sb->key, ANYSEAL_KEY_BYTES);
+    const int equal = anyseal_equal(sa->key, sb->key, ANYSEAL_KEY_BYTES);
+    anyseal_forget();
+    return equal;
 }
 
 int anyseal_key_spend(uint64_t handle, uint64_t first, uint64_t count)
@@ -179,7 +243,8 @@ int anyseal_key_spend(uint64_t handle, uint64_t first, uint64_t count)
     if (s == NULL) {
         return ANYSEAL_ERROR_KEY_USE;
     }
-    if (s->next_chunk != first || count > s->chunk_limit - first || s->pid != (int32_t) getpid()) {
+    if (s->next_chunk != first || count > s->chunk_limit - first ||
+        s->process != anyseal_process()) {
         return ANYSEAL_ERROR_NONCE;
     }
     s->next_chunk = (uint32_t) (first + count);

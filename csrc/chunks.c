@@ -25,8 +25,8 @@ static void nonce_set(uint8_t *nonce, size_t nonce_len, uint64_t index)
     anyseal_put64(nonce + nonce_len - 8, index);
 }
 
-int anyseal_chunks_seal(uint8_t *out, const uint8_t *in, size_t len, uint64_t first, size_t chunk,
-                        int suite, uint64_t segment_key)
+ANYSEAL_BELOW static int chunks_seal(uint8_t *out, const uint8_t *in, size_t len, uint64_t first,
+                                     size_t chunk, int suite, uint64_t segment_key)
 {
     uint8_t key[ANYSEAL_KEY_BYTES], nonce[ANYSEAL_NONCE_MAX] = { 0 };
     const size_t tag = anyseal_tag_bytes(suite), nonce_len = anyseal_nonce_bytes(suite);
@@ -35,7 +35,7 @@ int anyseal_chunks_seal(uint8_t *out, const uint8_t *in, size_t len, uint64_t fi
     }
     const size_t count = len / chunk + (len % chunk != 0);
     if (anyseal_overlap(out, len + count * tag, in, len)) {
-        return ANYSEAL_ERROR_ARGUMENT;
+        return ANYSEAL_ERROR_OVERLAP;
     }
     int code = anyseal_key_copy(key, segment_key);
     if (code != ANYSEAL_OK) {
@@ -60,8 +60,16 @@ int anyseal_chunks_seal(uint8_t *out, const uint8_t *in, size_t len, uint64_t fi
     return code;
 }
 
-int anyseal_chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t first, size_t chunk,
+int anyseal_chunks_seal(uint8_t *out, const uint8_t *in, size_t len, uint64_t first, size_t chunk,
                         int suite, uint64_t segment_key)
+{
+    const int code = chunks_seal(out, in, len, first, chunk, suite, segment_key);
+    anyseal_forget();
+    return code;
+}
+
+ANYSEAL_BELOW static int chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t first,
+                                     size_t chunk, int suite, uint64_t segment_key)
 {
     uint8_t key[ANYSEAL_KEY_BYTES], nonce[ANYSEAL_NONCE_MAX] = { 0 };
     uint8_t *const start = out;
@@ -74,7 +82,7 @@ int anyseal_chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t fi
         return ANYSEAL_ERROR_FORMAT;
     }
     if (anyseal_overlap(out, len - (len / sealed + (rest != 0)) * tag, in, len)) {
-        return ANYSEAL_ERROR_ARGUMENT;
+        return ANYSEAL_ERROR_OVERLAP;
     }
     int code = anyseal_key_copy(key, segment_key);
     if (code != ANYSEAL_OK) {
@@ -97,5 +105,13 @@ int anyseal_chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t fi
         PyEval_RestoreThread(state);
     }
     anyseal_wipe(key, sizeof key);
+    return code;
+}
+
+int anyseal_chunks_open(uint8_t *out, const uint8_t *in, size_t len, uint64_t first, size_t chunk,
+                        int suite, uint64_t segment_key)
+{
+    const int code = chunks_open(out, in, len, first, chunk, suite, segment_key);
+    anyseal_forget();
     return code;
 }

@@ -102,8 +102,8 @@ int anyseal_expand(uint8_t *out, const char *label, size_t label_len, const uint
     return code;
 }
 
-int anyseal_derive_public(uint8_t *out, const uint8_t *label, size_t label_len, const uint8_t *data,
-                          size_t data_len, uint64_t key)
+ANYSEAL_BELOW static int derive(uint8_t *out, const uint8_t *label, size_t label_len,
+                                const uint8_t *data, size_t data_len, uint64_t key)
 {
     uint8_t bytes[ANYSEAL_KEY_BYTES];
     int code = anyseal_key_copy(bytes, key);
@@ -114,20 +114,28 @@ int anyseal_derive_public(uint8_t *out, const uint8_t *label, size_t label_len, 
     return code;
 }
 
+int anyseal_derive_public(uint8_t *out, const uint8_t *label, size_t label_len, const uint8_t *data,
+                          size_t data_len, uint64_t key)
+{
+    const int code = derive(out, label, label_len, data, data_len, key);
+    anyseal_forget();
+    return code;
+}
+
 int64_t anyseal_derive(const uint8_t *label, size_t label_len, const uint8_t *data, size_t data_len,
                        uint64_t key)
 {
     uint8_t derived[ANYSEAL_KEY_BYTES];
-    const int code = anyseal_derive_public(derived, label, label_len, data, data_len, key);
-    if (code != ANYSEAL_OK) {
-        return code;
+    int64_t handle = derive(derived, label, label_len, data, data_len, key);
+    if (handle == ANYSEAL_OK) {
+        handle = anyseal_key_import(derived);
+        anyseal_wipe(derived, sizeof derived);
     }
-    const int64_t handle = anyseal_key_import(derived);
-    anyseal_wipe(derived, sizeof derived);
+    anyseal_forget();
     return handle;
 }
 
-int anyseal_mac(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key)
+ANYSEAL_BELOW static int mac(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key)
 {
     uint8_t bytes[ANYSEAL_KEY_BYTES];
     int code = anyseal_key_copy(bytes, key);
@@ -135,6 +143,13 @@ int anyseal_mac(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key)
         code = anyseal_hmac(out, m, mlen, bytes, sizeof bytes);
         anyseal_wipe(bytes, sizeof bytes);
     }
+    return code;
+}
+
+int anyseal_mac(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key)
+{
+    const int code = mac(out, m, mlen, key);
+    anyseal_forget();
     return code;
 }
 
@@ -151,6 +166,7 @@ int anyseal_name(uint8_t *out, const uint8_t *m, size_t mlen, uint64_t key)
     }
     code = anyseal_blake2b(hash, sizeof hash, m, mlen, bytes, "anyseal name v1");
     anyseal_wipe(bytes, sizeof bytes);
+    anyseal_forget();
     for (size_t i = 0; code == ANYSEAL_OK && i < NAME_HASH_BYTES; i += 3) {
         const uint32_t group = (uint32_t) hash[i] << 16 | (uint32_t) hash[i + 1] << 8 | hash[i + 2];
         for (unsigned shift = 24; shift != 0;) {

@@ -72,8 +72,8 @@ static int blob_open(uint8_t *out, const uint8_t *blob, size_t len, const uint8_
                              SUITE);
 }
 
-int anyseal_row_seal(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen, int64_t created,
-                     const uint8_t *row_key)
+ANYSEAL_BELOW static int row_seal(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen,
+                                  int64_t created, const uint8_t *row_key)
 {
     const uint8_t *middle;
     const row_key_head rk = row_key_read(&middle, row_key);
@@ -138,6 +138,14 @@ int anyseal_row_seal(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen
     return code;
 }
 
+int anyseal_row_seal(uint8_t *out, size_t out_len, const uint8_t *m, size_t mlen, int64_t created,
+                     const uint8_t *row_key)
+{
+    const int code = row_seal(out, out_len, m, mlen, created, row_key);
+    anyseal_forget();
+    return code;
+}
+
 int anyseal_row_seal_text(uintptr_t text, const uint8_t *m, size_t mlen, int64_t created,
                           const uint8_t *row_key)
 {
@@ -152,8 +160,9 @@ int anyseal_row_seal_text(uintptr_t text, const uint8_t *m, size_t mlen, int64_t
 
 /* Open base64 `data` under the data row key that `wrapped` holds under `ik`. `scratch` takes the
  * decoded data. */
-static int data_open(uint8_t *out, size_t out_len, const uint8_t *data, size_t data_len,
-                     const uint8_t *wrapped, const uint8_t *ik, uint8_t *scratch)
+ANYSEAL_BELOW static int data_open(uint8_t *out, size_t out_len, const uint8_t *data,
+                                   size_t data_len, const uint8_t *wrapped, const uint8_t *ik,
+                                   uint8_t *scratch)
 {
     uint8_t drk[ANYSEAL_KEY_BYTES];
     int code = anyseal_base64_decode(scratch, out_len + OVERHEAD, data, data_len);
@@ -201,6 +210,7 @@ int anyseal_row_open_parts(uint8_t *out, size_t out_len, const uint8_t *data, si
         PyEval_RestoreThread(state);
     }
     anyseal_wipe(ik, sizeof ik);
+    anyseal_forget();
     return code;
 }
 
@@ -270,28 +280,30 @@ int anyseal_row_wrap(uint8_t *out, uint64_t inner, uint64_t key)
         anyseal_wipe(key_bytes, sizeof key_bytes);
     }
     anyseal_wipe(inner_bytes, sizeof inner_bytes);
+    anyseal_forget();
     return code;
 }
 
 int64_t anyseal_row_unwrap(const uint8_t *wrapped, size_t wrapped_len, uint64_t key)
 {
-    uint8_t inner_bytes[ANYSEAL_KEY_BYTES], key_bytes[ANYSEAL_KEY_BYTES];
+    uint8_t inner_bytes[ANYSEAL_KEY_BYTES], key_bytes[ANYSEAL_KEY_BYTES], copy[WRAPPED_BYTES];
     if (!anyseal_suite_available(SUITE)) {
         return ANYSEAL_ERROR_SUITE;
     }
     if (wrapped_len != WRAPPED_BYTES) {
         return ANYSEAL_ERROR_FORMAT;
     }
-    int code = anyseal_key_copy(key_bytes, key);
-    if (code != ANYSEAL_OK) {
-        return code;
+    int64_t handle = anyseal_key_copy(key_bytes, key);
+    if (handle != ANYSEAL_OK) {
+        return handle;
     }
-    code = blob_open(inner_bytes, wrapped, WRAPPED_BYTES, key_bytes);
+    memcpy(copy, wrapped, sizeof copy); /* AES-GCM reads it twice */
+    handle = blob_open(inner_bytes, copy, sizeof copy, key_bytes);
     anyseal_wipe(key_bytes, sizeof key_bytes);
-    if (code != ANYSEAL_OK) {
-        return code;
+    if (handle == ANYSEAL_OK) {
+        handle = anyseal_key_import(inner_bytes);
+        anyseal_wipe(inner_bytes, sizeof inner_bytes);
     }
-    const int64_t handle = anyseal_key_import(inner_bytes);
-    anyseal_wipe(inner_bytes, sizeof inner_bytes);
+    anyseal_forget();
     return handle;
 }

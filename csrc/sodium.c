@@ -1,6 +1,8 @@
 /* libsodium's function table: addresses come from Python once, so that no second copy is linked. */
 #include "anyseal.h"
 
+#define PASSPHRASE_MAX 1024U /* a multiple of ANYSEAL_KEY_BYTES */
+
 typedef int (*seal_fn)(unsigned char *, unsigned long long *, const unsigned char *,
                        unsigned long long, const unsigned char *, unsigned long long,
                        const unsigned char *, const unsigned char *, const unsigned char *);
@@ -162,6 +164,11 @@ int anyseal_equal(const uint8_t *a, const uint8_t *b, size_t len)
     return table[ANYSEAL_FN_MEMCMP].memcmp(a, b, len) == 0;
 }
 
+int anyseal_shared(const uint8_t *a, size_t alen, const uint8_t *b, size_t blen)
+{
+    return anyseal_overlap(a, alen, b, blen);
+}
+
 void anyseal_copy(uint8_t *out, const uint8_t *in, size_t len)
 {
     PyThreadState *state = PyEval_SaveThread();
@@ -169,21 +176,31 @@ void anyseal_copy(uint8_t *out, const uint8_t *in, size_t len)
     PyEval_RestoreThread(state);
 }
 
-int64_t anyseal_argon2id(const uint8_t *passphrase, size_t passphrase_len, const uint8_t *salt,
+int64_t anyseal_argon2id(const uint64_t *passphrase, size_t passphrase_len, const uint8_t *salt,
                          uint64_t passes, size_t memory)
 {
-    uint8_t key[ANYSEAL_KEY_BYTES];
+    uint8_t key[ANYSEAL_KEY_BYTES], text[PASSPHRASE_MAX];
     const function fn = table[ANYSEAL_FN_PWHASH];
     const int argon2id13 = 2;
-    int code;
+    int64_t handle = ANYSEAL_OK;
     if (fn.address == NULL) {
         return ANYSEAL_ERROR_SUITE;
     }
-    PyThreadState *state = PyEval_SaveThread();
-    code = fn.pwhash(key, sizeof key, (const char *) passphrase, passphrase_len, salt, passes,
-                     memory, argon2id13);
-    PyEval_RestoreThread(state);
-    const int64_t handle = code == 0 ? anyseal_key_import(key) : ANYSEAL_ERROR_COST;
-    anyseal_wipe(key, sizeof key);
+    if (passphrase_len > sizeof text) {
+        return ANYSEAL_ERROR_ARGUMENT;
+    }
+    for (size_t at = 0; handle == ANYSEAL_OK && at < passphrase_len; at += ANYSEAL_KEY_BYTES) {
+        handle = anyseal_key_copy(text + at, *passphrase++);
+    }
+    if (handle == ANYSEAL_OK) {
+        PyThreadState *state = PyEval_SaveThread();
+        const int refused = fn.pwhash(key, sizeof key, (const char *) text, passphrase_len, salt,
+                                      passes, memory, argon2id13);
+        PyEval_RestoreThread(state);
+        handle = refused ? ANYSEAL_ERROR_COST : anyseal_key_import(key);
+        anyseal_wipe(key, sizeof key);
+    }
+    anyseal_wipe(text, sizeof text);
+    anyseal_forget();
     return handle;
 }

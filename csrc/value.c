@@ -65,9 +65,9 @@ static int suite_check(int suite)
                                                                            : ANYSEAL_ERROR_SUITE;
 }
 
-int anyseal_value_seal(uint8_t *out, const uint8_t *m, size_t mlen, const uint8_t *context,
-                       size_t context_len, uint64_t expires_ms, const uint8_t *key_id, int kind,
-                       int suite, uint64_t key)
+ANYSEAL_BELOW static int value_seal(uint8_t *out, const uint8_t *m, size_t mlen,
+                                    const uint8_t *context, size_t context_len, uint64_t expires_ms,
+                                    const uint8_t *key_id, int kind, int suite, uint64_t key)
 {
     uint8_t nonce[ANYSEAL_NONCE_MAX], message[ANYSEAL_KEY_BYTES];
     aad a;
@@ -76,8 +76,12 @@ int anyseal_value_seal(uint8_t *out, const uint8_t *m, size_t mlen, const uint8_
         return code;
     }
     const size_t overhead = HEADER_BYTES + anyseal_tag_bytes(suite);
-    if (mlen > SIZE_MAX - overhead || anyseal_overlap(out, overhead + mlen, m, mlen)) {
+    if (mlen > SIZE_MAX - overhead) {
         return ANYSEAL_ERROR_ARGUMENT;
+    }
+    if (anyseal_overlap(out, overhead + mlen, m, mlen) ||
+        anyseal_overlap(out, overhead + mlen, context, context_len)) {
+        return ANYSEAL_ERROR_OVERLAP;
     }
     out[0] = 0xa5;
     out[1] = 0x01;
@@ -107,38 +111,73 @@ int anyseal_value_seal(uint8_t *out, const uint8_t *m, size_t mlen, const uint8_
     return code;
 }
 
-int anyseal_value_open(uint8_t *out, const uint8_t *sealed, size_t sealed_len,
-                       const uint8_t *context, size_t context_len, uint64_t now_ms, int kind,
+int anyseal_value_seal(uint8_t *out, const uint8_t *m, size_t mlen, const uint8_t *context,
+                       size_t context_len, uint64_t expires_ms, const uint8_t *key_id, int kind,
                        int suite, uint64_t key)
 {
-    uint8_t nonce[ANYSEAL_NONCE_MAX], message[ANYSEAL_KEY_BYTES];
+    const int code =
+        value_seal(out, m, mlen, context, context_len, expires_ms, key_id, kind, suite, key);
+    anyseal_forget();
+    return code;
+}
+
+/* Decipher `c`, or a copy of it where it may change: only AEGIS256 reads each byte once. */
+static int body_open(uint8_t *out, const uint8_t *c, size_t clen, const aad *a,
+                     const uint8_t *nonce, const uint8_t *message, int suite, int may_change)
+{
+    uint8_t *copy = NULL;
+    if (may_change && suite != ANYSEAL_AEGIS256) {
+        copy = malloc(clen);
+        if (copy == NULL) {
+            return ANYSEAL_ERROR_MEMORY;
+        }
+        anyseal_huge_pages(copy, clen);
+        memcpy(copy, c, clen);
+        c = copy;
+    }
+    const int code = anyseal_aead_open(out, c, clen, a->bytes, a->len, nonce, message, suite);
+    free(copy);
+    return code;
+}
+
+ANYSEAL_BELOW static int value_open(uint8_t *out, const uint8_t *sealed, size_t sealed_len,
+                                    const uint8_t *context, size_t context_len, uint64_t now_ms,
+                                    int kind, int suite, uint64_t key)
+{
+    uint8_t nonce[ANYSEAL_NONCE_MAX], message[ANYSEAL_KEY_BYTES], header[HEADER_BYTES];
+    const int may_change = kind & ANYSEAL_MAY_CHANGE;
     aad a;
     int code = suite_check(suite);
     if (code != ANYSEAL_OK) {
         return code;
     }
     const size_t overhead = HEADER_BYTES + anyseal_tag_bytes(suite);
-    if (sealed_len < overhead || sealed[0] != 0xa5 || sealed[1] != 0x01 || sealed[2] != kind ||
-        sealed[3] != suite) {
+    if (sealed_len < overhead) {
+        return ANYSEAL_ERROR_FORMAT;
+    }
+    memcpy(header, sealed, sizeof header); /* what is checked is what is used */
+    if (header[0] != 0xa5 || header[1] != 0x01 || header[2] != (kind & 0xff) ||
+        header[3] != suite) {
         return ANYSEAL_ERROR_FORMAT;
     }
     const size_t mlen = sealed_len - overhead;
-    if (anyseal_overlap(out, mlen, sealed, sealed_len)) {
-        return ANYSEAL_ERROR_ARGUMENT;
+    if (anyseal_overlap(out, mlen, sealed, sealed_len) ||
+        anyseal_overlap(out, mlen, context, context_len)) {
+        return ANYSEAL_ERROR_OVERLAP;
     }
-    code = message_key(message, nonce, sealed + AAD_BYTES, suite, key);
+    code = message_key(message, nonce, header + AAD_BYTES, suite, key);
     if (code != ANYSEAL_OK) {
         return code;
     }
-    code = aad_init(&a, sealed, context, context_len);
+    code = aad_init(&a, header, context, context_len);
     if (code == ANYSEAL_OK) {
         PyThreadState *state = mlen >= ANYSEAL_RELEASE_BYTES ? PyEval_SaveThread() : NULL;
-        code = anyseal_aead_open(out, sealed + HEADER_BYTES, sealed_len - HEADER_BYTES, a.bytes,
-                                 a.len, nonce, message, suite);
+        code = body_open(out, sealed + HEADER_BYTES, sealed_len - HEADER_BYTES, &a, nonce, message,
+                         suite, may_change);
         if (state != NULL) {
             PyEval_RestoreThread(state);
         }
-        const uint64_t expires = anyseal_get64(a.bytes + 20);
+        const uint64_t expires = anyseal_get64(header + 20);
         if (code == ANYSEAL_OK && expires != 0 && now_ms >= expires) {
             anyseal_wipe(out, mlen);
             code = ANYSEAL_ERROR_EXPIRED;
@@ -149,16 +188,27 @@ int anyseal_value_open(uint8_t *out, const uint8_t *sealed, size_t sealed_len,
     return code;
 }
 
+int anyseal_value_open(uint8_t *out, const uint8_t *sealed, size_t sealed_len,
+                       const uint8_t *context, size_t context_len, uint64_t now_ms, int kind,
+                       int suite, uint64_t key)
+{
+    const int code =
+        value_open(out, sealed, sealed_len, context, context_len, now_ms, kind, suite, key);
+    anyseal_forget();
+    return code;
+}
+
 int anyseal_key_wrap(uint8_t *out, uint64_t data_key, const uint8_t *context, size_t context_len,
                      const uint8_t *key_id, int suite, uint64_t key)
 {
     uint8_t bytes[ANYSEAL_KEY_BYTES];
     int code = anyseal_key_copy(bytes, data_key);
     if (code == ANYSEAL_OK) {
-        code = anyseal_value_seal(out, bytes, sizeof bytes, context, context_len, 0, key_id,
-                                  KIND_WRAPPED_KEY, suite, key);
+        code = value_seal(out, bytes, sizeof bytes, context, context_len, 0, key_id,
+                          KIND_WRAPPED_KEY, suite, key);
         anyseal_wipe(bytes, sizeof bytes);
     }
+    anyseal_forget();
     return code;
 }
 
@@ -170,12 +220,12 @@ int64_t anyseal_key_unwrap(const uint8_t *wrapped, size_t wrapped_len, const uin
         anyseal_get64(wrapped + 20) != 0) {
         return ANYSEAL_ERROR_FORMAT;
     }
-    const int code = anyseal_value_open(bytes, wrapped, wrapped_len, context, context_len, 0,
-                                        KIND_WRAPPED_KEY, suite, key);
-    if (code != ANYSEAL_OK) {
-        return code;
+    int64_t handle = value_open(bytes, wrapped, wrapped_len, context, context_len, UINT64_MAX,
+                                KIND_WRAPPED_KEY | ANYSEAL_MAY_CHANGE, suite, key);
+    if (handle == ANYSEAL_OK) {
+        handle = anyseal_key_import(bytes);
+        anyseal_wipe(bytes, sizeof bytes);
     }
-    const int64_t handle = anyseal_key_import(bytes);
-    anyseal_wipe(bytes, sizeof bytes);
+    anyseal_forget();
     return handle;
 }

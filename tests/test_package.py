@@ -9,6 +9,7 @@ import inspect
 import os
 import pkgutil
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -482,6 +483,37 @@ def test_suite_that_libsodium_lacks_is_not_offered(number: int, part: str) -> No
         "{'SuiteUnavailableError'}",
         "works",
     ] == said(run_python(code))
+
+
+def elf_parts(data: bytes) -> tuple[dict[int, int], dict[int, int]]:
+    """The segments of a 64-bit little-endian ELF file by type, with their rights, and the numbers
+    in its dynamic section by tag."""
+    at, size, count = (
+        int.from_bytes(data[a:b], "little") for a, b in ((32, 40), (54, 56), (56, 58))
+    )
+    segments, dynamic = {}, {}
+    for head in (data[at + i * size : at + (i + 1) * size] for i in range(count)):
+        kind, rights, offset, *_, length = struct.unpack("<IIQQQQ", head[:40])
+        segments[kind] = rights
+        if kind == 2:
+            dynamic = dict(struct.iter_unpack("<qQ", data[offset : offset + length]))
+    return segments, dynamic
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file is not in ELF")
+def test_extension_is_hardened() -> None:
+    """A mistake in the C is harder to use: functions are bound at start, in a table that is then
+    read-only; the stack has canaries and no right to run; the C library's checked functions."""
+    data = Path(anyseal._native.__file__).read_bytes()
+    if b"__asan_init" in data:
+        pytest.skip("the sanitizers' build is for tests alone")
+    segments, dynamic = elf_parts(data)
+    assert 0x6474E552 in segments  # GNU_RELRO
+    assert not segments[0x6474E551] & 1  # GNU_STACK: not executable
+    assert dynamic[30] & 8  # FLAGS: BIND_NOW
+    assert dynamic[0x6FFFFFFB] & 1  # FLAGS_1: NOW
+    assert b"__stack_chk_fail" in data
+    assert re.search(rb"\0__\w+_chk\0", data.replace(b"__stack_chk_fail", b""))
 
 
 def test_package_has_type_information() -> None:

@@ -39,6 +39,10 @@ __all__ = [
     "view_writable",
 ]
 
+OVERLAP = (
+    "the output buffer overlaps an input, which would be overwritten before it is read: "
+    "give it memory of its own, or copy the input with bytes()"
+)
 LARGE_BYTES = 1 << 16
 """From so many bytes on a result is made without touching its pages."""
 
@@ -211,7 +215,9 @@ def _exception(code: int) -> AnysealError | MemoryError | OSError | ValueError:
         return WriterStateError("these chunk numbers were used before, or in another process")
     if code == lib.ANYSEAL_ERROR_COST:
         return MemoryError("Argon2id found no memory for its costs")
-    return ValueError("the buffers overlap or their lengths contradict each other")
+    if code == lib.ANYSEAL_ERROR_OVERLAP:
+        return ValueError(OVERLAP)
+    return ValueError("the buffers' lengths contradict each other")
 
 
 def view(data: Any, name: str = "data") -> Any:

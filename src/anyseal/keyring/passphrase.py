@@ -8,7 +8,8 @@ from collections import OrderedDict
 from typing import Any, NoReturn, Self
 
 from anyseal import offload
-from anyseal._ffi import lib, view, view_writable
+from anyseal._ffi import ffi, lib, view, view_writable
+from anyseal.config import KEY_BYTES
 from anyseal.errors import ConfigurationError, WrongKeyError
 from anyseal.keyring.static import partition_bytes
 from anyseal.keys import Key, Slot
@@ -16,6 +17,7 @@ from anyseal.keys import Key, Slot
 __all__ = ["PassphraseKeyring"]
 
 _CACHED_KEYS = 64
+_PARTS_MAX = 32  # of 32 bytes each
 
 
 class PassphraseKeyring:
@@ -50,33 +52,50 @@ class PassphraseKeyring:
     ) -> None:
         if not isinstance(passphrase, str | bytes):
             raise TypeError(f"passphrase must be str or bytes, not {type(passphrase).__name__}")
-        secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
-        if not 1 <= len(secret) <= 1024:
-            raise ConfigurationError("a passphrase has 1 to 1024 bytes in UTF-8")
+        self._secret: list[Slot] = []
+        self._length = 0
+        self._keep(passphrase)
         if not 3 <= memory_log2_kib <= max_memory_log2_kib <= 24:
             raise ConfigurationError("memory_log2_kib must be 3 to max_memory_log2_kib, at most 24")
         if not 1 <= passes <= max_passes <= 255:
             raise ConfigurationError("passes must be 1 to max_passes, at most 255")
-        self._secret = bytearray(secret)
         self._prefix = bytes((memory_log2_kib, passes)) + os.urandom(8)
         self._max_memory = max_memory_log2_kib
         self._max_passes = max_passes
         self._keys: OrderedDict[tuple[str, bytes], Key] = OrderedDict()
         self._unknown: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
+    def _keep(self, passphrase: str | bytes) -> None:
+        """Copy the passphrase into the arena, and wipe every other copy that is ours."""
+        secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
+        self._length = len(secret)
+        try:
+            if not 1 <= len(secret) <= _PARTS_MAX * KEY_BYTES:
+                raise ConfigurationError("a passphrase has 1 to 1024 bytes in UTF-8")
+            with memoryview(secret) as source:
+                for at in range(0, len(source), KEY_BYTES):
+                    piece = bytearray(KEY_BYTES)
+                    part = source[at : at + KEY_BYTES]
+                    piece[: len(part)] = part
+                    self._secret.append(Slot(lib.anyseal_key_import(view(piece))))
+                    lib.anyseal_wipe(view_writable(piece), len(piece))
+        finally:
+            if secret is not passphrase and len(secret) > 1:  # CPython shares those of one byte
+                lib.anyseal_wipe(secret, len(secret))
+
     def _derive(self, partition: str, prefix: bytes) -> Key:
         """The key whose id begins with *prefix*: log2 KiB, passes, 8 bytes of salt."""
         name = partition_bytes(partition)
-        if not self._secret:
-            raise ConfigurationError("the keyring is wiped")
         salt = hashlib.sha256(b"anyseal v1 argon2" + prefix + name).digest()[:16]
-        slot = Slot(
-            lib.anyseal_argon2id(
-                view(self._secret), len(self._secret), salt, prefix[1], 1024 << prefix[0]
-            )
-        )
-        if not self._secret:  # wiped meanwhile: the key is of zeros, or of a part of the passphrase
-            slot.release()
+        # Zeros follow the handles: when another thread wipes, there are fewer than the length says.
+        handles = ffi.new("uint64_t[]", _PARTS_MAX)
+        for at, part in enumerate(tuple(self._secret)):
+            handles[at] = part.handle
+        handle = lib.anyseal_argon2id(handles, self._length, salt, prefix[1], 1024 << prefix[0])
+        slot = Slot(handle) if handle != lib.ANYSEAL_ERROR_KEY_USE else None
+        if slot is None or not self._secret:  # the latter: wiped while it was derived
+            if slot is not None:
+                slot.release()
             raise ConfigurationError("the keyring is wiped")
         fingerprint = slot.derive_public(b"id", b"")
         return Key._from_slot(slot, prefix + fingerprint[:6])
@@ -142,9 +161,8 @@ class PassphraseKeyring:
 
     def wipe(self) -> None:
         """Wipe the passphrase and every key derived from it."""
-        if self._secret:
-            lib.anyseal_wipe(view_writable(self._secret), len(self._secret))
-            self._secret = bytearray()
+        while self._secret:
+            self._secret.pop().release()
         while self._keys:
             self._keys.popitem()[1].wipe()
 
