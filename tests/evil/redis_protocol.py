@@ -72,6 +72,15 @@ def bulk(data: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
+COMMANDS: Final = (b"mget", b"get", b"set", b"unlink", b"getrange", b"exists")
+
+
+def _described(command: bytes) -> bytes:
+    """What redis-py's cluster asks for: which arguments of a command are keys."""
+    last = b":-1\r\n" if command in (b"mget", b"unlink", b"exists") else b":1\r\n"
+    return array(bulk(command), b":-2\r\n", array(), b":1\r\n", last, b":1\r\n", array())
+
+
 class RedisProtocol:
     """Answers well as a server whose every name holds ``value-of-NAME``.
 
@@ -117,10 +126,19 @@ class RedisProtocol:
         if name == b"CLUSTER":
             return self._slots()
         if name == b"SENTINEL":
-            return array(bulk(b"127.0.0.1"), bulk(b"%d" % self.port))
+            return array(array(*map(bulk, self._master())))
+        if name == b"DBSIZE":
+            return b":1\r\n"
         if name == b"COMMAND":
-            return b"*0\r\n"
+            return array(*(_described(each) for each in COMMANDS))
         return b"+OK\r\n"
+
+    def _master(self) -> list[bytes]:
+        port = b"%d" % self.port
+        return [
+            b"name", b"service", b"ip", b"127.0.0.1", b"port", port, b"flags", b"master",
+            b"num-other-sentinels", b"0", b"num-slaves", b"0",
+        ]  # fmt: skip
 
     def _slots(self) -> bytes:
         node = array(bulk(b"127.0.0.1"), b":%d\r\n" % self.port, bulk(b"a" * 40), array())

@@ -64,7 +64,8 @@ def endless(head: bytes, piece: bytes = CHUNK) -> Callable[[], Frames]:
     """*head*, and then *piece* for ever, as fast as it is taken."""
 
     def sent() -> Frames:
-        yield head
+        if head:
+            yield head
         while True:
             yield piece
 
@@ -101,8 +102,21 @@ def _closes(good: bytes) -> Frames:
     yield
 
 
+def _other(good: bytes) -> bytes:
+    """An answer like *good*, where the protocol's values allow: to whom it may not come is seen."""
+    return good.replace(b"value-of-", b"wrong-by-")
+
+
 def _twice(good: bytes) -> Frames:
-    yield good + good
+    yield good + _other(good)
+    yield KEEP
+
+
+def _twice_late(good: bytes) -> Frames:
+    """What comes when the connection is idle."""
+    yield good
+    yield 0.02
+    yield _other(good)
     yield KEEP
 
 
@@ -124,6 +138,7 @@ BEHAVIOURS: Final[Mapping[str, Callable[[bytes], Frames]]] = {
     "cut_last": _cut_last,
     "closes": _closes,
     "twice": _twice,
+    "twice_late": _twice_late,
     "junk": _junk,
     "junk_endless": _junk_endless,
 }
@@ -192,7 +207,10 @@ class EvilServer:
         if does == "well" or (self.spares and self.speaks.spared(request)):
             connection.sendall(good)
             return True
-        sent = BEHAVIOURS[does](good) if does in BEHAVIOURS else self.speaks.frames(request)[does]()
+        if does in BEHAVIOURS:
+            sent = BEHAVIOURS[does](good)
+        else:
+            sent = self.speaks.frames(request).get(does, lambda: iter((good, KEEP)))()
         for piece in sent:
             if piece == KEEP:
                 return True

@@ -53,12 +53,13 @@ class Batches:
     runs in a task of its own: whoever of them is cancelled, the others get their answers.
 
     *exchange* returns for each request the values or the answers to its commands, or an exception
-    if it failed; or it raises, and then all have failed. Belongs to the event loop that it was
-    made in.
+    if it failed; or it raises, and then all have failed. A request that has to wait for others
+    takes no longer than *timeout* seconds in all. Belongs to the event loop that it was made in.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, timeout: float) -> None:
         self._exchange = exchange
+        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._free = EXCHANGES
         self._leading = False
@@ -70,7 +71,7 @@ class Batches:
         self._waiting.append(request)
         if self._leading or not self._free:
             request.future = self._loop.create_future()
-            outcome = await request.future
+            outcome = await (request.future if self._free else self._in_time(request))
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
@@ -87,7 +88,7 @@ class Batches:
             # The future is there before the task that may set it.
             request.future = self._loop.create_future()
             self._start()
-            outcome = await request.future
+            outcome = await (request.future if self._free else self._in_time(request))
         else:
             self._waiting = []
             self._free -= 1
@@ -98,6 +99,15 @@ class Batches:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    async def _in_time(self, request: Request) -> Outcome:
+        """The answer to a request that waits for others: its time begins now."""
+        assert request.future is not None
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await request.future
+        except TimeoutError as exc:
+            return backend_error(request.verb, exc)
 
     def _done(self) -> None:
         self._free += 1

@@ -61,6 +61,10 @@ def make_client(url: str, *, blocking: bool, timeout: float, **settings: Any) ->
     try:
         if kind == "cluster":
             common.setdefault("require_full_coverage", False)
+            if blocking:
+                from anyseal.cache.backends._redis_bounds import BoundedPool
+
+                common.setdefault("connection_pool_class", BoundedPool)
             return api.RedisCluster.from_url(plain, **{"retry": retry, **common})
         common.setdefault("socket_read_size", 1 << 16 if blocking else 1 << 18)
         if kind == "sentinel":

@@ -10,15 +10,15 @@ from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from anyseal.cache.backends._redis_answers import checked
 from anyseal.cache.backends._redis_batches import Batches, Outcome, Request
 from anyseal.cache.backends._redis_commands import (
-    FAILURES,
     Command,
     backend_error,
     elsewhere,
     routed_by,
 )
-from anyseal.cache.backends._redis_lines import Lines
+from anyseal.cache.backends._redis_lines import Lines, pack
 from anyseal.cache.backends._redis_server import Connect, outcome, pages
 from anyseal.errors import BackendError
 
@@ -62,7 +62,7 @@ class _Node:
 
     def __init__(self, node: Any, timeout: float) -> None:
         self._timeout = timeout
-        self._batches = Batches(self._exchange)
+        self._batches = Batches(self._exchange, timeout)
         self._lines = Lines(_NodePool(node), self._batches.spawn, lease_seconds=300.0)
         self.ask = self._batches.ask
 
@@ -75,10 +75,13 @@ class _Node:
             commands.extend(request.commands)
             repeatable = repeatable and request.repeatable
         verb = requests[0].verb
+        packed = pack(commands)
         try:
             async with asyncio.timeout(self._timeout):
-                replies = await self._lines.replies(commands, repeatable=repeatable)
-        except FAILURES as exc:
+                replies = await self._lines.replies(commands, packed, repeatable=repeatable)
+        except BackendError:
+            raise
+        except Exception as exc:
             error = backend_error(verb, exc)
             lost = isinstance(exc, redis_errors.ConnectionError) and error.retryable
             raise (_LostError(*error.args) if lost else error) from None
@@ -107,6 +110,13 @@ class Cluster:
 
     async def ask(self, request: Request) -> Outcome:
         """The answer to *request*, from the nodes that it concerns. Raises BackendError."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._answer(request)
+        except TimeoutError as exc:  # of all steps together: looking for the nodes, asking them
+            raise backend_error(request.verb, exc) from None
+
+    async def _answer(self, request: Request) -> Outcome:
         parts = await self._parts(request)
         if len(parts) == 1:
             return await self._ask(*parts[0][:2])
@@ -134,7 +144,7 @@ class Cluster:
             for place, key in enumerate(keys):
                 node = self.client.get_node_from_key(key)
                 places.setdefault(node.name, (node, []))[1].append(place)
-        except FAILURES as exc:
+        except Exception as exc:
             raise backend_error(request.verb, exc) from None
         return [
             (node, _part(request, some) if len(places) > 1 else request, some)
@@ -168,9 +178,9 @@ class Cluster:
         try:
             async with asyncio.timeout(self._timeout):
                 replies = [await self.client.execute_command(*command) for command in commands]
-        except FAILURES as exc:
+        except Exception as exc:
             raise backend_error(request.verb, exc) from None
-        return replies
+        return [checked(command, reply) for command, reply in zip(commands, replies, strict=True)]
 
     async def _found(self, node: Any, request: Request) -> bool:
         """Whether the slots of a node that is gone are served; asked once for all callers."""
@@ -186,7 +196,7 @@ class Cluster:
         try:
             async with asyncio.timeout(self._timeout):
                 await self.client.execute_command("EXISTS", name)
-        except FAILURES:
+        except Exception:
             return False
         return True
 
@@ -198,14 +208,14 @@ class Cluster:
     async def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """The names that begin with *prefix*, from all masters, a page at a time."""
         for node in await self._primaries():
-            async for names in pages(self._at(node).ask, prefix):
+            async for names in pages(self._at(node).ask, prefix, self._timeout, clustered=True):
                 yield names
 
     async def _primaries(self) -> Sequence[Any]:
         try:
             async with asyncio.timeout(self._timeout):
                 await self.client.initialize()
-        except FAILURES as exc:
+        except Exception as exc:
             raise backend_error("CLUSTER", exc) from None
         found: Sequence[Any] = self.client.get_primaries()
         return found

@@ -24,6 +24,7 @@ __all__ = [
     "PUT_RANGE",
     "SCAN_COUNT",
     "SETTLE",
+    "VALUE_MAX_BYTES",
     "Command",
     "Script",
     "ScriptMissingError",
@@ -51,6 +52,8 @@ NAMES_PER_COMMAND: Final = 256
 """Names in one MGET or UNLINK: Redis serves nobody else in the meantime."""
 SCAN_COUNT: Final = 1000
 PIECE_BYTES: Final = 1 << 20
+VALUE_MAX_BYTES: Final = 16 << 20
+"""Of one entry, to write and to read; larger values are stored in pieces."""
 
 FAILURES: Final = (
     redis_errors.RedisError,
@@ -150,7 +153,13 @@ return 1
 
 
 def set_command(name: str, value: bytes, ttl_ms: int | None, if_absent: bool) -> Command:
-    """SET, with what limits it."""
+    """SET, with what limits it. Raises BackendError for what would be too large to be read."""
+    if len(value) > VALUE_MAX_BYTES:
+        error = BackendError(
+            f"SET: Redis takes values up to {VALUE_MAX_BYTES} bytes: lower the policy's large_bytes"
+        )
+        error.retryable = False
+        raise error
     if ttl_ms is None:
         return ("SET", name, value, "NX") if if_absent else ("SET", name, value)
     if if_absent:

@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 
 from redis import exceptions as redis_errors
 
+from anyseal.cache.backends._redis_answers import checked
+from anyseal.cache.backends._redis_bounds import allow, pending
 from anyseal.cache.backends._redis_commands import FAILURES, Command
 
 pack_command: Any
@@ -21,7 +23,7 @@ try:
 except ImportError:  # pragma: no cover - redis-py without hiredis
     pack_command = None
 
-__all__ = ["Lines", "Pool", "Spawn"]
+__all__ = ["Lines", "Pool", "Spawn", "pack"]
 
 LEASE_SECONDS: Final = 10.0
 """Then a connection is back in the pool once, where redis-py renews logins and addresses."""
@@ -62,8 +64,11 @@ class Lines:
         self._loop = asyncio.get_running_loop()
         self._idle: list[_Line] = []
 
-    async def replies(self, commands: Sequence[Command], *, repeatable: bool) -> list[Any]:
-        """What Redis answers to each command, errors among it.
+    async def replies(
+        self, commands: Sequence[Command], packed: Any, *, repeatable: bool
+    ) -> list[Any]:
+        """What Redis answers to each command, errors among it. Raises BackendError for an answer
+        that its command cannot have; *packed* is what :func:`pack` made of *commands*.
 
         Once more if a connection that was kept turns out to be gone, unless a repeat may do harm:
         then the connection is looked at before.
@@ -71,30 +76,37 @@ class Lines:
         line = await self._take(check=not repeatable)
         if line.used and repeatable:
             try:
-                return await self._converse(line, commands)
+                return await self._converse(line, commands, packed)
             except redis_errors.AuthenticationError:
                 raise
             except redis_errors.ConnectionError:
                 self.drop()
                 line = await self._take(check=False)
-        return await self._converse(line, commands)
+        return await self._converse(line, commands, packed)
 
-    async def _converse(self, line: _Line, commands: Sequence[Command]) -> list[Any]:
+    async def _converse(self, line: _Line, commands: Sequence[Command], packed: Any) -> list[Any]:
         connection = line.connection
         replies: list[Any] = []
         try:
-            await connection.send_packed_command(_packed(connection, commands))
-            for _ in commands:
+            if packed is None:  # pragma: no cover - redis-py without hiredis
+                packed = connection.pack_commands(commands)
+            await connection.send_packed_command(packed)
+            allow(connection, len(commands[0]) - 1 if commands[0][0] == "MGET" else 1)
+            for command in commands:
                 try:
-                    replies.append(await connection.read_response())
+                    reply = await connection.read_response()
                 except redis_errors.ResponseError as exc:
                     replies.append(exc)
+                else:
+                    replies.append(checked(command, reply))
         except BaseException:
             # Answers may still come: they must meet nobody's next question.
             self._spawn(self._retire(line))
             raise
         line.used = True
-        if self._loop.time() < line.until:
+        if pending(connection):
+            self._spawn(self._retire(line))
+        elif self._loop.time() < line.until:
             self._idle.append(line)
         else:
             self._spawn(self._give_back(line))
@@ -104,7 +116,7 @@ class Lines:
         """A connection that is at hand, or from the pool."""
         while self._idle:
             line = self._idle.pop()
-            if not check or await self._sound(line.connection):
+            if not pending(line.connection) and (not check or await self._sound(line.connection)):
                 return line
             self._spawn(self._retire(line))
         connection = await self._pool.get_connection()
@@ -134,7 +146,8 @@ class Lines:
             await self._pool.release(line.connection)
 
 
-def _packed(connection: Any, commands: Iterable[Command]) -> Any:
+def pack(commands: Iterable[Command]) -> Any:
+    """*commands* as they are sent; None if the connection must pack them."""
     if pack_command is None:  # pragma: no cover - redis-py without hiredis
-        return connection.pack_commands(commands)
+        return None
     return [pack_command(command) for command in commands]

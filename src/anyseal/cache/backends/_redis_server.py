@@ -6,17 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
+from anyseal.cache.backends._redis_answers import Pages
 from anyseal.cache.backends._redis_batches import Batches, Outcome, Request
 from anyseal.cache.backends._redis_commands import (
-    FAILURES,
-    SCAN_COUNT,
     Command,
     backend_error,
     chunked,
-    glob,
-    scanned,
 )
-from anyseal.cache.backends._redis_lines import Lines
+from anyseal.cache.backends._redis_lines import Lines, pack
+from anyseal.errors import BackendError
 
 __all__ = ["Ask", "Connect", "Server", "outcome", "pages"]
 
@@ -30,7 +28,7 @@ class Server:
     def __init__(self, client: Any, timeout: float) -> None:
         self.client = client
         self._timeout = timeout
-        self._batches = Batches(self._exchange)
+        self._batches = Batches(self._exchange, timeout)
         self._lines = Lines(client.connection_pool, self._batches.spawn)
         self.ask = self._batches.ask
 
@@ -47,10 +45,13 @@ class Server:
         for request in requests:
             commands.extend(request.commands)
             repeatable = repeatable and request.repeatable
+        packed = pack(commands)
         try:
             async with asyncio.timeout(self._timeout):
-                replies = await self._lines.replies(commands, repeatable=repeatable)
-        except FAILURES as exc:
+                replies = await self._lines.replies(commands, packed, repeatable=repeatable)
+        except BackendError:
+            raise
+        except Exception as exc:  # redis-py raises what it likes for what it cannot read
             raise backend_error(requests[0].verb, exc) from None
         return _outcomes(requests, replies, gets)
 
@@ -61,7 +62,7 @@ class Server:
 
     def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """The names that begin with *prefix*, a page at a time."""
-        return pages(self.ask, prefix)
+        return pages(self.ask, prefix, self._timeout)
 
     async def feeds(self) -> dict[str, Connect]:
         """What makes connections to each server that keeps entries, by the server's name."""
@@ -79,18 +80,19 @@ class Server:
         await self._batches.settle()
 
 
-async def pages(ask: Ask, prefix: str) -> AsyncIterator[list[str]]:
+async def pages(
+    ask: Ask, prefix: str, timeout: float, *, clustered: bool = False
+) -> AsyncIterator[list[str]]:
     """The names on one server that begin with *prefix*."""
-    cursor = 0
-    while True:
-        command: Command = ("SCAN", cursor, "MATCH", glob(prefix), "COUNT", SCAN_COUNT)
-        (answer,) = await ask(Request(commands=[command]))
-        cursor = int(answer[0])
-        names = scanned(answer[1])
+    pages = Pages(prefix, timeout, clustered=clustered)
+    while pages.more:
+        (answer,) = await ask(Request(commands=[pages.command]))
+        names = pages.take(answer)
+        if pages.overdue:
+            (size,) = await ask(Request(commands=[("DBSIZE",)]))
+            pages.limit(size)
         if names:
             yield names
-        if not cursor:
-            return
 
 
 def _outcomes(requests: Sequence[Request], replies: list[Any], gets: int) -> list[Outcome]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from anyseal.cache.backends import _redis_commands as commands
 from anyseal.cache.backends._redis_batches import Request
+from anyseal.cache.backends._redis_bounds import bound
 from anyseal.cache.backends._redis_changes import changes
 from anyseal.cache.backends._redis_clients import (
     check_client,
@@ -91,6 +93,7 @@ class RedisBackend:
 
         def connect() -> Server | Cluster:
             client = make()
+            bound(client, blocking=False)
             return (Cluster if is_cluster(client) else Server)(client, patience)
 
         self._servers: PerLoop[Server | Cluster] = PerLoop(connect, _running_loop)
@@ -195,13 +198,18 @@ class RedisBackend:
         """Run a script, with its source if Redis does not have it yet."""
         size = sum(len(part) for part in command if isinstance(part, bytes))
         here = self._servers.get()
+        until = monotonic() + self._timeout
         try:
             request = Request(commands=(command,), size=size, repeatable=repeatable)
             (answer,) = await here.ask(request)
         except commands.ScriptMissingError:
             whole = commands.with_source(command)
             request = Request(commands=(whole,), size=size, repeatable=repeatable)
-            (answer,) = await here.ask(request)
+            try:
+                async with asyncio.timeout(until - monotonic()):
+                    (answer,) = await here.ask(request)
+            except TimeoutError as exc:
+                raise commands.backend_error(request.verb, exc) from None
         return answer
 
     def changes(self, prefix: str) -> AsyncIterator[list[str] | None]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from anyseal.cache.backends import _redis_commands as commands
+from anyseal.cache.backends._redis_answers import Pages, checked
+from anyseal.cache.backends._redis_bounds import ANSWER_MAX_BYTES, bound, drop_idle
 from anyseal.cache.backends._redis_clients import (
     check_client,
     is_cluster,
     make_client,
     with_sentinels,
 )
-from anyseal.errors import MissingExtraError
+from anyseal.deadline import deadline
+from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 
 try:
     from redis import exceptions as redis_errors
@@ -21,6 +25,8 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 
 __all__ = ["BlockingRedisBackend"]
 
+DEFAULT_SECONDS: Final = 5.0
+
 
 class BlockingRedisBackend:
     """Keeps entries in Redis; implements BlockingRangedBackend and
@@ -28,7 +34,9 @@ class BlockingRedisBackend:
 
     Args:
         client: A ``redis.Redis`` (also Sentinel's ``master_for``) or ``RedisCluster``, without
-            ``decode_responses``. It is used as it is, with its own timeouts, and is not closed.
+            ``decode_responses``. It is used as it is, and is not closed.
+        timeout: Seconds that any one call may take, connecting included; above 0, at most 300.
+            Default: the client's ``socket_timeout``, or 5.
 
     Raises:
         ConfigurationError: A client of another kind, or one that decodes answers.
@@ -36,11 +44,13 @@ class BlockingRedisBackend:
     Cost: one of redis-py's commands per call; in a cluster one pipeline for several names.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, timeout: float | None = None) -> None:
         check_client(client, blocking=True)
         self._client = client
         self._cluster = is_cluster(client)
         self._owned = False
+        self._timeout = commands.patience(_own_timeout(client) if timeout is None else timeout)
+        bound(client, blocking=True)
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = 5.0, **settings: Any) -> BlockingRedisBackend:
@@ -48,37 +58,64 @@ class BlockingRedisBackend:
 
         A cluster is connected to at once, the others on first use.
         """
+        patience = commands.patience(timeout)
         try:
-            client = make_client(url, blocking=True, timeout=commands.patience(timeout), **settings)
-        except commands.FAILURES as exc:
-            _fail("CLUSTER", exc)
-        backend = cls(client)
+            with deadline(patience):
+                client = make_client(url, blocking=True, timeout=patience, **settings)
+        except ConfigurationError:
+            raise
+        except Exception as exc:
+            raise commands.backend_error("CLUSTER", exc) from None
+        backend = cls(client, timeout=patience)
         backend._owned = True
         return backend
 
-    def _call(self, *command: str | bytes | int) -> Any:
+    def _call(self, *command: str | bytes | int, room: int | None = None, **target: Any) -> Any:
+        """The answer to a command that must be one that it can have. Raises BackendError."""
         try:
-            return self._client.execute_command(*command)
-        except commands.FAILURES as exc:
-            _fail(str(command[0]), exc)
+            with deadline(self._timeout, room=room):
+                return checked(command, self._client.execute_command(*command, **target))
+        except Exception as exc:  # redis-py raises what it likes for what it cannot read
+            self._fail(str(command[0]), exc)
 
     def _each(self, some: Sequence[commands.Command]) -> list[Any]:
         """The answers to several commands, errors among them."""
         try:
-            with self._client.pipeline(transaction=False) as pipeline:
+            with (
+                deadline(self._timeout),
+                self._client.pipeline(transaction=False) as pipeline,
+            ):
                 for command in some:
                     pipeline.execute_command(*command)
                 answers: list[Any] = pipeline.execute(raise_on_error=False)
-        except commands.FAILURES as exc:
-            _fail(str(some[0][0]), exc)
-        return answers
+            if len(answers) != len(some):
+                raise BackendError(f"{len(answers)} answers to {len(some)} commands")
+            return [
+                answer if isinstance(answer, Exception) else checked(command, answer)
+                for command, answer in zip(some, answers, strict=True)
+            ]
+        except Exception as exc:
+            self._fail(str(some[0][0]), exc)
+
+    def _fail(self, command: str, cause: Exception) -> NoReturn:
+        if not isinstance(cause, commands.FAILURES):
+            # What came is no answer: whatever comes next on this connection may be none either.
+            with contextlib.suppress(Exception):
+                drop_idle(self._client)
+        if isinstance(cause, BackendError):
+            raise cause
+        raise commands.backend_error(command, cause) from None
 
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """The values, in the order of *names*; None for what is not there. Raises BackendError."""
         if not self._cluster:
-            found: list[bytes | None] = []
-            for some in commands.chunked(names):
-                found += self._call("MGET", *some)
+            if len(names) == 1:
+                found: list[bytes | None] = self._call("MGET", names[0])
+                return found
+            found = []
+            with deadline(self._timeout):
+                for some in commands.chunked(names):
+                    found += self._call("MGET", *some, room=len(some) * ANSWER_MAX_BYTES)
             return found
         if len(names) == 1:  # a command instead of a pipeline
             return list(self._call("MGET", names[0]))
@@ -100,7 +137,8 @@ class BlockingRedisBackend:
     def delete_many(self, names: Sequence[str]) -> int:
         """Delete what is there of *names*; how many that were. Raises BackendError."""
         if not self._cluster:
-            return sum(self._call("UNLINK", *some) for some in commands.chunked(names))
+            with deadline(self._timeout):
+                return sum(self._call("UNLINK", *some) for some in commands.chunked(names))
         deleted = 0
         for answer in self._each([("UNLINK", name) for name in names]) if names else ():
             if isinstance(answer, Exception):
@@ -156,25 +194,14 @@ class BlockingRedisBackend:
         targets: list[dict[str, Any]] = [{}]
         if self._cluster:
             targets = [{"target_nodes": node} for node in self._client.get_primaries()]
-        pattern = commands.glob(prefix)
         for target in targets:
-            cursor = 0
-            while True:
-                try:
-                    answer = self._client.execute_command(
-                        "SCAN", cursor, "MATCH", pattern, "COUNT", commands.SCAN_COUNT, **target
-                    )
-                except commands.FAILURES as exc:
-                    _fail("SCAN", exc)
-                cursor = answer[0]
-                if isinstance(cursor, dict):  # by node
-                    (cursor,) = cursor.values()
-                cursor = int(cursor)
-                names = commands.scanned(answer[1])
+            pages = Pages(prefix, self._timeout, clustered=self._cluster)
+            while pages.more:
+                names = pages.take(self._call(*pages.command, **target))
+                if pages.overdue:
+                    pages.limit(self._call("DBSIZE", **target))
                 if names:
                     yield names
-                if not cursor:
-                    break
 
     def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
         """Write up to 1 MiB at *offset*. Raises BackendError, also for what would leave a gap."""
@@ -196,10 +223,11 @@ class BlockingRedisBackend:
 
     def _script(self, command: commands.Command) -> Any:
         """Run a script, with its source if Redis does not have it yet."""
-        try:
-            return self._call(*command)
-        except commands.ScriptMissingError:
-            return self._call(*commands.with_source(command))
+        with deadline(self._timeout):
+            try:
+                return self._call(*command)
+            except commands.ScriptMissingError:
+                return self._call(*commands.with_source(command))
 
     def close(self) -> None:
         """Let go of connections, unless the client was given. Idempotent."""
@@ -218,3 +246,13 @@ def _value(answer: Any) -> bytes | None:
 
 def _fail(command: str, cause: BaseException) -> NoReturn:
     raise commands.backend_error(command, cause) from None
+
+
+def _own_timeout(client: Any) -> float:
+    """The patience that a client was given."""
+    if is_cluster(client):
+        settings = client.nodes_manager.connection_kwargs
+    else:
+        settings = client.connection_pool.connection_kwargs
+    found = settings.get("socket_timeout")
+    return DEFAULT_SECONDS if found is None else min(float(found), 300.0)
