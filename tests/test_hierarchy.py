@@ -205,6 +205,11 @@ async def test_hierarchy_failed_refresh_keeps_the_key_until_it_is_stale(clock: C
             await session.encrypt(b"")
         assert 1 == world.calls.count["load_latest"], "it does not hammer a metastore that is down"
         clock.turn(3600 * 0.051)
+        with pytest.raises(MetastoreError) as caught:
+            await session.encrypt(b"")
+        assert caught.value.retryable
+        assert b"" == await session.decrypt(row), "the extension is for opening"
+        clock.turn(3600 * 0.5)
         for call in in_turn(session.encrypt(b""), session.decrypt(row)):
             with pytest.raises(MetastoreError) as caught:
                 await call

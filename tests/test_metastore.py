@@ -1259,3 +1259,25 @@ async def test_no_credentials_are_not_retryable(
         await made.load_latest(SK)
     assert caught.value.retryable is False
     await made.aclose()
+
+
+# ---- Keys that are dated in the future -----------------------------------------------------
+
+
+async def test_latest_before_a_time_is_strictly_before_it(store: Any) -> None:
+    """What the hierarchy asks for while a wrong clock's key is the latest one."""
+    assert await store.load_latest_before(IK, T0) is None
+    records = [ik(T0), ik(T0 + 60), ik(T0 + 120, revoked=True), ik(T0 + 10_000)]
+    for record in [*records, sk(T0 + 61), ik(T0 + 62, key_id=IK + "x")]:
+        assert await store.store(record)
+    for created, expected in [
+        (T0, None),
+        (T0 + 1, records[0]),
+        (T0 + 60, records[0]),
+        (T0 + 61, records[1]),
+        (T0 + 10_000, records[2]),
+        (T0 + 10_001, records[3]),
+    ]:
+        assert expected == await store.load_latest_before(IK, created)
+    for key_id, created in [("", T0), (IK, -1), ("\ud800", T0), (IK.lower(), T0)]:
+        assert await store.load_latest_before(key_id, created) is None

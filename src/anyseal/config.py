@@ -50,6 +50,11 @@ class CryptoPolicy:
     revoke_check_interval: float = 3600.0
     """A cached key is looked up again after this: how long a revocation may take to be noticed."""
 
+    outage_extension: float | None = None
+    """How much longer a cached key opens, and only opens, while the metastore does not answer.
+    Counted from its last answer plus the interval. Default: half of the interval, so that an
+    interval of 0 has no extension."""
+
     create_date_precision: int = 60
     """Key creation times are multiples of this, so that processes agree on one key."""
 
@@ -73,6 +78,7 @@ class CryptoPolicy:
         bounds: dict[str, tuple[float, float]] = {
             "expire_key_after": (1, 3650 * 86400),
             "revoke_check_interval": (0, 30 * 86400),
+            "outage_extension": (0, 30 * 86400),
             "create_date_precision": (1, 86400),
             "clock_tolerance": (0, 86400),
             "key_cache_size": (1, 10_000_000),
@@ -82,7 +88,7 @@ class CryptoPolicy:
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
-            if value is None and name == "call_timeout":
+            if value is None and name in ("call_timeout", "outage_extension"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigurationError(f"{name} must be a number")
@@ -90,3 +96,16 @@ class CryptoPolicy:
                 raise ConfigurationError(f"{name} must be {low:g} to {high:g}, not {value:g}")
         if self.create_date_precision > self.expire_key_after:
             raise ConfigurationError("create_date_precision must not exceed expire_key_after")
+        if self.outage_extension and not self.revoke_check_interval:
+            raise ConfigurationError(
+                "outage_extension must be 0 with a revoke_check_interval of 0: no key stays cached"
+            )
+
+    @property
+    def longest_use(self) -> float:
+        """How long a process may open with a cached key after the metastore's last answer: the
+        interval plus the extension. What ``shred`` waits for."""
+        extension = self.outage_extension
+        if extension is None:
+            extension = self.revoke_check_interval / 2
+        return self.revoke_check_interval + extension

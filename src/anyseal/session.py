@@ -115,7 +115,7 @@ class SessionBase:
         The sessions' own methods have this inline: a call is a tenth of a small row.
         """
         key = self._partition.latest
-        if key is None or time.monotonic() >= key.stale_at:
+        if key is None or time.monotonic() >= key.look_at:
             return None
         return open_row(row, key.row_key)
 
@@ -255,7 +255,7 @@ class Session(SessionBase):
         if (
             key is not None
             and _row_length(row) <= INLINE_ROW_BYTES
-            and time.monotonic() < key.stale_at
+            and time.monotonic() < key.look_at
         ):
             data = open_row(row, key.row_key)
             if data is not None:

@@ -176,6 +176,9 @@ class SessionSettings:
     check_interval: float | None = _setting(
         "CheckInterval", _number, env=("REVOKE_CHECK_INTERVAL_SECS",)
     )
+    outage_extension: float | None = _setting(
+        "OutageExtension", _number, env=("OUTAGE_EXTENSION_SECS",)
+    )
     create_date_precision: int | None = _setting(
         "CreateDatePrecision", _count, env=("CREATE_DATE_PRECISION_SECS",)
     )
@@ -254,6 +257,7 @@ class SessionSettings:
         chosen = {
             "expire_key_after": self.expire_after,
             "revoke_check_interval": self.check_interval,
+            "outage_extension": self.outage_extension,
             "create_date_precision": self.create_date_precision,
             "session_cache_size": self.session_cache_max_size,
             "session_cache_duration": self.session_cache_duration,

@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import functools
 import itertools
+import logging
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import anyio
+from anyio.lowlevel import current_token
 
-__all__ = ["GRACE", "Ahead", "Detached", "each_awaited", "uninterrupted"]
+__all__ = ["GRACE", "Ahead", "Background", "Detached", "each_awaited", "uninterrupted"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -142,6 +144,52 @@ class Detached:
     async def wait(self) -> None:
         """Wait for its end."""
         await self._ended.wait()
+
+
+class Background:
+    """Tasks that no caller waits for: each belongs to the event loop that it began in.
+
+    Args:
+        owner: Whose tasks they are: ``anyseal.<owner>`` logs what they raise.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._tasks: dict[object, tuple[Any, Detached]] = {}
+
+    def start(
+        self, function: Callable[[], Awaitable[None]], over: Callable[[], object] | None = None
+    ) -> None:
+        """Run *function* in the background; what it raises is logged.
+
+        *over* is called when it has ended, also if it was cancelled before it began.
+        """
+        mark = object()
+
+        async def run() -> None:
+            try:
+                await function()
+            except Exception as exc:
+                logging.getLogger(f"anyseal.{self._owner}").warning(
+                    "a background task of the %s failed: %s", self._owner, type(exc).__name__
+                )
+
+        def end() -> None:
+            self._tasks.pop(mark, None)
+            if over is not None:
+                over()
+
+        task = Detached(run, end)
+        if not task.ended:  # an eager one may have
+            self._tasks[mark] = (current_token(), task)
+
+    async def aclose(self) -> None:
+        """Cancel this event loop's tasks, and wait for their end."""
+        here = current_token()
+        for token, task in list(self._tasks.values()):
+            if token == here:
+                task.cancel()
+                await task.wait()
 
 
 class Ahead(Generic[T]):

@@ -18,6 +18,8 @@ from anyseal.keyring import hierarchy as _hierarchy
 from anyseal.keyring import intermediate as _intermediate
 from anyseal.keyring import lifecycle as _lifecycle
 from anyseal.keyring import lifetimes as _lifetimes
+from anyseal.keyring import looking as _looking
+from anyseal.keyring import naming as _naming
 from anyseal.keyring import system as _system
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.kms.static import StaticKms
@@ -46,6 +48,8 @@ class Clock:
         _intermediate,
         _lifecycle,
         _lifetimes,
+        _looking,
+        _naming,
         _session,
         _sync_sessions,
         _system,

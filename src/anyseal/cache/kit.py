@@ -19,7 +19,8 @@ from anyseal.errors import BackendError
 from anyseal.flight import SingleFlight as Flight
 from anyseal.loops import PerLoop
 from anyseal.offload import run as away
-from anyseal.tasks import Detached, each_awaited
+from anyseal.tasks import Background as _Background
+from anyseal.tasks import each_awaited
 
 if TYPE_CHECKING:
     from anyseal.cache.local import LocalLayer
@@ -88,40 +89,16 @@ async def each(function: Callable[..., Awaitable[object]], jobs: Iterable[Any]) 
     await each_awaited(function, iter(jobs), SET_TASKS)
 
 
-class Background:
-    """Tasks that no caller waits for: each belongs to the event loop that it began in.
+class Background(_Background):
+    """Tasks of a cache that no caller waits for.
 
     Args:
         given_up: Called with the mark of work that does not end in time when the cache closes.
     """
 
     def __init__(self, given_up: Callable[[Any], object]) -> None:
-        self._tasks: dict[object, tuple[Any, Detached]] = {}
+        super().__init__("cache")
         self._marks: set[Any] = set()
-
-    def start(
-        self, function: Callable[[], Awaitable[None]], over: Callable[[], object] | None = None
-    ) -> None:
-        """Run *function* in the background; what it raises is logged.
-
-        *over* is called when it has ended, also if it was cancelled before it began.
-        """
-        mark = object()
-
-        async def run() -> None:
-            try:
-                await function()
-            except Exception as exc:
-                logger.warning("a background task of the cache failed: %s", type(exc).__name__)
-
-        def end() -> None:
-            self._tasks.pop(mark, None)
-            if over is not None:
-                over()
-
-        task = Detached(run, end)
-        if not task.ended:  # an eager one may have
-            self._tasks[mark] = (current_token(), task)
 
     def once(self, mark: Hashable, function: Callable[[], Awaitable[None]]) -> None:
         """Run *function* in the background unless one with this *mark* runs in this loop."""
@@ -130,14 +107,6 @@ class Background:
         if here not in self._marks:
             self._marks.add(here)
             self.start(function, lambda: self._marks.discard(here))
-
-    async def aclose(self) -> None:
-        """Cancel this event loop's tasks, and wait for their end."""
-        here = current_token()
-        for token, task in list(self._tasks.values()):
-            if token == here:
-                task.cancel()
-                await task.wait()
 
 
 class _Due:

@@ -307,14 +307,24 @@ def shred(
             "--no-wait", help="Delete at once: running processes go on until they look again."
         ),
     ] = False,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--other-config",
+            metavar="FILE",
+            help="Settings of another service that opens this partition's data; may be repeated.",
+        ),
+    ] = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Delete a partition's keys: all it sealed is unreadable from then on, for good.
 
-    They are revoked first, and deleted when no running process can have them at hand any more:
-    after the revoke-check interval. If the command is stopped meanwhile, run it again.
+    They are revoked first, and deleted when no running process can have them cached any more:
+    after the revoke-check interval plus the outage extension, the largest of all the settings
+    given. If the command is stopped before, run it again.
     """
+    policies = [SessionSettings.from_file(path).policy() for path in others or ()]
     hierarchy, name = Hierarchy.of(config), _partition(partition)
     keys = hierarchy.run(lambda admin: admin.list(name))
     if not keys:
@@ -325,11 +335,18 @@ def shred(
         name,
         yes=yes,
     )
-    pause = 0.0 if no_wait else hierarchy.settings.policy().revoke_check_interval
-    if pause and not json:
-        note(f"revoked at once, deleted in {pause:.0f} s, when no process has them at hand")
-    report = hierarchy.run(lambda admin: admin.shred(name, wait=not no_wait))
+    pause = max(p.longest_use for p in (hierarchy.settings.policy(), *policies))
+    if pause and not (json or no_wait):
+        note(f"revoked at once, deleted in {pause:.0f} s, when no process has them cached")
+    report = hierarchy.run(lambda admin: admin.shred(name, wait=not no_wait, policies=policies))
     if json:
-        _print({"partition": name, "keys_deleted": report.keys_deleted, "waited": report.waited})
+        _print(
+            {
+                "partition": name,
+                "keys_deleted": report.keys_deleted,
+                "waited": report.waited,
+                "longest_use": report.longest_use,
+            }
+        )
     else:
         print(f"{report.keys_deleted} {_keys(report.keys_deleted)} deleted")

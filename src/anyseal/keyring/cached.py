@@ -7,6 +7,7 @@ Threads share all of it without a lock.
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections import OrderedDict
@@ -17,10 +18,12 @@ from anyseal.keys import Key, Slot
 from anyseal.ports import KeyRecord
 from anyseal.record import RowKey
 
-__all__ = ["REFRESH_AT", "IntermediateKey", "Partition", "Partitions", "SystemKey", "trim"]
+__all__ = ["ENDED", "REFRESH_AT", "IntermediateKey", "Partition", "Partitions", "SystemKey", "trim"]
 
 REFRESH_AT = 0.9
-"""Of the revoke-check interval: one caller refreshes while the others go on."""
+"""Of the revoke-check interval: a key is looked up again while its callers continue."""
+ENDED = -math.inf
+"""The last answer of a key that the metastore no longer has: it opens and seals nothing."""
 _OLD_KEYS_MAX = 100
 
 
@@ -36,16 +39,24 @@ def trim(cache: OrderedDict[Any, Any], size: int) -> None:
 class SystemKey:
     """An unwrapped system key."""
 
-    __slots__ = ("created", "id", "refresh_at", "revoked", "slot", "stale_at")
+    __slots__ = ("answered_at", "look_at", "place", "revoked", "slot")
 
     def __init__(self, record: KeyRecord, slot: Slot) -> None:
-        self.id = record.id
-        self.created = record.created
+        self.place = record.id, record.created
         self.revoked = record.revoked
         self.slot = slot
-        # Monotonic times, set at each look at the metastore (Lifetimes.looked_up).
-        self.refresh_at = 0.0
-        self.stale_at = 0.0
+        # Monotonic times, set at each look at the metastore (Lifetimes.answered).
+        self.answered_at = self.look_at = ENDED
+
+    @property
+    def id(self) -> str:
+        """The id that intermediate keys name."""
+        return self.place[0]
+
+    @property
+    def created(self) -> int:
+        """Seconds since the epoch."""
+        return self.place[1]
 
 
 class IntermediateKey:
@@ -54,7 +65,16 @@ class IntermediateKey:
     There may be a hundred thousand of them: each field counts (bench/sessions.py).
     """
 
-    __slots__ = ("_key", "refresh_at", "revoked", "row_key", "seal_until", "stale_at")
+    __slots__ = (
+        "_key",
+        "answered_at",
+        "look_at",
+        "parent",
+        "refresh_at",
+        "revoked",
+        "row_key",
+        "seal_until",
+    )
 
     def __init__(self, record: KeyRecord, slot: Slot, partition_id: str) -> None:
         self.revoked = record.revoked
@@ -62,13 +82,17 @@ class IntermediateKey:
         key_id = partition_id if partition_id == record.id else record.id
         self.row_key = RowKey(slot, key_id, record.created)
         self._key: Key | None = None
+        self.parent: tuple[str, int] | None = None
+        """The id and time of its system key."""
         # Monotonic times, set at each look at the metastore (Lifetimes.looked_up_under).
-        self.refresh_at = 0.0
-        """From here one caller looks again before sealing, while the others go on."""
-        self.seal_until = 0.0
+        self.refresh_at = ENDED
+        """From here one caller looks again before sealing, while the others continue."""
+        self.seal_until = ENDED
         """From here it seals no more."""
-        self.stale_at = 0.0
-        """From here nobody opens with it before it was looked up again."""
+        self.look_at = ENDED
+        """From here one caller has it looked up again, while it opens for all."""
+        self.answered_at = ENDED
+        """When the look began that the metastore answered last: Lifetimes counts from here."""
 
     @property
     def id(self) -> str:
@@ -119,7 +143,7 @@ class Partition:
         key = self.latest
         if key is None or key.row_key.created != created or key.row_key.id != key_id:
             key = self.older.get((key_id, created)) if self.older else None
-        return key if key is not None and time.monotonic() < key.stale_at else None
+        return key if key is not None and time.monotonic() < key.look_at else None
 
     def held(self, key_id: str, created: int) -> IntermediateKey | None:
         """The key that a row names, however old the last look at it is."""
@@ -147,8 +171,7 @@ class Partition:
         """Seal no more under the key in *record*."""
         key = self.latest
         if key is not None and (key.id, key.created) == (record.id, record.created):
-            key.revoked = record.revoked
-            key.seal_until = key.refresh_at = 0.0
+            key.seal_until = key.refresh_at = ENDED
 
     def remember(self, key: IntermediateKey) -> None:
         """Keep a key for opening."""
@@ -163,6 +186,9 @@ class Partition:
 
     def forget(self, key_id: str, created: int) -> None:
         """Drop a key that the metastore no longer has."""
+        key = self.held(key_id, created)
+        if key is not None:
+            key.answered_at = key.look_at = key.seal_until = key.refresh_at = ENDED
         if self.latest is not None and (self.latest.id, self.latest.created) == (key_id, created):
             self.latest = None
         if self.older is not None:

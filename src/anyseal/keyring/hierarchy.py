@@ -34,7 +34,8 @@ from anyseal.keyring.meter import Meter
 from anyseal.keyring.naming import NameKeys
 from anyseal.keyring.system import SystemKeys
 from anyseal.keys import Key
-from anyseal.ports import KeyRecord, Kms, Metastore, MetricsHook
+from anyseal.ports import Kms, Metastore, MetricsHook
+from anyseal.tasks import Background
 
 __all__ = ["KeyHierarchy"]
 
@@ -102,11 +103,14 @@ class KeyHierarchy:
             allow_ambiguous_ids=allow_ambiguous_ids,
         )
         lifetimes = Lifetimes(self.policy)
-        self._systems = SystemKeys(self._ids.system, self._store, lifetimes, self.meter)
-        self._keys = IntermediateKeys(self._store, self._systems, lifetimes, self.meter)
+        self._background = background = Background("hierarchy")
+        self._names = NameKeys(self.policy.key_cache_size, self._store, lifetimes, background)
+        self._systems = SystemKeys(self._ids.system, self._store, lifetimes, background, self.meter)
+        self._keys = IntermediateKeys(
+            self._store, self._systems, lifetimes, background, self._names.forget, self.meter
+        )
         self.partitions = Partitions(self.policy.key_cache_size, self._ids.intermediate)
         self._unknown: OrderedDict[tuple[str, bytes], float] = OrderedDict()
-        self._names = NameKeys(self.policy.key_cache_size)
         self._closed = False
 
     @property
@@ -214,7 +218,9 @@ class KeyHierarchy:
         found = self.partitions.of(partition)
         created = int.from_bytes(key_id[:8])
         if created < 1 << 53:
-            for ik_id in self._ids.possible(partition):
+            ids = self._ids.possible(partition)
+            ids.sort(key=lambda ik_id: found.held(ik_id, created) is None)  # cached ones first
+            for ik_id in ids:
                 try:
                     key = await self.opening_key(found, ik_id, created)
                 except KeyNotFoundError:
@@ -236,10 +242,6 @@ class KeyHierarchy:
             ConfigurationError: The metastore cannot list a key's versions.
         """
         return await self._names.get(self, partition)
-
-    async def oldest(self, key_id: str) -> KeyRecord | None:
-        """The first record with this id, or None. Needs a metastore that lists versions."""
-        return await self._store.oldest(key_id)
 
     # ---- rotation on demand ----
 
@@ -269,6 +271,7 @@ class KeyHierarchy:
         if self._closed:
             return
         self._closed = True
+        await self._background.aclose()
         self.forget()
         await self._store.aclose()
 

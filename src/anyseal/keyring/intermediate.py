@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from anyseal.errors import (
     AnysealError,
@@ -13,15 +14,16 @@ from anyseal.errors import (
     MetastoreError,
     WrongKeyError,
 )
-from anyseal.flight import SingleFlight
 from anyseal.keyring.cached import IntermediateKey, Partition, SystemKey
 from anyseal.keyring.keystore import KeyStore
 from anyseal.keyring.lifetimes import Lifetimes
+from anyseal.keyring.looking import Looks
 from anyseal.keyring.meter import Meter
-from anyseal.keyring.system import CREATE_ATTEMPTS, SystemKeys
+from anyseal.keyring.system import CREATE_ATTEMPTS, SystemKeys, parent_place
 from anyseal.keys import Slot
 from anyseal.ports import KeyRecord
 from anyseal.record import unwrap_key, wrap_key
+from anyseal.tasks import Ahead, Background
 
 __all__ = ["IntermediateKeys"]
 
@@ -35,19 +37,28 @@ class IntermediateKeys:
         store: Keeps them.
         systems: The system keys, which wrap them.
         lifetimes: How long they may be used.
+        background: Runs the looks that no caller waits for.
+        gone: Called with a partition's name when one of its keys is gone.
         meter: Is told of misses.
     """
 
-    __slots__ = ("_flight", "_lifetimes", "_meter", "_store", "_systems")
+    __slots__ = ("_gone", "_lifetimes", "_looks", "_meter", "_store", "_systems")
 
     def __init__(
-        self, store: KeyStore, systems: SystemKeys, lifetimes: Lifetimes, meter: Meter
+        self,
+        store: KeyStore,
+        systems: SystemKeys,
+        lifetimes: Lifetimes,
+        background: Background,
+        gone: Callable[[str], object],
+        meter: Meter,
     ) -> None:
         self._store = store
         self._systems = systems
         self._lifetimes = lifetimes
         self._meter = meter
-        self._flight: SingleFlight[IntermediateKey] = SingleFlight()
+        self._gone = gone
+        self._looks: Looks[IntermediateKey] = Looks(lifetimes, background)
 
     # ---- sealing ----
 
@@ -60,7 +71,7 @@ class IntermediateKeys:
         self._meter.count("stale" if old else "miss", "intermediate-key")
         partition.refreshing = old is not None and time.monotonic() < old.seal_until
         try:
-            return await self._flight.run(partition.name, lambda: self._load_sealing(partition))
+            return await self._looks.now(partition.name, lambda: self._load_sealing(partition))
         except AnysealError as exc:
             if old is None or time.monotonic() >= old.seal_until:
                 raise
@@ -75,41 +86,58 @@ class IntermediateKeys:
 
     async def rotate(self, partition: Partition) -> str:
         """Make a new key of *partition* now; returns its id."""
-        latest = await self._store.load_latest(partition.id)
+        latest = await self._newest(partition)
         return partition.promote(await self._create(partition, latest, anew=True)).id
 
+    async def _newest(self, partition: Partition) -> KeyRecord | None:
+        """The partition's newest record that is not dated ahead."""
+        latest = partition.latest
+        known = [self._lifetimes.creation_time()]
+        if latest is not None and latest.id == partition.id:
+            known.insert(0, latest.created)
+        return await self._store.newest(partition.id, self._lifetimes.newest_allowed(), known)
+
     async def _load_sealing(self, partition: Partition) -> IntermediateKey:
-        record = await self._store.load_latest(partition.id)
+        begun = time.monotonic()
+        record = await self._newest(partition)
         if record is not None:
-            key = await self._usable(partition, record)
+            key = await self._usable(partition, record, begun)
             if key is not None:
                 return partition.promote(key)
         return partition.promote(await self._create(partition, record))
 
-    async def _usable(self, partition: Partition, record: KeyRecord) -> IntermediateKey | None:
+    async def _usable(
+        self, partition: Partition, record: KeyRecord, begun: float
+    ) -> IntermediateKey | None:
         """The record's key if new rows may be sealed under it, else None."""
-        parent = await self._sealing_parent(record)
+        held = partition.held(record.id, record.created)
+        if held is not None:
+            self._lifetimes.answered(held, revoked=record.revoked, begun=begun)
+        parent = await self._sealing_parent(partition, record)
         if parent is None:
             partition.bar(record)
             return None
         try:
-            return self._unwrapped(partition, record, parent)
+            return self._unwrapped(partition, record, parent, begun)
         except DecryptionError as exc:
             raise MetastoreError(
                 "an intermediate key does not verify under its system key", retryable=False
             ) from exc
 
-    async def _sealing_parent(self, record: KeyRecord) -> SystemKey | None:
+    async def _sealing_parent(self, partition: Partition, record: KeyRecord) -> SystemKey | None:
         """The system key of *record*; None if one of the two must not seal."""
-        if record.revoked or time.time() >= self._lifetimes.expires(record.created):
+        lifetimes = self._lifetimes
+        if record.revoked or time.time() >= lifetimes.expires(record.created):
             return None
-        if self._lifetimes.dated_ahead(record.created):
-            _log.warning("an intermediate key is dated in the future: a clock is wrong")
+        if lifetimes.dated_ahead(record.created):
             return None
         try:
             parent = await self._systems.parent(record)
-        except (KeyNotFoundError, WrongKeyError):
-            return None  # its system key is gone: it opens nothing, and must not seal
+        except KeyNotFoundError:  # it opens nothing any more, and must not seal
+            self._forget(partition, record.id, record.created)
+            return None
+        except WrongKeyError:
+            return None
         return parent if self._lifetimes.may_seal(parent) else None
 
     async def _create(
@@ -121,8 +149,9 @@ class IntermediateKeys:
             latest: The partition's newest record.
             anew: Take nobody else's.
         """
-        taken = self._lifetimes.behind(latest)
+        taken = None if latest is None else latest.created
         for _ in range(CREATE_ATTEMPTS):
+            begun = time.monotonic()
             parent = await self._systems.sealing()
             slot = Slot.random()
             record = KeyRecord(
@@ -134,12 +163,12 @@ class IntermediateKeys:
             )
             if await self._store.store(record):
                 key = IntermediateKey(record, slot, partition.id)
-                return self._lifetimes.looked_up_under(key, parent)
+                return self._lifetimes.looked_up_under(key, parent, revoked=False, begun=begun)
             slot.release()
             taken = record.created
             winner = None if anew else await self._store.load(record.id, record.created)
             if winner is not None:
-                taken_over = await self._usable(partition, winner)
+                taken_over = await self._usable(partition, winner, begun)
                 if taken_over is not None:
                     return taken_over
         raise MetastoreError("could not create an intermediate key: others create invalid ones")
@@ -147,28 +176,64 @@ class IntermediateKeys:
     # ---- opening ----
 
     async def opening(self, partition: Partition, key_id: str, created: int) -> IntermediateKey:
-        """The key that a row names, looked up in the metastore. Writes nothing."""
-        self._meter.count("miss", "intermediate-key")
-        return await self._flight.run(
-            (key_id, created), lambda: self._load_opening(partition, key_id, created)
+        """The key that a row names: cached while it is looked up again, or looked up now.
+
+        Writes nothing. Raises as :meth:`SystemKeys.parent`.
+        """
+        held = partition.held(key_id, created)
+        self._meter.count("stale" if held else "miss", "intermediate-key")
+        return await self._looks.ahead(
+            (key_id, created), held, lambda: self._load_opening(partition, key_id, created)
         )
 
     async def _load_opening(
         self, partition: Partition, key_id: str, created: int
     ) -> IntermediateKey:
-        record = await self._store.load(key_id, created)
-        if record is None:
-            partition.forget(key_id, created)
-            raise KeyNotFoundError("the metastore does not have the key that the record names")
-        parent = await self._systems.parent(record)
-        key = self._unwrapped(partition, record, parent)
+        begun = time.monotonic()
+        held = partition.held(key_id, created)
+        ahead = self._parent_ahead(held)
+        try:
+            record = await self._store.load(key_id, created)
+            if record is None:
+                raise KeyNotFoundError("the metastore does not have the key that the record names")
+            place = parent_place(record)
+            if ahead is not None and held is not None and held.parent == place:
+                parent = await ahead.result()
+            else:
+                parent = await self._systems.opener(place)
+        except KeyNotFoundError:  # the key, or its system key
+            self._forget(partition, key_id, created)
+            raise
+        finally:
+            if ahead is not None:
+                await ahead.drop()
+        key = self._unwrapped(partition, record, parent, begun)
         partition.remember(key)
         return key
 
+    def _parent_ahead(self, held: IntermediateKey | None) -> Ahead[SystemKey] | None:
+        """A look at the system key of *held* beside that at *held* itself, if it needs one."""
+        if held is None or held.parent is None or not self._systems.due(held.parent):
+            return None
+        place = held.parent
+        return Ahead(lambda: self._systems.opener_again(place))
+
+    def _forget(self, partition: Partition, key_id: str, created: int) -> None:
+        partition.forget(key_id, created)
+        self._gone(partition.name)
+
     def _unwrapped(
-        self, partition: Partition, record: KeyRecord, parent: SystemKey
+        self,
+        partition: Partition,
+        record: KeyRecord,
+        parent: SystemKey,
+        begun: float | None = None,
     ) -> IntermediateKey:
-        """The record's key, taken over from the cache where it is the same."""
+        """The record's key, taken over from the cache where it is the same.
+
+        Args:
+            begun: When the metastore was asked for *record*. Default: now.
+        """
         key = partition.held(record.id, record.created)
         if key is None:
             try:
@@ -176,5 +241,9 @@ class IntermediateKeys:
             except FormatError as exc:
                 raise MetastoreError(f"a key record is malformed: {exc}", retryable=False) from exc
             key = IntermediateKey(record, slot, partition.id)
-        key.revoked = record.revoked
-        return self._lifetimes.looked_up_under(key, parent)
+        return self._lifetimes.looked_up_under(
+            key,
+            parent,
+            revoked=record.revoked,
+            begun=time.monotonic() if begun is None else begun,
+        )

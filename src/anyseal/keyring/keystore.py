@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from anyseal._ffi import lib, raise_for, view, view_writable
@@ -42,6 +44,12 @@ class _Refusal:
         self.until = time.monotonic() + pause
 
 
+_log = logging.getLogger("anyseal.hierarchy")
+_WARNINGS_MAX = 100
+_VERSIONS_MAX = 10_000
+_NO_REMEDY = "; without load_latest_before in the metastore each process makes a key of its own"
+
+
 class KeyStore:
     """A metastore and a KMS as a hierarchy calls them: measured, limited, with errors of ours only.
 
@@ -60,7 +68,15 @@ class KeyStore:
         ConfigurationError: A testing KMS with a lasting metastore.
     """
 
-    __slots__ = ("_kms", "_kms_bounds", "_metastore", "_metastore_bounds", "_meter", "_refusals")
+    __slots__ = (
+        "_kms",
+        "_kms_bounds",
+        "_metastore",
+        "_metastore_bounds",
+        "_meter",
+        "_refusals",
+        "_warned",
+    )
 
     def __init__(
         self,
@@ -88,6 +104,7 @@ class KeyStore:
         self._metastore_bounds = Bounds(timeout, MetastoreError)
         self._kms_bounds = Bounds(timeout, KmsError)
         self._refusals: dict[bytes | None, _Refusal] = {}
+        self._warned: set[str] = set()
 
     async def load(self, key_id: str, created: int) -> KeyRecord | None:
         """The record with exactly this id and time, or None.
@@ -103,18 +120,69 @@ class KeyStore:
         found = await self._asked("load", self._metastore.load_latest, key_id)
         return _record("load_latest", found, key_id)
 
-    async def oldest(self, key_id: str) -> KeyRecord | None:
-        """The record with this id and the earliest time, or None. Raises as :meth:`load`.
+    async def newest(self, key_id: str, until: int, known: Iterable[int]) -> KeyRecord | None:
+        """The newest record with this id that is dated *until* or before, or None.
 
-        Needs a metastore that lists a key's versions.
+        A key from a wrong clock's future hides the newest one of now from ``load_latest``. A
+        metastore that has neither ``load_latest_before`` nor ``versions`` is asked for the records
+        of the *known* times. Raises as :meth:`load`.
         """
+        record = await self.load_latest(key_id)
+        if record is None or record.created <= until:
+            return record
+        before = getattr(self._metastore, "load_latest_before", None)
+        listed = before is None and hasattr(self._metastore, "versions")
+        remedy = "" if before is not None or listed else _NO_REMEDY
+        self._warn(
+            key_id,
+            "a key of %r is dated in the future (%d): a clock is wrong%s",
+            key_id,
+            record.created,
+            remedy,
+        )
+        if before is not None:
+            found = await self._asked("load", before, key_id, until + 1)
+            return _record("load_latest_before", found, key_id, until=until)
+        if listed:
+            all_ = await self.versions(key_id)
+            return next((one for one in reversed(all_) if one.created <= until), None)
+        for created in known:
+            if created <= until and (one := await self.load(key_id, created)) is not None:
+                return one
+        return None
+
+    def _warn(self, key_id: str, text: str, *args: object) -> None:
+        """Once for each id; a hundred of them tell enough."""
+        if key_id not in self._warned and len(self._warned) < _WARNINGS_MAX:
+            self._warned.add(key_id)
+            _log.warning(text, *args)
+
+    async def versions(self, key_id: str) -> list[KeyRecord]:
+        """All records with this id, oldest first.
+
+        Raises:
+            ConfigurationError: The metastore cannot list them.
+            MetastoreError: As :meth:`load`.
+        """
+        if not hasattr(self._metastore, "versions"):
+            raise ConfigurationError(
+                "the metastore cannot list a key's versions: give the cache a name_key="
+            )
+        listed: list[KeyRecord] = await self._asked("load", self._listed, key_id)
+        return listed
+
+    async def _listed(self, key_id: str) -> list[KeyRecord]:
         versions: Any = getattr(self._metastore, "versions", None)
-
-        async def first() -> Any:
-            async with contextlib.aclosing(versions(key_id)) as records:
-                return await anext(records, None)
-
-        return _record("versions", await self._limited("versions", first), key_id)
+        listed: list[KeyRecord] = []
+        async with contextlib.aclosing(versions(key_id)) as records:
+            async for found in records:
+                record = _record("versions", found, key_id)
+                if record is None or (listed and record.created <= listed[-1].created):
+                    raise MetastoreError("versions: not in the order of time", retryable=False)
+                listed.append(record)
+                if len(listed) > _VERSIONS_MAX:
+                    raise MetastoreError("versions: they do not come to an end", retryable=False)
+        return listed
 
     async def store(self, record: KeyRecord) -> bool:
         """Insert *record* unless its id and time are taken. Raises as :meth:`load`."""
@@ -212,7 +280,12 @@ class KeyStore:
 
 
 def _record(
-    operation: str, found: Any, key_id: str, created: int | None = None
+    operation: str,
+    found: Any,
+    key_id: str,
+    created: int | None = None,
+    *,
+    until: float = math.inf,
 ) -> KeyRecord | None:
     """What a metastore answered, if that is what it was asked for.
 
@@ -231,6 +304,7 @@ def _record(
         found.id == key_id
         and type(found.created) is int
         and created in (None, found.created)
+        and found.created <= until
         and isinstance(found.key, bytes | bytearray)
         and isinstance(found.revoked, bool)
         and (parent == (None, None) or (isinstance(parent[0], str) and type(parent[1]) is int))

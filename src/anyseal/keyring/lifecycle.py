@@ -9,6 +9,7 @@ from typing import Literal
 
 import anyio
 
+from anyseal.config import CryptoPolicy
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.keyring.lifetimes import REVOKED_STALE_AT, Lifetimes
@@ -37,7 +38,7 @@ class KeyStatus:
     expires: float
     """Seconds since the epoch."""
     latest: bool
-    """Whether it is the newest key of its id, the one that seals."""
+    """Whether it is the newest key of its id that is not dated ahead, the one that seals."""
 
     @property
     def deserves_attention(self) -> bool:
@@ -55,7 +56,11 @@ class ShredReport:
     partition: str
     keys_deleted: int
     waited: float
-    """Seconds, until no process could open any more."""
+    """Seconds, until no process could open any more. 0 where it did not wait."""
+    longest_use: float
+    """Seconds for which a process may open with a cached key after the metastore's last answer:
+    the largest interval plus extension of the policies. Where it did not wait, other processes may
+    go on for so long."""
 
 
 class KeyAdmin:
@@ -100,10 +105,11 @@ class KeyAdmin:
         """
         found = [item async for item in self._records(partition)]
         parents = await self._parents([record for record, _ in found])
+        found.sort(key=lambda item: (item[0].id, item[0].created))
         newest: dict[str, int] = {}
         for record, _ in found:
-            newest[record.id] = max(record.created, newest.get(record.id, 0))
-        found.sort(key=lambda item: (item[0].id, item[0].created))
+            if record.id not in newest or not self._lifetimes.dated_ahead(record.created):
+                newest[record.id] = record.created
         return [
             KeyStatus(
                 id=record.id,
@@ -235,21 +241,33 @@ class KeyAdmin:
             self._hierarchy.forget(name)
         return count
 
-    async def shred(self, partition: str, *, wait: bool = True) -> ShredReport:
+    async def shred(
+        self, partition: str, *, wait: bool = True, policies: Sequence[CryptoPolicy] = ()
+    ) -> ShredReport:
         """Make everything that *partition* sealed unreadable, for good.
 
-        Its keys are revoked; after the revoke-check interval, when every process knows, they are
-        deleted; after another tenth of it no process has them cached any more. Stop the
-        partition's traffic first: what another process seals meanwhile is lost with the rest.
-        Backups of the metastore undo it.
+        Its keys are revoked; after the revoke-check interval plus the outage extension, when every
+        process knows or has dropped them, they are deleted; after another tenth of the sum no
+        process has them cached any more, not even one that is cut off from the metastore. Stop
+        the partition's traffic first: what another process seals in this time is lost with the
+        rest. Backups of the metastore undo it.
 
         Args:
             partition: Whose keys to delete.
-            wait: Wait for the revoke-check interval. Without it, other processes may go on opening
-                until they look again.
+            wait: Wait for the sum. Without it, other processes may go on opening until they look
+                again.
+            policies: The policies of all other services and processes that open this partition's
+                data, if they differ from this hierarchy's: the longest sum counts.
+
+        Returns:
+            How many keys were deleted, how long it waited, and the sum.
+
+        Raises:
+            MetastoreError: The metastore did not answer; call it again.
         """
+        longest = max(p.longest_use for p in (self._hierarchy.policy, *policies))
         await self.revoke(partition=partition)
-        pause = self._hierarchy.policy.revoke_check_interval if wait else 0.0
+        pause = longest if wait else 0.0
         await anyio.sleep(pause)
         count = 0
         for key in await self.list(partition):
@@ -258,8 +276,12 @@ class KeyAdmin:
                 self._audited(partition, key.id, "shred")
         self._hierarchy.forget(partition)
         await anyio.sleep(pause * REVOKED_STALE_AT)
-        waited = pause * (1 + REVOKED_STALE_AT)
-        return ShredReport(partition=partition, keys_deleted=count, waited=waited)
+        return ShredReport(
+            partition=partition,
+            keys_deleted=count,
+            waited=pause * (1 + REVOKED_STALE_AT),
+            longest_use=longest,
+        )
 
     def _audited(
         self, partition: str | None, key_id: str, operation: Literal["revoke", "rotate", "shred"]

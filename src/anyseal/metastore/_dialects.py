@@ -34,6 +34,7 @@ class Statements:
 
     load: TextClause
     latest: TextClause
+    latest_before: TextClause
     insert: TextClause
     first_page: TextClause
     next_page: TextClause
@@ -119,10 +120,12 @@ class Dialect:
         page = f"SELECT {columns} FROM {table} WHERE {prefix}"  # noqa: S608
         order = " ORDER BY id, created LIMIT :limit"
         after = f" AND id >= :id AND (id > :id OR created > {time})"
-        chosen = f"SELECT {columns} FROM {table} WHERE {same_id} ORDER BY created"  # noqa: S608
+        one_id = f"SELECT {columns} FROM {table} WHERE {same_id}"  # noqa: S608
+        chosen = f"{one_id} ORDER BY created"
         return Statements(
             load=sa.text(f"SELECT {columns} FROM {table} WHERE {row}"),  # noqa: S608
             latest=sa.text(f"{chosen} DESC LIMIT 1"),
+            latest_before=sa.text(f"{one_id} AND created < {time} ORDER BY created DESC LIMIT 1"),
             versions=sa.text(chosen),
             insert=sa.text(
                 f"INSERT INTO {table} (id, created, key_record) "  # noqa: S608

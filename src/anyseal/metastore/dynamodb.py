@@ -151,6 +151,16 @@ class DynamoDbMetastore:
         answer = await self._call("Query", **_query(key_id), ScanIndexForward=False, Limit=1)
         return _decode(answer["Items"][0]) if answer["Items"] else None
 
+    async def load_latest_before(self, key_id: str, created: int) -> KeyRecord | None:
+        """The record with this id and the latest time before *created*, or None."""
+        if not is_time(created) or not is_key_id(key_id):
+            return None
+        query = _query(key_id)
+        query["KeyConditionExpression"] += " AND Created < :created"
+        query["ExpressionAttributeValues"][":created"] = {"N": str(created)}
+        answer = await self._call("Query", **query, ScanIndexForward=False, Limit=1)
+        return _decode(answer["Items"][0]) if answer["Items"] else None
+
     async def store(self, record: KeyRecord) -> bool:
         """Insert *record* unless its id and time are taken; whether it was inserted."""
         check_storable(record)

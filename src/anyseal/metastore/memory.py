@@ -43,6 +43,14 @@ class MemoryMetastore:
             versions = self._rows.get(key_id)
             return versions[max(versions)] if versions else None
 
+    async def load_latest_before(self, key_id: str, created: int) -> KeyRecord | None:
+        """The record with this id and the latest time before *created*, or None."""
+        await anyio.lowlevel.checkpoint()
+        with self._lock:
+            versions = self._rows.get(key_id, {})
+            latest = max((time for time in versions if time < created), default=None)
+            return None if latest is None else versions[latest]
+
     async def store(self, record: KeyRecord) -> bool:
         """Insert *record* unless its id and time are taken; whether it was inserted."""
         check_storable(record)

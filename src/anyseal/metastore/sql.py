@@ -190,6 +190,10 @@ class SqlMetastore:
         """The record with this id and the latest time, or None."""
         return await self._waiting("load", self._load_latest, key_id)
 
+    async def load_latest_before(self, key_id: str, created: int) -> KeyRecord | None:
+        """The record with this id and the latest time before *created*, or None."""
+        return await offload.run_waiting(self._load_latest_before, key_id, created)
+
     async def store(self, record: KeyRecord) -> bool:
         """Insert *record* unless its id and time are taken; whether it was inserted."""
         check_storable(record)
@@ -253,6 +257,15 @@ class SqlMetastore:
             return None
         with self._connected("load") as connection:
             row = connection.execute(self._ready(connection).latest, {"id": key_id}).first()
+        return self._decode(row, key_id)
+
+    def _load_latest_before(self, key_id: str, created: int) -> KeyRecord | None:
+        if not is_time(created) or not is_key_id(key_id):
+            return None
+        values = {"id": key_id, "created": self._dialect.bind_time(created)}
+        with self._connected("load") as connection:
+            sql = self._ready(connection)
+            row = connection.execute(sql.latest_before, values).first()
         return self._decode(row, key_id)
 
     def _store(self, record: KeyRecord) -> bool:

@@ -33,7 +33,10 @@ class Metastore(Protocol):
     """Keeps wrapped keys by (id, created). All raise MetastoreError.
 
     A metastore may say ``testing = True`` if it does not last, and have a ``region_suffix``: what
-    ids of new keys must end with where several regions share one table, or None.
+    ids of new keys must end with where several regions share one table, or None. It may offer
+    ``load_latest_before(key_id, created)``: the record with this id and the latest time before
+    *created*, or None. That is asked for while a wrong clock's key, dated in the future, is the
+    latest; without it, a MetastoreAdmin's ``versions`` are read.
     """
 
     async def load(self, key_id: str, created: int) -> KeyRecord | None:

@@ -86,7 +86,7 @@ class Session(SessionBase):
             and not self._closed
             and self._audit is None
             and self._meter.hook is None
-            and time.monotonic() < key.stale_at
+            and time.monotonic() < key.look_at
         ):
             data = open_row(row, key.row_key)
             if data is not None:
