@@ -21,9 +21,11 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
-__all__ = ["ExcessError", "bounded", "current", "deadline"]
+__all__ = ["ExcessError", "bounded", "bounded_client", "current", "deadline"]
+
+T = TypeVar("T")
 
 LATE: Final = "no answer in time"
 CLOSE_ENOUGH: Final = 1.1
@@ -260,3 +262,57 @@ def bounded(sock: socket.socket) -> socket.socket:
     elif type(sock) is ssl.SSLSocket:
         sock.__class__ = _TlsSocket
     return sock
+
+
+class _Network:
+    """httpcore's way to sockets, whose streams are bounded; connecting and TLS included."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def connect_tcp(self, *args: Any, **options: Any) -> Any:
+        options["timeout"] = _patience(options.get("timeout"))
+        return _bounded_stream(self._inner.connect_tcp(*args, **options))
+
+    def connect_unix_socket(self, *args: Any, **options: Any) -> Any:
+        options["timeout"] = _patience(options.get("timeout"))
+        return _bounded_stream(self._inner.connect_unix_socket(*args, **options))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _patience(seconds: float | None) -> float | None:
+    """Of *seconds* what is left of the thread's deadline."""
+    limit = _thread.current
+    if limit is None:
+        return seconds
+    return limit.left() if seconds is None else min(seconds, limit.left())
+
+
+def _bounded_stream(stream: Any) -> Any:
+    sock = stream.get_extra_info("socket")
+    if sock is not None:
+        bounded(sock)
+    start = stream.start_tls
+
+    def start_tls(*args: Any, **options: Any) -> Any:
+        options["timeout"] = _patience(options.get("timeout"))
+        return _bounded_stream(start(*args, **options))
+
+    stream.start_tls = start_tls
+    return stream
+
+
+def bounded_client(client: T) -> T:
+    """*client*, an ``httpx.Client``, whose connections from now on look at the thread's deadline.
+
+    A transport of another kind, which has no sockets of httpcore's, is left as it is.
+    """
+    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
+    for transport in transports:
+        pool: Any = getattr(transport, "_pool", None)
+        network = getattr(pool, "_network_backend", None)
+        if network is not None and not isinstance(network, _Network):
+            pool._network_backend = _Network(network)
+    return client

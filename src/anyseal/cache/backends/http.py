@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +24,7 @@ from anyseal.cache.backends._wire import (
     names_of,
     to_base64,
 )
+from anyseal.deadline import bounded_client, deadline
 from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 from anyseal.loops import PerLoop
 
@@ -112,25 +113,56 @@ class _Api:
         """What *take* finds in the answer."""
         try:
             return take(loads(body))
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise self.unusable("an answer that is none of a cache's") from None
 
-    def line(self, line: bytes) -> list[str] | None:
-        """The names in a line of a scan; None at its end."""
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """What httpx raises, as BackendError."""
+        try:
+            yield
+        except BackendError:
+            raise
+        except (httpx.HTTPError, httpx.StreamError, OSError, ValueError) as exc:
+            raise self.failed(exc) from None
+
+
+class _Lines:
+    """The lines of a scan, while they come in. No I/O."""
+
+    def __init__(self, api: _Api, prefix: str) -> None:
+        self._api = api
+        self._prefix = prefix
+        self._rest = bytearray()
+        self.ended = False
+        """Whether the last line came. What follows it is an error."""
+
+    def take(self, piece: bytes) -> list[str]:
+        """The names in the lines that *piece* completes."""
+        self._rest += piece
+        *whole, last = bytes(self._rest).split(b"\n")
+        if len(last) > _LINE_MAX_BYTES:
+            raise self._api.unusable("a line that is too long")
+        self._rest[:] = last
+        return [name for line in whole for name in self._names(line)]
+
+    def _names(self, line: bytes) -> list[str]:
         try:
             found = json.loads(line)
-            return None if found is None else names_of(found, _LINE_NAMES)
+            if found is None and not self.ended:
+                self.ended = True
+                return []
+            names = names_of(found, _LINE_NAMES)
         except (ValueError, RecursionError):
-            raise self.unusable("a line that is no list of names") from None
+            raise self._api.unusable("a line that is no list of names") from None
+        if self.ended or not all(name.startswith(self._prefix) for name in names):
+            raise self._api.unusable("names that were not asked for")
+        return names
 
-    def lines(self, rest: bytearray, piece: bytes) -> list[bytes]:
-        """The lines that *piece* completes; what is left stays in *rest*."""
-        rest += piece
-        *whole, last = bytes(rest).split(b"\n")
-        if len(last) > _LINE_MAX_BYTES:
-            raise self.unusable("a line that is too long")
-        rest[:] = last
-        return whole
+    def close(self) -> None:
+        """Nothing more comes. Raises BackendError unless the last line was there."""
+        if not self.ended:
+            raise BackendError(f"{self._api.shown}: the scan broke off")
 
 
 def _flag(name: str) -> Callable[[dict[str, Any]], bool]:
@@ -152,11 +184,14 @@ def _values(most: int) -> Callable[[dict[str, Any]], list[bytes | None]]:
     return take
 
 
-def _deleted(answer: dict[str, Any]) -> int:
-    deleted = answer["deleted"]
-    if isinstance(deleted, bool) or not isinstance(deleted, int) or deleted < 0:
-        raise ValueError
-    return deleted
+def _deleted(most: int) -> Callable[[dict[str, Any]], int]:
+    def take(answer: dict[str, Any]) -> int:
+        deleted = answer["deleted"]
+        if isinstance(deleted, bool) or not isinstance(deleted, int) or not 0 <= deleted <= most:
+            raise ValueError
+        return deleted
+
+    return take
 
 
 def _setting(
@@ -198,7 +233,7 @@ class HttpBackend:
         url: The API's address. A user and password in it are sent as basic authorization.
         token: Sent as ``Authorization: Bearer``.
         headers: Added to every request.
-        timeout: Seconds for one request and its answer; for a scan, between two parts of it.
+        timeout: Seconds for one call; for a scan, from one list of names to the next.
         client: Used and not closed. Default: one of our own.
 
     Raises:
@@ -251,20 +286,17 @@ class HttpBackend:
         content = (
             await offload.run(lambda: dumps(message())) if size > LARGE_BYTES else dumps(message())
         )
-        try:
-            with anyio.fail_after(self._timeout):
-                async with client.stream(
-                    "POST",
-                    api.address(operation),
-                    content=content,
-                    headers=api.headers,
-                    auth=api.auth or httpx.USE_CLIENT_DEFAULT,
-                ) as response:
-                    api.check(response.status_code)
-                    async for piece in response.aiter_raw():
-                        api.grow(answer, piece)
-        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as exc:
-            raise api.failed(exc) from None
+        with api.errors(), anyio.fail_after(self._timeout):
+            async with client.stream(
+                "POST",
+                api.address(operation),
+                content=content,
+                headers=api.headers,
+                auth=api.auth or httpx.USE_CLIENT_DEFAULT,
+            ) as response:
+                api.check(response.status_code)
+                async for piece in response.aiter_raw():
+                    api.grow(answer, piece)
         if len(answer) > LARGE_BYTES:
             return await offload.run(lambda: api.read(answer, take))
         return api.read(answer, take)
@@ -272,10 +304,11 @@ class HttpBackend:
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """The values, in the order of *names*; None for what is not there."""
         found: list[bytes | None] = []
-        while len(found) < len(names):
-            wanted = list(names[len(found) : len(found) + KEYS_MAX])
-            message = {"keys": wanted}
-            found += await self._ask("get", lambda m=message: m, 0, _values(len(wanted)))  # type: ignore[misc]
+        with self._api.errors(), anyio.fail_after(self._timeout):
+            while len(found) < len(names):
+                wanted = list(names[len(found) : len(found) + KEYS_MAX])
+                message = {"keys": wanted}
+                found += await self._ask("get", lambda m=message: m, 0, _values(len(wanted)))  # type: ignore[misc]
         return found
 
     async def set(
@@ -296,34 +329,39 @@ class HttpBackend:
     async def delete_many(self, names: Sequence[str]) -> int:
         """Delete what is there of *names*; how many that were."""
         deleted = 0
-        for at in range(0, len(names), KEYS_MAX):
-            message = {"keys": list(names[at : at + KEYS_MAX])}
-            deleted += await self._ask("delete", lambda m=message: m, 0, _deleted)  # type: ignore[misc]
+        with self._api.errors(), anyio.fail_after(self._timeout):
+            for at in range(0, len(names), KEYS_MAX):
+                keys = list(names[at : at + KEYS_MAX])
+                message = {"keys": keys}
+                deleted += await self._ask("delete", lambda m=message: m, 0, _deleted(len(keys)))  # type: ignore[misc]
         return deleted
 
     async def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """The names that begin with *prefix*, in lists, while they come in."""
-        api, rest, ended = self._api, bytearray(), False
-        client = await self._client()
-        try:
-            async with client.stream(
-                "POST",
-                api.address("scan"),
-                content=dumps({"prefix": prefix}),
-                headers=api.headers,
-                auth=api.auth or httpx.USE_CLIENT_DEFAULT,
-            ) as response:
+        api, lines = self._api, _Lines(self._api, prefix)
+        async with contextlib.AsyncExitStack() as stack:
+            with api.errors(), anyio.fail_after(self._timeout):
+                client = await self._client()
+                response = await stack.enter_async_context(
+                    client.stream(
+                        "POST",
+                        api.address("scan"),
+                        content=dumps({"prefix": prefix}),
+                        headers=api.headers,
+                        auth=api.auth or httpx.USE_CLIENT_DEFAULT,
+                    )
+                )
                 api.check(response.status_code)
-                async for piece in response.aiter_raw():  # to the end: then httpx is done too
-                    for line in api.lines(rest, piece):
-                        names = api.line(line)
-                        ended = names is None
-                        if names:
-                            yield names
-        except (httpx.HTTPError, httpx.StreamError) as exc:
-            raise api.failed(exc) from None
-        if not ended:
-            raise BackendError(f"{api.shown}: the scan broke off")
+            pieces = response.aiter_raw()
+            piece: bytes | None = b""
+            while piece is not None:  # to the end: then httpx is done too
+                names: list[str] = []
+                with api.errors(), anyio.fail_after(self._timeout):  # from one list to the next
+                    while not names and (piece := await anext(pieces, None)) is not None:
+                        names = lines.take(piece)
+                if names:
+                    yield names
+        lines.close()
 
     async def aclose(self) -> None:
         """Close the running loop's client, if it is our own. Idempotent."""
@@ -339,7 +377,7 @@ class BlockingHttpBackend:
         url: The API's address. A user and password in it are sent as basic authorization.
         token: Sent as ``Authorization: Bearer``.
         headers: Added to every request.
-        timeout: Seconds for one request and its answer; for a scan, between two parts of it.
+        timeout: Seconds for one call; for a scan, from one list of names to the next.
         client: Used and not closed. Default: one of our own.
 
     Raises:
@@ -359,7 +397,7 @@ class BlockingHttpBackend:
         self._api = _Api(url, token, headers)
         _check(client, httpx.Client, timeout)
         self._timeout = timeout
-        self._given = client
+        self._given = None if client is None else bounded_client(client)
         self._own: dict[int, httpx.Client] = {}  # by process: a forked child has one of its own
 
     def __repr__(self) -> str:
@@ -371,7 +409,7 @@ class BlockingHttpBackend:
         own = self._own.get(os.getpid())
         if own is None:
             verify = httpx.create_ssl_context() if self._api.tls else _no_tls()
-            fresh = httpx.Client(verify=verify, timeout=self._timeout)
+            fresh = bounded_client(httpx.Client(verify=verify, timeout=self._timeout))
             own = self._own.setdefault(os.getpid(), fresh)  # of several threads, one wins
         return own
 
@@ -379,30 +417,29 @@ class BlockingHttpBackend:
         self, operation: str, message: Mapping[str, Any], take: Callable[[dict[str, Any]], T]
     ) -> T:
         api, answer = self._api, bytearray()
-        until = time.monotonic() + self._timeout
-        try:
-            with self._client().stream(
+        with (
+            api.errors(),
+            deadline(self._timeout),
+            self._client().stream(
                 "POST",
                 api.address(operation),
                 content=dumps(message),
                 headers=api.headers,
                 auth=api.auth or httpx.USE_CLIENT_DEFAULT,
-            ) as response:
-                api.check(response.status_code)
-                for piece in response.iter_raw():
-                    api.grow(answer, piece)
-                    if time.monotonic() > until:
-                        raise TimeoutError
-        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as exc:
-            raise api.failed(exc) from None
+            ) as response,
+        ):
+            api.check(response.status_code)
+            for piece in response.iter_raw():
+                api.grow(answer, piece)
         return api.read(answer, take)
 
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """The values, in the order of *names*; None for what is not there."""
         found: list[bytes | None] = []
-        while len(found) < len(names):
-            wanted = list(names[len(found) : len(found) + KEYS_MAX])
-            found += self._ask("get", {"keys": wanted}, _values(len(wanted)))
+        with self._api.errors(), deadline(self._timeout):
+            while len(found) < len(names):
+                wanted = list(names[len(found) : len(found) + KEYS_MAX])
+                found += self._ask("get", {"keys": wanted}, _values(len(wanted)))
         return found
 
     def set(
@@ -420,33 +457,38 @@ class BlockingHttpBackend:
 
     def delete_many(self, names: Sequence[str]) -> int:
         """Delete what is there of *names*; how many that were."""
-        return sum(
-            self._ask("delete", {"keys": list(names[at : at + KEYS_MAX])}, _deleted)
-            for at in range(0, len(names), KEYS_MAX)
-        )
+        deleted = 0
+        with self._api.errors(), deadline(self._timeout):
+            for at in range(0, len(names), KEYS_MAX):
+                keys = list(names[at : at + KEYS_MAX])
+                deleted += self._ask("delete", {"keys": keys}, _deleted(len(keys)))
+        return deleted
 
     def scan(self, prefix: str) -> Iterator[list[str]]:
         """The names that begin with *prefix*, in lists, while they come in."""
-        api, rest, ended = self._api, bytearray(), False
-        try:
-            with self._client().stream(
-                "POST",
-                api.address("scan"),
-                content=dumps({"prefix": prefix}),
-                headers=api.headers,
-                auth=api.auth or httpx.USE_CLIENT_DEFAULT,
-            ) as response:
+        api, lines = self._api, _Lines(self._api, prefix)
+        with contextlib.ExitStack() as stack:
+            with api.errors(), deadline(self._timeout):
+                response = stack.enter_context(
+                    self._client().stream(
+                        "POST",
+                        api.address("scan"),
+                        content=dumps({"prefix": prefix}),
+                        headers=api.headers,
+                        auth=api.auth or httpx.USE_CLIENT_DEFAULT,
+                    )
+                )
                 api.check(response.status_code)
-                for piece in response.iter_raw():  # to the end: then httpx is done too
-                    for line in api.lines(rest, piece):
-                        names = api.line(line)
-                        ended = names is None
-                        if names:
-                            yield names
-        except (httpx.HTTPError, httpx.StreamError) as exc:
-            raise api.failed(exc) from None
-        if not ended:
-            raise BackendError(f"{api.shown}: the scan broke off")
+            pieces = response.iter_raw()
+            piece: bytes | None = b""
+            while piece is not None:  # to the end: then httpx is done too
+                names: list[str] = []
+                with api.errors(), deadline(self._timeout):  # from one list to the next
+                    while not names and (piece := next(pieces, None)) is not None:
+                        names = lines.take(piece)
+                if names:
+                    yield names
+        lines.close()
 
     def close(self) -> None:
         """Close the client, if it is our own. Idempotent; a later call opens a new one."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from anyseal.cache.backends._threads import ThreadedBackend
+from anyseal.deadline import bounded, current, deadline
 from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 
 try:
-    from pymemcache.client.base import PooledClient
-    from pymemcache.exceptions import MemcacheError, MemcacheServerError
+    from pymemcache.client.base import Client, PooledClient
+    from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownError
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of(
         "the memcached backend needs pymemcache", "anyseal[memcached]"
@@ -54,6 +56,45 @@ def _checked(value: bytes) -> bytes:
     return value
 
 
+class _Client(Client):  # type: ignore[misc]
+    """A connection that looks at its thread's deadline, and that no late answer is left in."""
+
+    def _connect(self) -> None:
+        limit = current()
+        if limit is not None:
+            self.connect_timeout = limit.left()
+        super()._connect()
+        bounded(self.sock)
+
+    def _fetch_cmd(self, *args: Any, **options: Any) -> Any:
+        self._renew()
+        return super()._fetch_cmd(*args, **options)
+
+    def _store_cmd(self, *args: Any, **options: Any) -> Any:
+        self._renew()
+        return super()._store_cmd(*args, **options)
+
+    def _misc_cmd(self, *args: Any, **options: Any) -> Any:
+        self._renew()
+        answers = super()._misc_cmd(*args, **options)
+        if not all(answer in (b"DELETED", b"NOT_FOUND") for answer in answers):
+            self.close()
+            raise MemcacheUnknownError  # pymemcache takes it for "was not there"
+        return answers
+
+    def _renew(self) -> None:
+        """Close a connection that has something to read: it would answer the next question."""
+        if self.sock is not None:
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            if poll.poll(0):
+                self.close()
+
+
+class _Pool(PooledClient):  # type: ignore[misc]
+    client_class = _Client
+
+
 class BlockingMemcachedBackend:
     """Entries in one memcached server. For sync code.
 
@@ -64,7 +105,7 @@ class BlockingMemcachedBackend:
     Args:
         host: Where the server is.
         port: Its port.
-        timeout: Seconds to wait for a connection and for each answer.
+        timeout: Seconds for one call, connecting included.
 
     Raises:
         BackendError: Of any method: no answer, or a value above ``VALUE_MAX_BYTES``.
@@ -83,10 +124,11 @@ class BlockingMemcachedBackend:
         return f"{type(self).__name__}({self._server[0]!r}, {self._server[1]})"
 
     @contextlib.contextmanager
-    def _client(self) -> Iterator[Any]:
+    def _client(self, values: int = 1) -> Iterator[Any]:
+        """A client for one call, whose answers have so many values."""
         pool = self._pools.get(os.getpid())
         if pool is None:
-            fresh = PooledClient(
+            fresh = _Pool(
                 self._server,
                 connect_timeout=self._timeout,
                 timeout=self._timeout,
@@ -95,18 +137,21 @@ class BlockingMemcachedBackend:
             )
             pool = self._pools.setdefault(os.getpid(), fresh)  # of several threads, one wins
         try:
-            yield pool
-        except MemcacheServerError as exc:
+            with deadline(self._timeout, room=(values + 1) * (1 << 20)):
+                yield pool
+        except (BackendError, ConfigurationError):
+            raise
+        except (MemcacheServerError, OSError) as exc:
             raise BackendError(f"memcached: {type(exc).__name__}") from None
         except MemcacheError as exc:
             raise _unable(f"memcached: {type(exc).__name__}") from None
-        except OSError as exc:
+        except Exception as exc:  # pymemcache raises what it likes for what it cannot read
             raise BackendError(f"memcached: {type(exc).__name__}") from None
 
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """The values, in the order of *names*; None for what is not there."""
         found: dict[str, bytes] = {}
-        with self._client() as client:
+        with self._client(len(names)) as client:
             for at in range(0, len(names), _BATCH):
                 found.update(client.get_many(list(dict.fromkeys(names[at : at + _BATCH]))))
         return [found.get(name) for name in names]
@@ -157,7 +202,7 @@ class MemcachedBackend(ThreadedBackend[BlockingMemcachedBackend]):
     Args:
         host: Where the server is.
         port: Its port.
-        timeout: Seconds to wait for a connection and for each answer.
+        timeout: Seconds for one call, connecting included.
 
     Raises:
         BackendError: Of any method: no answer, or a value above ``VALUE_MAX_BYTES``.
