@@ -411,6 +411,61 @@ async def test_receipts_are_authentic_and_complete(weed_server: SeaweedFS, name:
         await here.bucket.abort_upload("other", other.upload_id)
 
 
+async def test_receipt_that_is_left_out_completes_nothing(
+    weed_server: SeaweedFS, name: str
+) -> None:
+    """Whoever holds the receipts could make a shorter object, which verifies as well as the whole:
+    that of the last part, or of several; uploaded, or never."""
+    async with place(weed_server, name) as here:
+        begun = await here.bucket.create_upload("cut", "ann", part_size=PART)
+        where = ("cut", begun.upload_id, begun.token)
+        text = TEXT[:PART] + TEXT
+        third, second, first = await here.parts(begun, text)
+
+        async def refused(receipts: list[str], missing: list[int], **expected: int) -> None:
+            with pytest.raises(errors.UploadIncompleteError) as caught:
+                await here.bucket.complete_upload(*where, receipts, **expected)
+            assert missing == caught.value.missing
+
+        await refused([first, second], [3])  # which the bucket has
+        await refused([first], [2, 3])
+        await refused([first, second, third], [3, 4], parts=4)  # which it has not
+        await refused([first, second], [3], size=len(text))
+        await refused([first, second, third], [3, 4], size=4 * PART)
+        all_of_them = [first, second, third]
+        for wrong in ({"parts": 2}, {"size": len(text) - 1}, {"size": len(text) + 1}):
+            with pytest.raises(errors.UploadError, match=r"expected|bytes"):
+                await here.bucket.complete_upload(*where, all_of_them, **wrong)
+        for bad, error in (
+            ({"size": -1}, ValueError), ({"parts": 0}, ValueError), ({"parts": True}, TypeError),
+            ({"size": 1.0}, TypeError), ({"size": len(text), "parts": 2}, ValueError),
+        ):  # fmt: skip
+            with pytest.raises(error):
+                await here.bucket.complete_upload(*where, all_of_them, **bad)
+        assert [begun.upload_id] == await here.uploads("cut")
+        await here.bucket.complete_upload(*where, all_of_them, size=len(text), parts=3)
+        assert text == await here.download("cut")
+        await here.bucket.complete_upload(*where, all_of_them, size=len(text))  # again
+        with pytest.raises(errors.UploadError):
+            await here.bucket.complete_upload(*where, [first, second])  # and with other receipts
+
+
+def test_receipt_that_is_left_out_completes_nothing_in_sync_code(
+    weed_server: SeaweedFS, name: str
+) -> None:
+    """The same for the other face."""
+    with lenzeye.BlockingLenzeyeBucket(lambda: s3_client(weed_server.url), name) as bucket:
+        begun = bucket.create_upload("cut", "ann", part_size=PART)
+        where = ("cut", begun.upload_id, begun.token)
+        first = bucket.encrypt_and_upload_part(*where, 1, bytes(PART))
+        with pytest.raises(errors.UploadIncompleteError):
+            bucket.complete_upload(*where, [first], parts=2)
+        last = bucket.encrypt_and_upload_part(*where, 2, b"end")
+        with pytest.raises(errors.UploadIncompleteError):
+            bucket.complete_upload(*where, [first])
+        bucket.complete_upload(*where, [first, last], size=PART + 3)
+
+
 async def test_part_that_was_replaced_is_named(weed_server: SeaweedFS, name: str) -> None:
     """A late duplicate took the place of the part of the receipt: only that part goes again."""
     async with place(weed_server, name) as here:

@@ -104,12 +104,16 @@ class BlockingLenzeyeBucket:
         token: str,
         receipts: Any,
         *,
+        size: int | None = None,
+        parts: int | None = None,
         legacy_hmac: bool = False,
     ) -> LenzeyeMetadata:
         """As :meth:`LenzeyeBucket.complete_upload`."""
         bucket = self._open
         return offload.wait(
-            lambda: bucket.complete_upload(key, upload_id, token, receipts, legacy_hmac=legacy_hmac)
+            lambda: bucket.complete_upload(
+                key, upload_id, token, receipts, size=size, parts=parts, legacy_hmac=legacy_hmac
+            )
         )
 
     def abort_upload(self, key: str, upload_id: str) -> None:

@@ -178,6 +178,8 @@ class LenzeyeBucket:
         token: str,
         receipts: Any,
         *,
+        size: int | None = None,
+        parts: int | None = None,
         legacy_hmac: bool = False,
     ) -> LenzeyeMetadata:
         """Make the object of its parts, and write its MAC into its metadata.
@@ -191,6 +193,10 @@ class LenzeyeBucket:
             upload_id: From :meth:`create_upload`.
             token: From :meth:`create_upload`.
             receipts: One of each part, in any order.
+            size: Plaintext bytes of the whole, or *parts*, how many parts it has: from your
+                application, not from whoever sends the receipts. Without either, an object whose
+                last parts were never uploaded is complete.
+            parts: See *size*.
             legacy_hmac: Also write the single HMAC, for readers that know no other. The object is
                 read back for it.
 
@@ -199,14 +205,21 @@ class LenzeyeBucket:
 
         Raises:
             InvalidSignatureError: A receipt was altered, or is of another upload or token.
-            UploadIncompleteError: Parts are missing, or one but the last is short.
+            UploadIncompleteError: Parts are missing, or one but the last is short; or the bucket
+                has parts after the last receipt's.
             PartReplacedError: A part was uploaded again after its receipt was issued.
             UploadNotFoundError: It was aborted, or another object took its place.
-            UploadError: Two receipts of one part, or it was completed with other parts.
+            UploadError: Two receipts of one part, more bytes or parts than were expected, or it
+                was completed with other parts.
+            TypeError, ValueError: *size* and *parts* contradict each other, or are no counts.
             SourceError: The bucket did not answer.
+
+        Cost: one request for each 1,000 parts, and three.
         """
         opened = decrypt_upload_token(token)
-        return await self._completion.run(key, upload_id, opened, receipts, legacy_hmac)
+        return await self._completion.run(
+            key, upload_id, opened, receipts, legacy_hmac, size=size, parts=parts
+        )
 
     async def abort_upload(self, key: str, upload_id: str) -> None:
         """Give an upload up; its parts go. One that is gone already is no error."""

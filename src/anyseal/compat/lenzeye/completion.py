@@ -53,11 +53,19 @@ class Completion:
         opened: tuple[bytes, bytes, int],
         texts: Iterable[str],
         legacy_hmac: bool,
+        *,
+        size: int | None = None,
+        parts: int | None = None,
     ) -> LenzeyeMetadata:
         """As :meth:`LenzeyeBucket.complete_upload`; *opened* is the token's content."""
         user_key, iv, part_size = opened
-        receipts = _in_order([redeem(*opened, upload_id, text) for text in texts], part_size)
-        size = sum(receipt.length for receipt in receipts)
+        count = _expected(part_size, size, parts)
+        receipts = [redeem(*opened, upload_id, text) for text in texts]
+        receipts = _in_order(receipts, part_size, count)
+        found = sum(receipt.length for receipt in receipts)
+        if size not in (None, found):
+            raise UploadError(f"the parts have {found:,} bytes, not {size:,}")
+        size = found
         macs = tuple(receipt.mac for receipt in receipts)
         mac = object_mac(user_key, iv, part_size, size, macs)
         wanted = LenzeyeMetadata(
@@ -90,13 +98,18 @@ class Completion:
         """Whether this call made the object; another one may have been first."""
         etags = [receipt.etag for receipt in receipts]
         try:
+            listed = {part.number for part in await self._calls.parts(key, upload_id)}
+            if beyond := sorted(number for number in listed if number > len(receipts)):
+                raise UploadIncompleteError(beyond)  # S3 would make an object without them
             await self._calls.retry(lambda: self._calls.complete_upload(key, upload_id, etags))
         except UploadNotFoundError:
             return False
+        except UploadIncompleteError:
+            raise
         except UploadError:
-            listed = {(p.number, p.etag) for p in await self._calls.parts(key, upload_id)}
+            tagged = {(p.number, p.etag) for p in await self._calls.parts(key, upload_id)}
             for receipt in receipts:
-                if (receipt.number, receipt.etag) not in listed:
+                if (receipt.number, receipt.etag) not in tagged:
                     raise PartReplacedError(receipt.number) from None
             raise
         return True
@@ -143,12 +156,32 @@ class Completion:
             raise
 
 
-def _in_order(receipts: list[Receipt], part_size: int) -> list[Receipt]:
-    """The receipts of parts 1, 2, ..., each of its full length but the last."""
+def _expected(part_size: int, size: int | None, parts: int | None) -> int | None:
+    """How many parts the caller expects. Raises TypeError, ValueError, UploadError."""
+    for name, value, least in (("size", size, 0), ("parts", parts, 1)):
+        if value is not None:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be int, not {type(value).__name__}")
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}")
+    if size is None:
+        return parts
+    count = max(1, -(-size // part_size))
+    if parts not in (None, count):
+        raise ValueError(f"{size:,} bytes are {count:,} parts of this upload, not {parts:,}")
+    return count
+
+
+def _in_order(receipts: list[Receipt], part_size: int, count: int | None = None) -> list[Receipt]:
+    """The receipts of parts 1, 2, ... *count*, each of its full length but the last."""
     by_number = {receipt.number: receipt for receipt in receipts}
     if any(by_number[receipt.number] != receipt for receipt in receipts):
         raise UploadError("two different receipts of one part")
     last = max(by_number, default=1)
+    if count is not None:
+        if last > count:
+            raise UploadError(f"a receipt of part {last:,}, and {count:,} parts are expected")
+        last = count
     missing = [n for n in range(1, last + 1) if n not in by_number]
     short = [n for n, receipt in by_number.items() if n < last and receipt.length != part_size]
     if missing or short:
