@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import anyio
@@ -169,20 +169,26 @@ class EncryptedCache(CacheBase):
             ``async_*`` methods are used where it has them.
         secret_key: As for :func:`resolve_nacl_key`.
         trusted_pickle: As for :class:`NaClEncryptor`.
+        allow: As for :class:`NaClEncryptor`.
 
     Raises:
         TypeError: *backend* lacks a method.
-        ValueError: *secret_key* is empty, or too long.
+        ValueError: As for :class:`NaClEncryptor`.
     """
 
     def __init__(
-        self, backend: Any, secret_key: bytes | str, *, trusted_pickle: bool = False
+        self,
+        backend: Any,
+        secret_key: bytes | str,
+        *,
+        trusted_pickle: bool = False,
+        allow: Iterable[type] = (),
     ) -> None:
         for name in ("set", "get", "delete", "pop", "clear"):
             if not (hasattr(backend, name) or hasattr(backend, f"async_{name}")):
                 raise TypeError(f"{type(backend).__name__} is no cache: it has no method {name}")
         self.backend = backend
-        self.encryptor = NaClEncryptor(secret_key, trusted_pickle=trusted_pickle)
+        self.encryptor = NaClEncryptor(secret_key, trusted_pickle=trusted_pickle, allow=allow)
 
     def save(self) -> None:
         """Have the backend make what it has last, if it can."""

@@ -1,68 +1,64 @@
-"""Pickles of plain values: they are read without calling anything but plain constructors."""
+"""Pickles of plain values: written only if they can be read again without calling anything else."""
 
 from __future__ import annotations
 
-import datetime
-import decimal
+import io
 import pickle
-import uuid
-from collections import OrderedDict
 from typing import Any
 
-__all__ = ["PICKLE_PROTOCOL", "PlainPickler", "PlainUnpickler"]
+from anyseal.pickles import PLAIN, RestrictedUnpickler, allowed_classes, by_name
+
+__all__ = ["PICKLE_PROTOCOL", "PlainPickles"]
 
 PICKLE_PROTOCOL = 4
 
 
-def _bytearray(content: bytes | str = b"", encoding: str = "latin-1") -> bytearray:
-    """``bytearray``, but never of a number: a few bytes must not ask for much memory."""
-    if isinstance(content, str) and encoding == "latin-1":
-        return bytearray(content, encoding)
-    if isinstance(content, bytes):
-        return bytearray(content)
-    raise pickle.UnpicklingError("not the content of a bytearray")
+class _Pickler(pickle.Pickler):
+    """Refuses classes that would not be read. Not asked for types with opcodes."""
 
-
-_PLAIN_CLASSES: dict[tuple[str, str], Any] = {
-    ("builtins", "complex"): complex,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("datetime", "date"): datetime.date,
-    ("datetime", "datetime"): datetime.datetime,
-    ("datetime", "time"): datetime.time,
-    ("datetime", "timedelta"): datetime.timedelta,
-    ("datetime", "timezone"): datetime.timezone,
-    ("decimal", "Decimal"): decimal.Decimal,
-    ("uuid", "UUID"): uuid.UUID,
-}
-"""What pickles of plain values name; other plain types have opcodes of their own."""
-
-_WRITABLE = frozenset({bytearray, *_PLAIN_CLASSES.values()})
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Calls nothing but the constructors of plain types."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("builtins", "bytearray"):
-            return _bytearray
-        try:
-            return _PLAIN_CLASSES[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError("not a plain type") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("not a plain value")
-
-
-class PlainPickler(pickle.Pickler):
-    """Refuses what :class:`PlainUnpickler` would not read. Not asked for types with opcodes."""
+    def __init__(self, file: Any, writable: frozenset[type]) -> None:
+        super().__init__(file, PICKLE_PROTOCOL)
+        self._writable = writable
 
     def reducer_override(self, obj: Any) -> Any:
-        plain = obj in _WRITABLE if isinstance(obj, type) else type(obj) in _WRITABLE
-        if not plain:
-            kind = obj if isinstance(obj, type) else type(obj)
+        kind = obj if isinstance(obj, type) else type(obj)
+        if kind not in self._writable:
             raise TypeError(
-                f"{kind.__module__}.{kind.__qualname__} is not a plain type: "
-                "convert it, or pass trusted_pickle=True"
+                f"{kind.__module__}.{kind.__qualname__} is not a plain type: convert it, allow "
+                "its class, or pass trusted_pickle=True"
             )
         return NotImplemented
+
+
+class PlainPickles:
+    """Writes and reads pickles of plain types, and of the classes of *allow*.
+
+    Raises:
+        ConfigurationError: *allow* holds something that is no class.
+    """
+
+    __slots__ = ("_allow", "_classes", "_writable")
+
+    def __init__(self, allow: Any = ()) -> None:
+        self._allow = allowed_classes(allow, False)
+        self._writable = frozenset((bytearray, *PLAIN, *self._allow))
+        self._classes = by_name(self._writable)
+
+    def dumps(self, value: Any) -> bytes:
+        """The pickle of *value*. Raises TypeError, and what pickling raises."""
+        buffer = io.BytesIO()
+        _Pickler(buffer, self._writable).dump(value)
+        data = buffer.getvalue()
+        if self._allow:
+            try:
+                self.loads(data)
+            except pickle.UnpicklingError as exc:
+                raise TypeError(
+                    f"an allowed class cannot be read back ({exc}): only what its constructor or "
+                    "__new__ is given is kept, no state"
+                ) from None
+        return data
+
+    def loads(self, data: bytes) -> Any:
+        """What *data* is a pickle of. Raises what unpickling raises."""
+        return RestrictedUnpickler(data, self._classes).load()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
+from collections.abc import Iterable
 from typing import Any, Final
 
 import nacl.exceptions
 import nacl.secret
 import nacl.utils
 
-from anyseal.compat.duck.plain import PICKLE_PROTOCOL, PlainPickler, PlainUnpickler
+from anyseal.compat.duck.plain import PICKLE_PROTOCOL, PlainPickles
 from anyseal.errors import FormatError
+from anyseal.pickles import allowed_classes
 
 __all__ = [
     "DUCK_NACL_DERIVE_KEY_ENV",
@@ -85,16 +86,27 @@ class NaClEncryptor:
         secret_key: As for :func:`resolve_nacl_key`.
         trusted_pickle: Pickle and unpickle any type. Whoever knows the key can then run code in
             this process.
+        allow: Classes that are pickled and unpickled beside the plain types, exactly these: such
+            as an Enum, a NamedTuple, IPv4Address. Their constructors then run with whatever an
+            entry says; nothing else that their ``__reduce__`` names does, and no state is set.
 
     Raises:
-        ValueError: *secret_key* is empty, or too long.
+        ValueError: *secret_key* is empty, or too long; *allow* holds something that is no class,
+            or goes with *trusted_pickle*.
     """
 
-    __slots__ = ("_box", "_trusted")
+    __slots__ = ("_box", "_plain", "_trusted")
 
-    def __init__(self, secret_key: bytes | str, *, trusted_pickle: bool = False) -> None:
+    def __init__(
+        self,
+        secret_key: bytes | str,
+        *,
+        trusted_pickle: bool = False,
+        allow: Iterable[type] = (),
+    ) -> None:
         self._box = nacl.secret.SecretBox(resolve_nacl_key(secret_key))
         self._trusted = trusted_pickle
+        self._plain = PlainPickles(allowed_classes(allow, trusted_pickle))
 
     def encrypt(self, value: Any) -> bytes:
         """Pickle *value* and seal it under a fresh nonce.
@@ -128,24 +140,24 @@ class NaClEncryptor:
 
     def encode(self, value: Any) -> bytes:
         """The pickle of *value*. Raises TypeError if there is none."""
-        buffer = io.BytesIO()
-        pickler = pickle.Pickler if self._trusted else PlainPickler
         try:
-            pickler(buffer, PICKLE_PROTOCOL).dump(value)
+            if self._trusted:
+                return pickle.dumps(value, PICKLE_PROTOCOL)
+            return self._plain.dumps(value)
         except TypeError:
             raise
         except Exception as exc:
             kind = type(value).__name__
             raise TypeError(f"{kind} cannot be pickled: {type(exc).__name__}") from exc
-        return buffer.getvalue()
 
     def seal(self, pickled: bytes) -> bytes:
         """Seal what :meth:`encode` returned."""
         return bytes(self._box.encrypt(pickled, nacl.utils.random(NONCE_SIZE)))
 
     def _decode(self, pickled: bytes) -> Any:
-        unpickler = pickle.Unpickler if self._trusted else PlainUnpickler
         try:
-            return unpickler(io.BytesIO(pickled)).load()
+            if self._trusted:
+                return pickle.loads(pickled)  # noqa: S301 - asked for by name
+            return self._plain.loads(pickled)
         except Exception as exc:  # unpickling raises whatever it likes
             raise UndecodableError(f"not a pickle of plain types ({type(exc).__name__})") from None
