@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import decimal
 import pickle
+import sys
 import time
+import types
 import uuid
 from collections import OrderedDict
 from typing import Any
@@ -152,7 +154,7 @@ def test_duck_every_flipped_bit_and_cut_is_refused() -> None:
         with pytest.raises(duck.CryptoError):
             encryptor.decrypt(VECTOR[:at])
     with pytest.raises(duck.CryptoError):
-        NaClEncryptor(b"another").decrypt(VECTOR)
+        NaClEncryptor(duck.resolve_nacl_key(b"another")).decrypt(VECTOR)
     for wrong in (None, "text", 7):
         with pytest.raises(duck.CryptoError):
             encryptor.decrypt(wrong)  # type: ignore[arg-type]
@@ -386,3 +388,61 @@ def test_duck_constants_and_generated_keys() -> None:
     assert first != second
     assert 7 == NaClEncryptor(first).decrypt(NaClEncryptor(first).encrypt(7))
     assert first.hex() not in repr(NaClEncryptor(first))
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 64])
+@pytest.mark.parametrize("kind", [bytes, str])
+def test_duck_encryptor_takes_32_bytes(
+    monkeypatch: pytest.MonkeyPatch, kind: type, size: int
+) -> None:
+    """As the original documents it: an encryptor is given a key, and hashes no password into one.
+    The cache resolves what an application has."""
+    monkeypatch.setenv("DUCK_NACL_DERIVE_KEY", "1")
+    key: Any = b"k" * size if kind is bytes else "k" * size
+    with pytest.raises(ValueError, match=f"empty|{size} bytes"):
+        NaClEncryptor(key)
+    if size:
+        cache = EncryptedCache(Backend(), key)
+        assert 7 == NaClEncryptor(duck.resolve_nacl_key(key)).decrypt(cache.encryptor.encrypt(7))
+    assert NaClEncryptor("é" * 16).decrypt(NaClEncryptor(("é" * 16).encode()).encrypt(7)) == 7
+    with pytest.raises(TypeError):
+        NaClEncryptor(None)  # type: ignore[arg-type]
+
+
+def test_duck_caches_are_the_originals_where_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch, cache: EncryptedCache
+) -> None:
+    """duck asks ``isinstance(cache, CacheBase)``; programs ask it of both, by either's class. A
+    cache that was made before the original was imported counts, too."""
+
+    class CacheBase:
+        """The original's: no ABC, so nothing can be registered with it."""
+
+        def clear(self) -> None:
+            raise AssertionError
+
+    class Theirs(CacheBase):
+        """One of the original's caches."""
+
+    class Own(duck.CacheBase):
+        """A program's own."""
+
+    assert not isinstance(cache, CacheBase)
+    assert not isinstance(Theirs(), duck.CacheBase)
+    module = types.ModuleType("duck.utils.caching")
+    module.CacheBase = CacheBase  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "duck.utils.caching", module)
+
+    class New(CacheBase):
+        """Made by now: what is no cache is remembered."""
+
+    for mine in (cache, Own(), EncryptedCache(Backend(), KEY)):
+        assert isinstance(mine, CacheBase)
+        assert isinstance(mine, duck.CacheBase)
+    assert isinstance(New(), duck.CacheBase)
+    assert issubclass(New, duck.CacheBase)
+    assert not isinstance(New(), EncryptedCache)
+    assert not isinstance(Backend(), duck.CacheBase)
+    assert type(cache) is EncryptedCache
+    cache.clear()
+    cache.save()

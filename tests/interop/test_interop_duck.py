@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from anyseal.compat.duck import NaClEncryptor
+from anyseal.compat.duck import NaClEncryptor, resolve_nacl_key
 from interop.duck_values import VALUES
 from interop.peers import environment
+from support import run_python, said
 
 KEY = "0123456789abcdef0123456789abcdef"
 HERE = Path(__file__).parent
@@ -60,7 +61,7 @@ def test_we_open_what_duck_sealed(peer: Any) -> None:
 
 def test_duck_opens_what_we_sealed(peer: Any) -> None:
     """Every plain type; and nothing under another key."""
-    encryptor, other = NaClEncryptor(KEY), NaClEncryptor(b"another")
+    encryptor, other = NaClEncryptor(KEY), NaClEncryptor(resolve_nacl_key(b"another"))
     requests = [
         {"op": "open", "key": key, "stored": sealer.encrypt(value).hex()}
         for sealer in (encryptor, other)
@@ -76,3 +77,25 @@ def test_peer_is_duck(duck_python: Path) -> None:
         [str(duck_python), "-I", "-c", script], capture_output=True, text=True, check=True
     )
     assert "2.3.2" == found.stdout.strip()
+
+
+ISINSTANCE = """
+import sys
+from anyseal.compat.duck import CacheBase, EncryptedCache
+
+assert not [name for name in sys.modules if name == "duck" or name.startswith("duck.")]
+early = EncryptedCache(CacheBase(), "0123456789abcdef0123456789abcdef")
+sys.path.append(sys.argv[1])
+from duck.utils import caching
+
+late = EncryptedCache(caching.InMemoryCache(), "0123456789abcdef0123456789abcdef")
+late.set("k", [1])
+print(isinstance(early, caching.CacheBase), isinstance(late, caching.CacheBase), late.get("k"))
+print(isinstance(late.backend, CacheBase), isinstance(late.backend, EncryptedCache))
+"""
+
+
+def test_our_caches_are_ducks(duck_python: Path) -> None:
+    """Where duck is installed, and without importing it."""
+    (packages,) = duck_python.parent.parent.glob("lib/python*/site-packages")
+    assert ["True True [1]", "True False"] == said(run_python(ISINSTANCE, str(packages)))

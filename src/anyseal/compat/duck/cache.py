@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import functools
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -11,7 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from anyseal import offload
-from anyseal.compat.duck.sealing import CryptoError, NaClEncryptor
+from anyseal.compat.duck.sealing import CryptoError, NaClEncryptor, resolve_nacl_key
 
 __all__ = ["MISSING", "CacheBase", "EncryptedCache"]
 
@@ -54,13 +56,40 @@ class _Locks:
         return len(self._held)
 
 
-class CacheBase:
+def _original() -> type | None:
+    """The original's CacheBase, if the program has imported it: who has not cannot ask for it."""
+    found = getattr(sys.modules.get("duck.utils.caching"), "CacheBase", None)
+    return found if isinstance(found, type) else None
+
+
+@functools.lru_cache(maxsize=64)
+def _of_both(ours: type, original: type) -> type:
+    """A class below both, of which there are no instances."""
+    return type(ours)(ours.__name__, (ours, original), {"__module__": ours.__module__})
+
+
+class CacheBase(abc.ABC):  # noqa: B024 - some programs override the async methods only
     """What a cache must have. Subclasses give ``set``, ``get``, ``delete``, ``pop``, ``clear``.
 
     The ``async_*`` methods here call those in a worker thread; a subclass may do better.
+
+    Its instances are instances of the original's CacheBase as well, and the other way round, as
+    soon as the program imports the original; this module does not.
     """
 
-    def save(self) -> None:
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # what isinstance asks for when the type itself does not fit
+        ours, original = type(self), _original()
+        return ours if original is None or issubclass(ours, original) else _of_both(ours, original)
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        original = _original()
+        if cls is CacheBase and original is not None and original in other.__mro__:
+            return True
+        return NotImplemented
+
+    def save(self) -> None:  # noqa: B027 - most caches need not
         """Make what is cached last. Does nothing unless a subclass knows better."""
 
     def set(self, key: str, value: Any, expiry: int | float | None = None) -> None:
@@ -83,7 +112,7 @@ class CacheBase:
         """Remove everything."""
         raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most caches need not
         """Let go of what the cache holds."""
 
     async def async_set(self, key: str, value: Any, expiry: int | float | None = None) -> None:
@@ -173,7 +202,7 @@ class EncryptedCache(CacheBase):
 
     Raises:
         TypeError: *backend* lacks a method.
-        ValueError: As for :class:`NaClEncryptor`.
+        ValueError: As for :func:`resolve_nacl_key` and :class:`NaClEncryptor`.
     """
 
     def __init__(
@@ -188,7 +217,9 @@ class EncryptedCache(CacheBase):
             if not (hasattr(backend, name) or hasattr(backend, f"async_{name}")):
                 raise TypeError(f"{type(backend).__name__} is no cache: it has no method {name}")
         self.backend = backend
-        self.encryptor = NaClEncryptor(secret_key, trusted_pickle=trusted_pickle, allow=allow)
+        self.encryptor = NaClEncryptor(
+            resolve_nacl_key(secret_key), trusted_pickle=trusted_pickle, allow=allow
+        )
 
     def save(self) -> None:
         """Have the backend make what it has last, if it can."""

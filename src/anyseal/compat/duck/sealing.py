@@ -35,6 +35,8 @@ NONCE_SIZE: Final[int] = nacl.secret.SecretBox.NONCE_SIZE
 NACL_KEY_SIZE: Final[int] = nacl.secret.SecretBox.KEY_SIZE
 """32 bytes."""
 
+BYTES = (bytes, bytearray, memoryview)
+
 DUCK_NACL_DERIVE_KEY_ENV = "DUCK_NACL_DERIVE_KEY"
 """Set to ``1``, keys longer than 32 bytes are hashed to 32."""
 
@@ -46,6 +48,15 @@ class UndecodableError(CryptoError, FormatError):
 def generate_secret_key() -> bytes:
     """32 random bytes for :class:`NaClEncryptor`. Keep them in a secrets manager."""
     return bytes(nacl.utils.random(NACL_KEY_SIZE))
+
+
+def _key_bytes(secret_key: Any) -> bytes:
+    """*secret_key* as bytes. Raises TypeError."""
+    if isinstance(secret_key, str):
+        return secret_key.encode()
+    if not isinstance(secret_key, BYTES):
+        raise TypeError(f"secret_key must be bytes or str, not {type(secret_key).__name__}")
+    return bytes(secret_key)
 
 
 def resolve_nacl_key(secret_key: bytes | str) -> bytes:
@@ -62,11 +73,7 @@ def resolve_nacl_key(secret_key: bytes | str) -> bytes:
         TypeError: Neither bytes nor str.
         ValueError: Empty; or longer than 32 bytes without the variable.
     """
-    if isinstance(secret_key, str):
-        secret_key = secret_key.encode()
-    if not isinstance(secret_key, bytes | bytearray | memoryview):
-        raise TypeError(f"secret_key must be bytes or str, not {type(secret_key).__name__}")
-    key = bytes(secret_key)
+    key = _key_bytes(secret_key)
     if not key:
         raise ValueError("the secret key is empty")
     if len(key) == NACL_KEY_SIZE:
@@ -83,7 +90,8 @@ class NaClEncryptor:
     """Seals picklable values with XSalsa20-Poly1305.
 
     Args:
-        secret_key: As for :func:`resolve_nacl_key`.
+        secret_key: Exactly 32 bytes; text stands for its UTF-8. :func:`resolve_nacl_key` makes
+            them of others.
         trusted_pickle: Pickle and unpickle any type. Whoever knows the key can then run code in
             this process.
         allow: Classes that are pickled and unpickled beside the plain types, exactly these: such
@@ -91,7 +99,8 @@ class NaClEncryptor:
             entry says; nothing else that their ``__reduce__`` names does, and no state is set.
 
     Raises:
-        ValueError: *secret_key* is empty, or too long; *allow* holds something that is no class,
+        TypeError: *secret_key* is neither bytes nor str.
+        ValueError: *secret_key* has not 32 bytes; *allow* holds something that is no class,
             or goes with *trusted_pickle*.
     """
 
@@ -104,7 +113,13 @@ class NaClEncryptor:
         trusted_pickle: bool = False,
         allow: Iterable[type] = (),
     ) -> None:
-        self._box = nacl.secret.SecretBox(resolve_nacl_key(secret_key))
+        key = _key_bytes(secret_key)
+        if len(key) != NACL_KEY_SIZE:
+            raise ValueError(
+                f"the secret key has {len(key)} bytes, and must have {NACL_KEY_SIZE}: "
+                "resolve_nacl_key makes them of others"
+            )
+        self._box = nacl.secret.SecretBox(key)
         self._trusted = trusted_pickle
         self._plain = PlainPickles(allowed_classes(allow, trusted_pickle))
 
@@ -130,7 +145,7 @@ class NaClEncryptor:
 
         Cost: one SecretBox and unpickling.
         """
-        if not isinstance(data, bytes | bytearray | memoryview):
+        if not isinstance(data, BYTES):
             raise CryptoError("not an entry")
         try:
             pickled = self._box.decrypt(bytes(data))
