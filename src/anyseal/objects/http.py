@@ -6,13 +6,16 @@ same total size. Every later read is pinned to it with ``If-Match``.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 
-from anyseal.errors import MissingExtraError, SourceChangedError, SourceError
+from anyseal.deadline import bounded_client, deadline
+from anyseal.errors import ConfigurationError, MissingExtraError, SourceChangedError, SourceError
 from anyseal.objects.targets import warn_open
 from anyseal.ports import Ends
 
@@ -23,7 +26,13 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 
 __all__ = ["BlockingHttpSource", "HttpSource"]
 
+DEFAULT_SECONDS = 5.0
+
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII)
+
+
+SLOWEST_BYTES_PER_SECOND = 1 << 20
+"""A server may take a second more for so many bytes that it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,23 @@ class _Answer:
 class _Ranges:
     """The requests and what their answers must look like. No I/O."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str] | None, client: Any, timeout: float | None
+    ) -> None:
+        if timeout is None:
+            timeout = getattr(getattr(client, "timeout", None), "read", None) or DEFAULT_SECONDS
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+            raise ConfigurationError("timeout must be seconds, above 0")
+        self._timeout = timeout
         self.url = url
         self.name = _shown(url)
         self._headers = {**(headers or {}), "Accept-Encoding": "identity"}
         self._etag: str | None = None
         self._size: int | None = None
+
+    def patience(self, size: int) -> float:
+        """Seconds for a call that asks for *size* bytes."""
+        return self._timeout + size / SLOWEST_BYTES_PER_SECOND
 
     def headers(self, wanted: str) -> dict[str, str]:
         """The headers of a request for the range *wanted*."""
@@ -105,8 +125,15 @@ class _Ranges:
         return SourceChangedError(f"{self.name}: changing while it is being read")
 
 
-def _error(name: str, exc: Exception) -> SourceError:
-    return SourceError(f"{name}: {type(exc).__name__}")
+@contextlib.contextmanager
+def _errors(name: str) -> Iterator[None]:
+    """What httpx raises, as SourceError."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except (httpx.HTTPError, httpx.StreamError, OSError, ValueError) as exc:
+        raise SourceError(f"{name}: {type(exc).__name__}") from exc
 
 
 def _shown(url: str) -> str:
@@ -121,6 +148,8 @@ class HttpSource:
         url: Where the object is. The server must serve byte ranges and a strong ETag.
         client: Used and not closed. Default: one of our own, closed with the source.
         headers: Added to every request, such as an authorization.
+        timeout: Seconds for one call, and one more for each MiB that it asks for. Default: the
+            client's own for a read, else 5.
 
     Raises:
         SourceError: No ranges, no strong ETag, a bad status, or the network failed.
@@ -135,14 +164,15 @@ class HttpSource:
         client: httpx.AsyncClient | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> None:
-        self._ranges = _Ranges(url, headers)
+        self._ranges = _Ranges(url, headers, client, timeout)
         self._client = httpx.AsyncClient() if client is None else client
         self._own = client is None
 
     async def _get(self, wanted: str, limit: int) -> _Answer:
         ranges, body = self._ranges, bytearray()
-        try:
+        with _errors(ranges.name), anyio.fail_after(ranges.patience(limit)):
             async with self._client.stream(
                 "GET", ranges.url, headers=ranges.headers(wanted)
             ) as response:
@@ -150,11 +180,13 @@ class HttpSource:
                     async for piece in response.aiter_raw():
                         ranges.grow(body, piece, limit)
                 return _Answer(response.status_code, response.headers, body)
-        except httpx.HTTPError as exc:
-            raise _error(self._ranges.name, exc) from exc
 
     async def ends(self, head: int, tail: int) -> Ends:
         """The first and last bytes, requested at once; asked again once if they differ."""
+        with _errors(self._ranges.name), anyio.fail_after(self._ranges.patience(head + tail)):
+            return await self._ends(head, tail)
+
+    async def _ends(self, head: int, tail: int) -> Ends:
         for _ in range(2):
             answers: dict[str, _Answer | SourceError] = {}
 
@@ -207,24 +239,30 @@ class BlockingHttpSource:
         client: httpx.Client | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> None:
-        self._ranges = _Ranges(url, headers)
-        self._client = httpx.Client() if client is None else client
+        self._ranges = _Ranges(url, headers, client, timeout)
+        self._client = bounded_client(httpx.Client() if client is None else client)
         self._own = client is None
 
     def _get(self, wanted: str, limit: int) -> _Answer:
         ranges, body = self._ranges, bytearray()
-        try:
-            with self._client.stream("GET", ranges.url, headers=ranges.headers(wanted)) as response:
-                if response.status_code == 206:
-                    for piece in response.iter_raw():
-                        ranges.grow(body, piece, limit)
-                return _Answer(response.status_code, response.headers, body)
-        except httpx.HTTPError as exc:
-            raise _error(self._ranges.name, exc) from exc
+        with (
+            _errors(ranges.name),
+            deadline(ranges.patience(limit)),
+            self._client.stream("GET", ranges.url, headers=ranges.headers(wanted)) as response,
+        ):
+            if response.status_code == 206:
+                for piece in response.iter_raw():
+                    ranges.grow(body, piece, limit)
+            return _Answer(response.status_code, response.headers, body)
 
     def pread_ends(self, head: int, tail: int) -> Ends:
         """The first and last bytes, of one version; asked again once if they differ."""
+        with _errors(self._ranges.name), deadline(self._ranges.patience(head + tail)):
+            return self._pread_ends(head, tail)
+
+    def _pread_ends(self, head: int, tail: int) -> Ends:
         for _ in range(2):
             first, last = self._get(f"0-{head - 1}", head), self._get(f"-{tail}", tail)
             ends = self._ranges.pin(first, last, head)
