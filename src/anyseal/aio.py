@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from anyseal import offload
+from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
 from anyseal.keys import Key
 from anyseal.objects.format import ObjectInfo, inspect_object
@@ -53,7 +54,7 @@ def inspect(sealed: bytes | bytearray | memoryview) -> ValueInfo | ObjectInfo:
     Raises:
         FormatError: Neither of them.
     """
-    if not isinstance(sealed, bytes | bytearray | memoryview):
+    if not isinstance(sealed, BYTES_LIKE):
         raise TypeError(f"sealed must be bytes-like, not {type(sealed).__name__}")
     head = bytes(memoryview(sealed).cast("B")[:7])
     if head[:1] == b"\xa5":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from anyseal.errors import ConfigurationError
 
-__all__ = ["CryptoPolicy"]
+__all__ = ["BYTES_LIKE", "CryptoPolicy"]
 
 KEY_BYTES = 32
 KEY_ID_BYTES = 16
@@ -19,6 +19,9 @@ ROW_MAX_BYTES = (1 << 31) - 32
 
 EXPIRES_MAX_MS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
+
+BYTES_LIKE = (bytes, bytearray, memoryview)
+"""For isinstance: a union would be built at each call, which takes ten times as long."""
 
 UNIT_BYTES = 8 << 20
 """The most plaintext one worker call takes: a cancelled caller waits for the running call."""
@@ -90,7 +93,7 @@ class CryptoPolicy:
             value = getattr(self, name)
             if value is None and name in ("call_timeout", "outage_extension"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ConfigurationError(f"{name} must be a number")
             if not low <= value <= high:
                 raise ConfigurationError(f"{name} must be {low:g} to {high:g}, not {value:g}")

@@ -19,6 +19,7 @@ import anyio.lowlevel
 
 from anyseal import offload
 from anyseal._ffi import view
+from anyseal.config import BYTES_LIKE
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.keyring.cached import IntermediateKey, Partition, trim
 from anyseal.keyring.hierarchy import KeyHierarchy
@@ -38,6 +39,8 @@ __all__ = [
 
 INLINE_ROW_BYTES = 64 << 10
 """Rows up to this size are done on the event loop; larger ones in a worker thread."""
+
+_ROWS = (str, *BYTES_LIKE)
 
 
 class RowStore(Protocol):
@@ -66,7 +69,7 @@ def bytes_like(data: Any) -> int:
 
 
 def _row_length(row: Any) -> int:
-    if not isinstance(row, str | bytes | bytearray | memoryview):
+    if not isinstance(row, _ROWS):
         raise TypeError(f"a record must be str or bytes, not {type(row).__name__}")
     return len(row)
 

@@ -46,7 +46,7 @@ def _number(value: Any) -> float:
             value = float(value)
         except ValueError:
             raise TypeError("a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15:
         raise TypeError("a number")
     return float(value)
 
@@ -74,7 +74,7 @@ def _mapping(value: Any) -> dict[str, str]:
 def _names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
         return tuple(value)
     raise TypeError("a list of str")
 

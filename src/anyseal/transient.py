@@ -16,9 +16,11 @@ def is_transient(exc: Exception) -> bool:
         return not isinstance(exc.kwargs.get("error"), ssl.SSLCertVerificationError)
     return isinstance(
         exc,
-        exceptions.HTTPClientError
-        | exceptions.ConnectionError
-        | exceptions.CredentialRetrievalError
-        | exceptions.MetadataRetrievalError
-        | ResponseParserError,
+        (
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            exceptions.CredentialRetrievalError,
+            exceptions.MetadataRetrievalError,
+            ResponseParserError,
+        ),
     )

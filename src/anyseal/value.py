@@ -98,7 +98,7 @@ def expiry_ms(expires_at: float | datetime | None) -> int:
         if expires_at.tzinfo is None:
             raise ValueError("expires_at must be an aware datetime")
         milliseconds = (expires_at - _EPOCH) // timedelta(milliseconds=1)
-    elif isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+    elif isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)):
         raise TypeError(
             f"expires_at must be seconds or a datetime, not {type(expires_at).__name__}"
         )

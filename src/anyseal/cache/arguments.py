@@ -202,7 +202,7 @@ def _of_class(value: Any, depth: int) -> Any:
     if isinstance(value, _TIMES):
         zone = getattr(value, "tzinfo", None)  # two zones may have one offset today
         return [value.isoformat(), getattr(value, "fold", 0), getattr(zone, "key", None)]
-    if isinstance(value, bytearray | memoryview):
+    if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
@@ -210,9 +210,9 @@ def _of_class(value: Any, depth: int) -> Any:
     if isinstance(value, msgspec.Struct):
         names = value.__struct_fields__
         return [_plain(getattr(value, name), depth + 1) for name in names]
-    if isinstance(value, tuple | list):  # a NamedTuple, or a subclass
+    if isinstance(value, (tuple, list)):  # a NamedTuple, or a subclass
         return [_plain(each, depth + 1) for each in value]
-    if isinstance(value, int | float | str | bytes):  # a subclass
+    if isinstance(value, (int, float, str, bytes)):  # a subclass
         # Not by its own __str__ and the like, which may show less than there is.
         plain: Any = next(base for base in _EXACT if isinstance(value, base))
         return _plain(_EXACT[plain](value), depth)

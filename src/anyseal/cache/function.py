@@ -48,7 +48,7 @@ class CachedFunction:
     """What a decorated function carries: its cache, its keys, its settings."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        if not callable(function) or isinstance(function, staticmethod | type):
+        if not callable(function) or isinstance(function, (staticmethod, type)):
             raise TypeError("cached goes below @staticmethod, onto a function")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{function_name(function)} is a generator: its items cannot be cached")
@@ -173,7 +173,7 @@ class CachedFunction:
         given = self._partition
         if partition is not UNSET:
             return partition
-        if isinstance(given, str | ContextVar):
+        if isinstance(given, (str, ContextVar)):
             return self.partition((), {})
         raise ConfigurationError(
             f"{self.name}: the arguments say which partition: cache_clear(partition=...)"

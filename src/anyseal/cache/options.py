@@ -44,9 +44,9 @@ def check_backend(backend: Any, *, waits: bool) -> None:
 
 def check_keyring(keyring: Any, name_key: Key | None) -> None:
     """Raises TypeError, or ConfigurationError if there is no key for names."""
-    if not isinstance(keyring, Key | Keyring):
+    if not isinstance(keyring, (Key, Keyring)):
         raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
-    if name_key is None and not isinstance(keyring, Key | NamingKeyring):
+    if name_key is None and not isinstance(keyring, (Key, NamingKeyring)):
         raise ConfigurationError(f"{type(keyring).__name__} has no key for names: name_key=")
 
 
@@ -68,7 +68,7 @@ def _check(value: Any, name: str, fits: bool, wanted: str) -> None:
 
 def tag_names(tags: Any) -> tuple[str, ...]:
     """*tags* as a tuple; a single str is none. Raises TypeError."""
-    if isinstance(tags, Iterable) and not isinstance(tags, str | bytes):
+    if isinstance(tags, Iterable) and not isinstance(tags, (str, bytes)):
         found = tuple(tags)
         if all(isinstance(tag, str) for tag in found):
             return found
@@ -77,7 +77,7 @@ def tag_names(tags: Any) -> tuple[str, ...]:
 
 def several(keys: Iterable[str | bytes]) -> Iterable[str | bytes]:
     """*keys*, which must not be a single one. Raises TypeError."""
-    if isinstance(keys, str | bytes):
+    if isinstance(keys, (str, bytes)):
         raise TypeError("keys must be an iterable of keys, not a single one")
     return keys
 
@@ -111,7 +111,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     of_self = found["of_self"]
     _check(of_self, "of_self", of_self in (..., None) or callable(of_self), "a function or None")
     partition = found["partition"]
-    fits = isinstance(partition, str | ContextVar) or callable(partition)
+    fits = isinstance(partition, (str, ContextVar)) or callable(partition)
     _check(partition, "partition", fits, "a str, a function of the arguments or a ContextVar")
     if not callable(found["tags"]):
         found["tags"] = tag_names(found["tags"])
@@ -123,7 +123,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _classes(exceptions: Any) -> tuple[type[Exception], ...]:
-    if isinstance(exceptions, Iterable) and not isinstance(exceptions, str | bytes | type):
+    if isinstance(exceptions, Iterable) and not isinstance(exceptions, (str, bytes, type)):
         found = tuple(exceptions)
         if all(isinstance(each, type) and issubclass(each, Exception) for each in found):
             return found

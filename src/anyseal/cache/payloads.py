@@ -11,6 +11,7 @@ from anyseal.cache.codecs.base import Codec
 from anyseal.cache.entry import ERROR, NONE, RAW, VALUE
 from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.cache.policy import CachePolicy
+from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
 
 __all__ = ["Payloads"]
@@ -26,7 +27,7 @@ class Payloads:
         self._codec = codec
         self._policy = policy
         # Its bytes come back as bytes: large ones need not go through it.
-        self._bytes_pass = isinstance(codec, MessagePackCodec | RawCodec)
+        self._bytes_pass = isinstance(codec, (MessagePackCodec, RawCodec))
 
     def prepared(self, value: Any) -> tuple[int, bytes]:
         """*value* as an entry's kind and payload.
@@ -37,7 +38,7 @@ class Payloads:
         """
         if value is None:
             return NONE, b""
-        if isinstance(value, bytes | bytearray | memoryview) and self._bytes_pass:
+        if isinstance(value, BYTES_LIKE) and self._bytes_pass:
             size = memoryview(value).nbytes
             if size > self._policy.large_bytes:
                 if size > self._policy.max_bytes:

@@ -52,7 +52,7 @@ def seconds_of(ttl: Any, name: str = "ttl") -> float | None:
         return None
     if isinstance(ttl, timedelta):
         ttl = ttl.total_seconds()
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         raise TypeError(f"{name} must be seconds, a timedelta or None, not {type(ttl).__name__}")
     if not math.isfinite(ttl) or not 0.001 <= ttl <= TTL_MAX:
         raise ValueError(f"{name} must be 1 ms to 10 years")
@@ -155,7 +155,7 @@ class CachePolicy:
             value = getattr(self, name)
             if value is None and name in ("timeout", "lease"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ConfigurationError(f"{name} must be a number")
             if not low <= value <= high:
                 raise ConfigurationError(f"{name} must be {low:g} to {high:g}, not {value:g}")

@@ -92,7 +92,7 @@ def _keyring(master_key: Any, rotation: bool, previous: Sequence[Any]) -> Static
             "cache.secure requires master_key parameter or "
             f"{MASTER_KEY_VARIABLE} environment variable"
         )
-    if isinstance(previous, str | bytes | Key) or not isinstance(previous, Iterable):
+    if isinstance(previous, (str, bytes, Key)) or not isinstance(previous, Iterable):
         raise ConfigurationError("previous_master_keys must be a list of keys")
     old = [_master(key, "previous_master_keys") for key in previous]
     if rotation:

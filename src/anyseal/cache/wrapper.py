@@ -58,7 +58,7 @@ class EncryptionWrapper:
         suite: Suite | str | None = None,
     ) -> None:
         self._keyring: Keyring
-        if isinstance(keyring, Key | bytes | str):
+        if isinstance(keyring, (Key, bytes, str)):
             self._keyring = StaticKeyring(keyring, previous)
         elif previous:
             raise ConfigurationError("previous goes with a master key; a keyring has its own")

@@ -298,7 +298,7 @@ def run(arguments: Sequence[str]) -> int:
 def _os_message(exc: OSError) -> str:
     """What the system said; about the file it said it about, unless its name is a temporary one."""
     what = exc.strerror or str(exc)
-    name = os.fspath(exc.filename) if isinstance(exc.filename, str | os.PathLike) else ""
+    name = os.fspath(exc.filename) if isinstance(exc.filename, (str, os.PathLike)) else ""
     return what if not name or str(name).endswith(".part") else f"{name}: {what}"
 
 

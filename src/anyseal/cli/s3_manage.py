@@ -241,7 +241,7 @@ async def _each(places: dict[Place, int], work: Callable[[Place], Awaitable[None
             with about_place(place):
                 await work(place)
         except (ConfigurationError, SourceError) as exc:
-            if not isinstance(exc, SourceChangedError | PreconditionFailedError):
+            if not isinstance(exc, (SourceChangedError, PreconditionFailedError)):
                 raise  # S3 itself: the next would fail as well
             failed += 1
             note(f"{place}: {exc}")

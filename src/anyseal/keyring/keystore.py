@@ -222,7 +222,7 @@ class KeyStore:
             wrapped = await self._told("wrap", None, raw)
         finally:
             lib.anyseal_wipe(out, KEY_BYTES)
-        if not isinstance(wrapped, bytes | bytearray) or not wrapped:
+        if not isinstance(wrapped, (bytes, bytearray)) or not wrapped:
             raise KmsError("the KMS returned no wrapped key", retryable=False)
         if len(wrapped) > WRAPPED_MAX_BYTES:
             raise KmsError(
@@ -236,7 +236,7 @@ class KeyStore:
             raise KmsError(f"a wrapped key of {len(wrapped):,} bytes", retryable=False)
         raw = await self._told("unwrap", bytes(wrapped), wrapped)
         try:
-            if not isinstance(raw, bytes | bytearray) or len(raw) != KEY_BYTES:
+            if not isinstance(raw, (bytes, bytearray)) or len(raw) != KEY_BYTES:
                 raise KmsError("the KMS returned something that is no key", retryable=False)
             return Slot(lib.anyseal_key_import(view(raw)))
         finally:
@@ -305,7 +305,7 @@ def _record(
         and type(found.created) is int
         and created in (None, found.created)
         and found.created <= until
-        and isinstance(found.key, bytes | bytearray)
+        and isinstance(found.key, (bytes, bytearray))
         and isinstance(found.revoked, bool)
         and (parent == (None, None) or (isinstance(parent[0], str) and type(parent[1]) is int))
     )

@@ -50,7 +50,7 @@ class PassphraseKeyring:
         max_memory_log2_kib: int = 20,
         max_passes: int = 16,
     ) -> None:
-        if not isinstance(passphrase, str | bytes):
+        if not isinstance(passphrase, (str, bytes)):
             raise TypeError(f"passphrase must be str or bytes, not {type(passphrase).__name__}")
         self._secret: list[Slot] = []
         self._length = 0

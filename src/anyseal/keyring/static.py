@@ -72,7 +72,7 @@ class StaticKeyring:
         *,
         cache_size: int = 10_000,
     ) -> None:
-        if isinstance(previous, str | bytes | bytearray | Key):
+        if isinstance(previous, (str, bytes, bytearray, Key)):
             raise TypeError("previous must be a sequence of keys")
         if cache_size < 1:
             raise ConfigurationError("cache_size must be at least 1")

@@ -38,7 +38,7 @@ def wipe(secret: bytearray) -> None:
 
 def check_key(key: bytes | bytearray) -> None:
     """Refuse to wrap anything but a key."""
-    if not isinstance(key, bytes | bytearray):
+    if not isinstance(key, (bytes, bytearray)):
         raise TypeError(f"key must be a bytearray, not {type(key).__name__}")
     if len(key) != KEY_BYTES:
         raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
@@ -50,7 +50,7 @@ def check_wrapped(wrapped: bytes) -> None:
     Raises:
         KmsError: Empty, or longer than any wrapped key.
     """
-    if not isinstance(wrapped, bytes | bytearray):
+    if not isinstance(wrapped, (bytes, bytearray)):
         raise TypeError(f"wrapped must be bytes, not {type(wrapped).__name__}")
     if not 0 < len(wrapped) <= WRAPPED_MAX_BYTES:
         raise KmsError(f"a wrapped key of {len(wrapped):,} bytes", retryable=False)

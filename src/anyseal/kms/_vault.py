@@ -213,7 +213,7 @@ def granted(what: str, answer: dict[str, Any]) -> Token:
 
 
 def seconds(lease: Any) -> float:
-    return float(lease) if isinstance(lease, int | float) and 0 < lease < 1e9 else 0.0
+    return float(lease) if isinstance(lease, (int, float)) and 0 < lease < 1e9 else 0.0
 
 
 def header_text(name: str, value: Any) -> str:

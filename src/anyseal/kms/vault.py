@@ -394,4 +394,4 @@ def _transient(exc: httpx.HTTPError) -> bool:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return False
         cause = cause.__cause__ or cause.__context__
-    return not isinstance(exc, httpx.UnsupportedProtocol | httpx.TooManyRedirects)
+    return not isinstance(exc, (httpx.UnsupportedProtocol, httpx.TooManyRedirects))

@@ -118,7 +118,7 @@ def in_time(engine: sa.Engine, seconds: float | None) -> Iterator[sa.Connection]
             line.use(connection.connection.driver_connection)
             yield connection
         except Exception as exc:
-            confused = not isinstance(exc, sa.exc.SQLAlchemyError | AnysealError)
+            confused = not isinstance(exc, (sa.exc.SQLAlchemyError, AnysealError))
             if confused and engine.dialect.driver != "pysqlite":  # in the midst of an answer
                 connection.invalidate()
             raise

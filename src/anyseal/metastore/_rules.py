@@ -60,7 +60,7 @@ def decode(key_id: str, created: int, stored: object) -> KeyRecord:
         FormatError: It is none. Names the row.
     """
     try:
-        if not isinstance(stored, str | bytes | bytearray | memoryview | dict):
+        if not isinstance(stored, (str, bytes, bytearray, memoryview, dict)):
             raise FormatError(f"the key record is of type {type(stored).__name__}")
         if not isinstance(stored, dict) and len(stored) > RECORD_MAX_BYTES:
             raise FormatError("the key record is too long")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self
 import anyio
 
 from anyseal import offload
-from anyseal.config import STEP_BYTES
+from anyseal.config import BYTES_LIKE, STEP_BYTES
 from anyseal.errors import WriterStateError
 from anyseal.keys import Key
 from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE, Job, Piece, Sealer, bytes_view
@@ -22,7 +22,7 @@ __all__ = ["ObjectWriter", "WriterBase", "check_context", "seal_to_sink"]
 
 def check_context(context: Any) -> bytes:
     """*context* as bytes. Raises TypeError."""
-    if not isinstance(context, bytes | bytearray | memoryview):
+    if not isinstance(context, BYTES_LIKE):
         raise TypeError(f"context must be bytes-like, not {type(context).__name__}")
     return bytes(context)
 

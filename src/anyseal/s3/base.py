@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyseal.config import CONTEXT_MAX_BYTES
+from anyseal.config import BYTES_LIKE, CONTEXT_MAX_BYTES
 from anyseal.errors import ConfigurationError
 from anyseal.keys import Key
 from anyseal.objects.sealer import CHUNK_SIZE
@@ -104,7 +104,7 @@ class BucketBase:
             raise TypeError(f"key must be str, not {type(key).__name__}")
         if not 1 <= len(key.encode()) <= 1024:
             raise ValueError("an object's key has 1 to 1,024 bytes in UTF-8")
-        if not isinstance(context, bytes | bytearray | memoryview):
+        if not isinstance(context, BYTES_LIKE):
             raise TypeError(f"context must be bytes-like, not {type(context).__name__}")
         given = bytes(context)
         if self._bind_location:

@@ -195,7 +195,7 @@ def patience(client: Any) -> float:
     """Seconds that *client* waits for the next bytes; the same is granted to who takes ours."""
     config = getattr(getattr(client, "meta", None), "config", None)
     seconds = getattr(config, "read_timeout", None)
-    return seconds if isinstance(seconds, int | float) else math.inf
+    return seconds if isinstance(seconds, (int, float)) else math.inf
 
 
 def leave_unhashed(client: Any) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from anyseal import offload
-from anyseal.config import STEP_BYTES
+from anyseal.config import BYTES_LIKE, STEP_BYTES
 from anyseal.objects.geometry import Geometry
 from anyseal.objects.parts import OBJECT_MAX_BYTES, PART_MAX_BYTES, PART_MIN_BYTES, PARTS_MAX
 from anyseal.objects.reader import fresh_bytes
@@ -229,7 +229,7 @@ class _Reads:
         else:
             # It may be a pipe that never ends: a cancelled caller does not wait for it.
             piece = await offload.run_waiting(self._read, READ_BYTES)
-        if not isinstance(piece, bytes | bytearray | memoryview):
+        if not isinstance(piece, BYTES_LIKE):
             raise TypeError(f"the file must give bytes, not {type(piece).__name__}")
         if not len(piece):
             raise StopAsyncIteration

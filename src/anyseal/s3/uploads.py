@@ -90,7 +90,7 @@ class UploadCalls(BucketBase):
         whole("size", size)
         wished = min(self._wished(part_size), PART_MAX_BYTES)
         content_type = checked_text("content_type", content_type)
-        if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):
+        if isinstance(expires_in, bool) or not isinstance(expires_in, (int, float)):
             raise TypeError(f"expires_in must be a number, not {type(expires_in).__name__}")
         if not expires_in > 0:
             raise ValueError("expires_in must be positive")
@@ -331,7 +331,7 @@ async def _authentic(
     receipts: Iterable[str], upload: Token, keys: ObjectKeys
 ) -> dict[int, list[Receipt]]:
     """The receipts by index, each verified and found to fit the plan."""
-    if isinstance(receipts, str | bytes):
+    if isinstance(receipts, (str, bytes)):
         raise TypeError("receipts must be an iterable of str")
     found: dict[int, list[Receipt]] = {}
     plan = upload.plan

@@ -84,7 +84,7 @@ class Caller:
         if callable(read):
             return _Pieces(self, iter(partial(read, READ_BYTES), b""))
         # Neither text nor what has no order is a sequence of pieces, even if it is empty.
-        if isinstance(data, Iterable) and not isinstance(data, str | Mapping | Set):
+        if isinstance(data, Iterable) and not isinstance(data, (str, Mapping, Set)):
             return _Pieces(self, gathered(data))
         raise TypeError(
             f"data must be bytes, a Path, a file or an iterable, not {type(data).__name__}"

@@ -97,4 +97,4 @@ class UploadCalls:
 
 def _all(receipts: Iterable[str]) -> Iterable[str]:
     """*receipts*, taken in the calling thread."""
-    return receipts if isinstance(receipts, str | bytes) else list(receipts)
+    return receipts if isinstance(receipts, (str, bytes)) else list(receipts)

@@ -47,10 +47,10 @@ def _flag(command: Command, answer: Any) -> bool:
 
 def _page(command: Command, answer: Any) -> bool:
     return (
-        isinstance(answer, list | tuple)
+        isinstance(answer, (list, tuple))
         and len(answer) == 2
         and isinstance(answer[1], list)
-        and all(isinstance(name, bytes | str) for name in answer[1])
+        and all(isinstance(name, (bytes, str)) for name in answer[1])
     )
 
 
@@ -146,7 +146,7 @@ class Pages:
 def _cursor(found: Any) -> int:
     if isinstance(found, dict) and len(found) == 1:  # by node: redis-py's, of a cluster
         (found,) = found.values()
-    if isinstance(found, bytes | str) and len(found) <= 20 and found.isdigit() and found.isascii():
+    if isinstance(found, (bytes, str)) and len(found) <= 20 and found.isdigit() and found.isascii():
         found = int(found)
     if type(found) is not int or not 0 <= found <= _CURSOR_MAX:
         raise _wrong("SCAN", "a cursor that is no number")

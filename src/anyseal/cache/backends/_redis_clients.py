@@ -146,13 +146,13 @@ def with_sentinels(client: Any) -> list[Any]:
 
 def is_cluster(client: Any) -> bool:
     """Whether *client* is one of several nodes."""
-    return isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster)
+    return isinstance(client, (redis.RedisCluster, redis.asyncio.RedisCluster))
 
 
 def check_client(client: Any, *, blocking: bool) -> None:
     """Refuse clients that are of the wrong kind, or that would decode sealed bytes as text."""
     api: Any = redis if blocking else redis.asyncio
-    if not isinstance(client, api.Redis | api.RedisCluster):
+    if not isinstance(client, (api.Redis, api.RedisCluster)):
         wanted = (
             "redis.Redis or RedisCluster" if blocking else "redis.asyncio.Redis or RedisCluster"
         )

@@ -238,7 +238,7 @@ def backend_error(command: str, cause: BaseException) -> BackendError:
 
     Not what redis-py says: that may quote a whole command, with names and values.
     """
-    timed_out = isinstance(cause, asyncio.TimeoutError | redis_errors.TimeoutError)
+    timed_out = isinstance(cause, (asyncio.TimeoutError, redis_errors.TimeoutError))
     reason = "no answer in time" if timed_out else type(cause).__name__
     missing = isinstance(cause, redis_errors.NoScriptError)
     error = (ScriptMissingError if missing else BackendError)(f"{command}: {reason}")

@@ -49,7 +49,11 @@ def _check(client: Any, kind: type[Any], timeout: Any) -> None:
             f"expected an httpx.{kind.__name__}, not {type(client).__module__}."
             f"{type(client).__qualname__}"
         )
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, (int, float))
+        or not 0 < timeout <= 3600
+    ):
         raise ConfigurationError("timeout must be above 0 and at most 3,600 seconds")
 
 

@@ -8,11 +8,10 @@ import types
 import typing
 from typing import Any, Protocol, runtime_checkable
 
+from anyseal.config import BYTES_LIKE
 from anyseal.errors import ConfigurationError, FormatError
 
-__all__ = ["BytesLike", "Codec", "ForeignCodec", "check_bytes", "check_name", "fits"]
-
-BytesLike = bytes | bytearray | memoryview
+__all__ = ["Codec", "ForeignCodec", "check_bytes", "check_name", "fits"]
 
 _NAME = re.compile(r"[!-~]{1,32}")
 
@@ -49,7 +48,7 @@ def check_name(name: Any) -> str:
 
 def check_bytes(data: Any) -> None:
     """Raises TypeError unless *data* is bytes-like."""
-    if not isinstance(data, BytesLike):
+    if not isinstance(data, BYTES_LIKE):
         raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
 
 
@@ -96,7 +95,7 @@ class ForeignCodec:
         data = self._inner.encode(value)
         if type(data) is bytes:
             return data
-        if isinstance(data, bytearray | memoryview):
+        if isinstance(data, (bytearray, memoryview)):
             return bytes(data)
         raise TypeError(f"{self.name} encodes to {type(data).__name__}, not to bytes")
 

@@ -81,10 +81,10 @@ def _children(value: Any) -> Iterator[tuple[str, Any, Any]]:
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for name, each in zip(value._fields, value, strict=False):
             yield f".{name}", each, each
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, (list, tuple)):
         for number, each in enumerate(list(value)):
             yield f"[{number}]", each, each
-    elif isinstance(value, set | frozenset):
+    elif isinstance(value, (set, frozenset)):
         for each in list(value):
             yield "[...]", each, each
     else:

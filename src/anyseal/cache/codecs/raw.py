@@ -7,6 +7,7 @@ import typing
 from typing import Any
 
 from anyseal.cache.codecs.base import check_bytes
+from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
 
 __all__ = ["RawCodec"]
@@ -25,7 +26,7 @@ class RawCodec:
         """
         if type(value) is bytes:
             return value
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, BYTES_LIKE):
             return bytes(value)
         raise TypeError(f"raw cannot encode $: {type(value).__name__}")
 

@@ -96,7 +96,7 @@ def setenv(env_obj: Any) -> None:
         AsherahException: Neither.
     """
     found = env_obj
-    if isinstance(env_obj, str | bytes):
+    if isinstance(env_obj, (str, bytes)):
         try:
             found = json.loads(env_obj)
         except ValueError:

@@ -16,6 +16,8 @@ from anyseal.settings import SessionSettings
 
 __all__ = ["Session", "SessionFactory", "check_data", "check_row", "check_str"]
 
+_ROWS = (str, bytes, bytearray, memoryview)
+
 
 def check_str(name: str, value: Any) -> str:
     """*value*, which must be a str. Raises TypeError."""
@@ -37,7 +39,7 @@ def check_data(data: Any) -> int:
 
 def check_row(row: Any) -> int:
     """The length of *row*, which must be str or bytes. Raises TypeError."""
-    if not isinstance(row, str | bytes | bytearray | memoryview):
+    if not isinstance(row, _ROWS):
         kind = type(row).__name__
         raise TypeError(f"argument 'data_row_record' must be str or bytes, not {kind}")
     return len(row)
@@ -131,11 +133,14 @@ class Session(_Closing):
 
     def encrypt_text(self, text: str) -> str:
         """Encrypt *text*, which may be empty, as UTF-8."""
-        return self.encrypt_bytes(check_str("text", text).encode())
+        if type(text) is not str:
+            check_str("text", text)
+        return self.encrypt_bytes(text.encode())
 
     def decrypt_bytes(self, data_row_record: str | bytes) -> bytes:
         """Decrypt a DataRowRecord."""
-        check_row(data_row_record)
+        if type(data_row_record) is not str:
+            check_row(data_row_record)
         try:
             return self._inner.decrypt(data_row_record)
         except AnysealError as exc:
@@ -143,11 +148,15 @@ class Session(_Closing):
 
     def decrypt_text(self, data_row_record: str | bytes) -> str:
         """Decrypt a DataRowRecord of text."""
-        return _text(self.decrypt_bytes(data_row_record))
+        data = self.decrypt_bytes(data_row_record)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return _text(data)
 
     async def encrypt_bytes_async(self, data: bytes) -> str:
         """As :meth:`encrypt_bytes`."""
-        if check_data(data) <= INLINE_ROW_BYTES:
+        if (len(data) if type(data) is bytes else check_data(data)) <= INLINE_ROW_BYTES:
             try:
                 row = self._inner.encrypt_hit(data)
             except AnysealError as exc:

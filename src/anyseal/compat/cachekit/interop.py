@@ -52,7 +52,7 @@ def _encoded(value: Any) -> bytes:
 def _argument(value: Any, depth: int = 0) -> Any:
     if depth > messagepack.MAX_DEPTH:
         raise InteropError("an argument is nested too deep")
-    if value is None or isinstance(value, bool | str | bytes):
+    if value is None or isinstance(value, (bool, str, bytes)):
         return value
     if isinstance(value, int):
         if not messagepack.INT_MIN <= value <= messagepack.INT_MAX:
@@ -66,9 +66,9 @@ def _argument(value: Any, depth: int = 0) -> Any:
         return _number(((value - _EPOCH) // _MICROSECOND) / 10**6)
     if isinstance(value, uuid.UUID):
         return str(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_argument(item, depth + 1) for item in value]
-    if isinstance(value, set | frozenset):
+    if isinstance(value, (set, frozenset)):
         items = {_encoded(item): item for item in (_argument(each, depth + 1) for each in value)}
         return [items[form] for form in sorted(items)]
     if isinstance(value, dict):

@@ -43,14 +43,14 @@ def _prepared(value: Any, depth: int, *, canonical: bool) -> Any:
         raise TypeError(f"nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         return _prepared_map(value, depth, canonical=canonical)
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_prepared(item, depth + 1, canonical=canonical) for item in value]
     for temporal, mark in _TEMPORAL:
         if isinstance(value, temporal):
             return {mark: True, "value": value.isoformat()}  # type: ignore[attr-defined]
-    if isinstance(value, bytearray | memoryview):
+    if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
-    if isinstance(value, str | float):
+    if isinstance(value, (str, float)):
         return str(value) if isinstance(value, str) else float(value)
     raise TypeError(f"{kind.__name__} cannot be stored: convert it to plain types")
 

@@ -41,7 +41,7 @@ def _normal(value: Any, depth: int = 0) -> Any:
         raise TypeError("an argument is nested too deep")
     if isinstance(value, enum.Enum):
         return _normal(value.value, depth + 1)
-    if value is None or isinstance(value, bool | str | bytes):
+    if value is None or isinstance(value, (bool, str, bytes)):
         return value
     if isinstance(value, int):
         if not messagepack.INT_MIN <= value <= messagepack.INT_MAX:
@@ -49,13 +49,13 @@ def _normal(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, float):
         return value + 0.0  # not -0.0
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_normal(item, depth + 1) for item in value]
     if isinstance(value, dict):
         return {key: _normal(value[key], depth + 1) for key in sorted(value)}
     if isinstance(value, pathlib.PurePath):
         return value.as_posix()
-    if isinstance(value, uuid.UUID | decimal.Decimal):
+    if isinstance(value, (uuid.UUID, decimal.Decimal)):
         return str(value)
     if isinstance(value, datetime.datetime):
         if value.utcoffset() is None:

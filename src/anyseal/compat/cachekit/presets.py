@@ -80,7 +80,7 @@ def _ttl_ms(ttl: Any) -> int | None:
         return None
     if isinstance(ttl, datetime.timedelta):
         ttl = ttl.total_seconds()
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         raise ConfigurationError("ttl must be a number of seconds, a timedelta or None")
     if not math.isfinite(ttl) or not 0.001 <= ttl <= 10**10:
         raise ConfigurationError("ttl must be positive and finite")
@@ -179,7 +179,7 @@ def _check_plaintext_intent(settings: dict[str, Any], store: Store, form: str) -
 
 
 def _check_function(function: Any) -> None:
-    if not callable(function) or isinstance(function, type | staticmethod | classmethod):
+    if not callable(function) or isinstance(function, (type, staticmethod, classmethod)):
         raise TypeError("only functions can be decorated")
     if not hasattr(function, "__qualname__"):
         raise TypeError("a function without a name of its own cannot be decorated")

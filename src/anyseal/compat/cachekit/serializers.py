@@ -260,7 +260,7 @@ def check_serializer(serializer: Any) -> None:
 def serialized(serializer: Serializer, obj: Any) -> tuple[bytes, Metadata]:
     """*obj* by any serializer. Raises what that raises, or TypeError if it returns no bytes."""
     data, metadata = serializer.serialize(obj)
-    if not isinstance(data, bytes | bytearray | memoryview):
+    if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"the serializer made {type(data).__name__}, not bytes")
     return bytes(data), as_metadata(metadata)
 

@@ -37,7 +37,7 @@ def key_bytes(value: Any, name: str) -> bytes:
         value = reveal()
     if isinstance(value, str) and re.fullmatch(r"(?:[0-9a-fA-F]{2})+", value):
         value = bytes.fromhex(value)
-    if not isinstance(value, bytes | bytearray) or len(value) < MIN_KEY_BYTES:
+    if not isinstance(value, (bytes, bytearray)) or len(value) < MIN_KEY_BYTES:
         raise ConfigurationError(f"{name} must be hex-encoded, minimum 32 bytes")
     return bytes(value)
 

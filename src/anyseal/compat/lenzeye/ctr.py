@@ -48,7 +48,7 @@ def ctr_at(key: bytes, iv: bytes, byte_offset: int) -> Any:
 
 def view_of(data: Any) -> memoryview:
     """*data* as a flat view of bytes."""
-    if not isinstance(data, bytes | bytearray | memoryview):
+    if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"expected bytes-like, not {type(data).__name__}")
     return memoryview(data).cast("B")
 

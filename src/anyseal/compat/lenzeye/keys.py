@@ -48,9 +48,9 @@ def _table(table: UserKeyTable | None) -> UserKeyTable:
 
 def user_id(user: Any) -> str:
     """The name of a user's rows: *user* itself (str or int), or its ``pk`` or ``id``."""
-    if not isinstance(user, str | int):
+    if not isinstance(user, (str, int)):
         user = getattr(user, "pk", None) or getattr(user, "id", None)
-    if isinstance(user, bool) or not isinstance(user, str | int):
+    if isinstance(user, bool) or not isinstance(user, (str, int)):
         raise TypeError("user must be a str or an int, or have one as its pk or id")
     text = str(user)
     if not 1 <= len(text) <= _USER_ID_MAX:

@@ -90,7 +90,7 @@ def from_text(text: str) -> bytes | None:
 
 def check_bytes(name: str, value: Any, size: int) -> bytes:
     """*value* as bytes, if it has exactly *size* of them."""
-    if not isinstance(value, bytes | bytearray | memoryview):
+    if not isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError(f"{name} must be bytes-like, not {type(value).__name__}")
     given = bytes(value)
     if len(given) != size:

@@ -32,7 +32,7 @@ def cut(data: Any) -> Iterator[memoryview]:
 
 def pieces_of(stream: Any) -> Iterator[memoryview]:
     """The bytes of a binary file or of an iterable of bytes, in pieces of at most 1 MiB."""
-    if isinstance(stream, bytes | bytearray | memoryview):
+    if isinstance(stream, (bytes, bytearray, memoryview)):
         yield from cut(stream)
     elif hasattr(stream, "read"):
         while data := _read(stream):

@@ -39,7 +39,7 @@ class PartitionKeys:
         self._codec = codec
         self._plain_keys = plain
         # A hierarchy's partition that was shredded gets a name key that is another.
-        self._names_change = name_key is None and not isinstance(keyring, Key | StaticKeyring)
+        self._names_change = name_key is None and not isinstance(keyring, (Key, StaticKeyring))
         self._partitions: OrderedDict[str, PartitionNames] = OrderedDict()
 
     def names_hit(self, partition: Any) -> PartitionNames | None:

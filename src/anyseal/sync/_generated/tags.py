@@ -121,7 +121,7 @@ class Tags:
     ) -> tuple[Tag, ...]:
         """The tags as an entry made now carries them; those without a record get one, which
         suffices for an entry with this *ttl* in seconds if that is known."""
-        if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
+        if isinstance(tags, (str, bytes)) or not all(isinstance(tag, str) for tag in tags):
             raise TypeError("tags must be a sequence of str")
         there = {tag.name for tag in extra}
         wanted = [names.tags(tag)[0] for tag in dict.fromkeys((*tags, *self.everywhere))]
