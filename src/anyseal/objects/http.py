@@ -52,7 +52,7 @@ class _Ranges:
     ) -> None:
         if timeout is None:
             timeout = getattr(getattr(client, "timeout", None), "read", None) or DEFAULT_SECONDS
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
             raise ConfigurationError("timeout must be seconds, above 0")
         self._timeout = timeout
         self.url = url
