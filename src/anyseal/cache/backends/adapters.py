@@ -45,6 +45,12 @@ def _errors_of(package: str) -> Iterator[None]:
         raise BackendError(f"{package}: {type(exc).__name__}") from exc
 
 
+def _values(found: Any, names: Sequence[str], package: str) -> list[bytes | None]:
+    if len(found) != len(names):
+        raise _unable(f"{package} gave {len(found)} values for {len(names)} names")
+    return [_value(each, package) for each in found]
+
+
 def _value(found: Any, package: str) -> bytes | None:
     if found is None or isinstance(found, bytes):
         return found
@@ -90,7 +96,7 @@ class AiocacheBackend:
         if not names:
             return []
         with _errors_of("aiocache"):
-            found = [_value(each, "aiocache") for each in await self._cache.multi_get(list(names))]
+            found = _values(await self._cache.multi_get(list(names)), names, "aiocache")
         return [None if each == _GONE else each for each in found]
 
     async def set(
@@ -182,8 +188,7 @@ class CashewsBackend:
         if not names:
             return []
         with _errors_of("cashews"):
-            found = await self._cache.get_many(*names)
-        return [_value(each, "cashews") for each in found]
+            return _values(await self._cache.get_many(*names), names, "cashews")
 
     async def set(
         self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False

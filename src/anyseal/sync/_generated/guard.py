@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any, TypeVar
 
+from anyseal.cache.answers import checked, checked_page
 from anyseal.cache.breaker import Breaker
 from anyseal.cache.entry import LOCK
 from anyseal.cache.policy import CachePolicy
@@ -53,6 +56,7 @@ class Guard:
             else:
                 with fail_after(self._timeout):
                     result = call(*args, **options)
+            checked(call, args, result)
         except (BackendError, TimeoutError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
             self._observer.failed(error)
@@ -78,9 +82,14 @@ class Guard:
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
             pages = iter(self.backend.scan(prefix))
+            before, since = None, monotonic()
             try:
                 while (page := self(next, pages, None)) is not None:
-                    names = [name for name in page if name.endswith(suffix)]
+                    if page and page != before:
+                        before, since = page, monotonic()
+                    elif monotonic() - since > (self.policy.timeout or math.inf):
+                        raise BackendError("the backend's scan does not come to an end")
+                    names = [name for name in checked_page(page, prefix) if name.endswith(suffix)]
                     for at in range(0, len(names), SCAN_BATCH):
                         batch = names[at : at + SCAN_BATCH]
                         deleted += self(self.backend.delete_many, batch)
