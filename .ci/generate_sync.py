@@ -29,9 +29,11 @@ NAMES = {
     "Pieces": "BlockingPieces",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
+    "__enter__": "__aenter__",
     "aclose": "close",
     "aiter": "iter",
     "anext": "next",
+    "use_async_with": "use_with",
 }
 IMPORTS = {
     "anyseal.cache.kit": "anyseal.sync.kit",

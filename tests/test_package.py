@@ -26,7 +26,7 @@ ROOT = Path(anyseal.__file__).parent
 
 # A module imports only from floors above its own in this list, or from its own package.
 FLOORS = [
-    ["errors"],
+    ["errors", "hints"],
     ["config"],
     ["_native"],
     ["_ffi"],
@@ -327,7 +327,10 @@ def loaded(code: str) -> set[str]:
     """)))  # fmt: skip
 
 
-LIGHT = {"anyseal", "anyseal.errors", "anyseal._ffi", "anyseal._native", "anyseal._native.lib"}
+LIGHT = {
+    "anyseal", "anyseal._ffi", "anyseal._native", "anyseal._native.lib", "anyseal.errors",
+    "anyseal.hints",
+}  # fmt: skip
 """What importing the package loads of it: the errors, and libsodium, which is tested first."""
 HEAVY = {"anyio", "asyncio", "cryptography", "dataclasses", "inspect", "json", "logging", "ssl"}
 

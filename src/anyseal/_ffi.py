@@ -25,6 +25,7 @@ from anyseal.errors import (
     SuiteUnavailableError,
     WriterStateError,
 )
+from anyseal.hints import not_bytes
 
 __all__ = [
     "copied",
@@ -227,7 +228,7 @@ def view(data: Any, name: str = "data") -> Any:
     except (BufferError, ValueError):
         raise TypeError(f"{name} must be contiguous") from None
     except TypeError:
-        raise TypeError(f"{name} must be bytes-like, not {type(data).__name__}") from None
+        raise not_bytes(data, name) from None
 
 
 def view_writable(data: Any, name: str = "buffer") -> Any:

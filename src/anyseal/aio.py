@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from anyseal import offload
+from anyseal._ffi import view
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
+from anyseal.hints import foreign, not_bytes
 from anyseal.keys import Key
 from anyseal.objects.format import ObjectInfo, inspect_object
 from anyseal.ports import Keyring, current_key, named_key, resolve_partition
@@ -33,7 +35,7 @@ _FIXED_BYTES = 84  # the most a header and a tag take
 
 def _is_small(data: Any, suite: Suite | str | None) -> bool:
     """Whether sealing *data* is quicker than a hop to a thread and back."""
-    size = len(data) if type(data) is bytes else memoryview(data).nbytes
+    size = len(data) if type(data) is bytes else len(view(data))
     return size <= _SMALL or size <= INLINE_BYTES[suite_named(suite)]
 
 
@@ -55,13 +57,14 @@ def inspect(sealed: bytes | bytearray | memoryview) -> ValueInfo | ObjectInfo:
         FormatError: Neither of them.
     """
     if not isinstance(sealed, BYTES_LIKE):
-        raise TypeError(f"sealed must be bytes-like, not {type(sealed).__name__}")
+        raise not_bytes(sealed, "sealed")
     head = bytes(memoryview(sealed).cast("B")[:7])
     if head[:1] == b"\xa5":
         return inspect_value(sealed)
     if head == b"ANYSEAL":
         return inspect_object(sealed)
-    raise FormatError("neither a sealed value nor a sealed object")
+    what = foreign(sealed, but=b"{")
+    raise FormatError(f"neither a sealed value nor a sealed object{what}")
 
 
 async def _named(key: Key | Keyring, partition: str | None, sealed: Any) -> Key:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import binascii
+import os
 import warnings
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from anyseal._ffi import lib, raise_for, view, view_writable
 from anyseal.config import KEY_BYTES, KEY_ID_BYTES
 from anyseal.errors import ConfigurationError
+from anyseal.hints import use_with, wrong_type
 
-__all__ = ["Key", "Slot"]
+__all__ = ["Key", "Slot", "master_key_of"]
 
 NAME_CHARS = 32
 
@@ -123,7 +125,7 @@ class Key:
     """By the first 20 bytes of a value, and the first 28 of one that never expires: its suite,
     what sealing added, and the subkey's handle."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any) -> None:
         raise TypeError("use Key.generate(), Key.from_bytes() or Key.from_hex()")
 
     @classmethod
@@ -241,6 +243,8 @@ class Key:
             self._subkeys.popitem()[1].release()
         self._slot.release()
 
+    __aenter__ = use_with
+
     def __enter__(self) -> Self:
         return self
 
@@ -269,3 +273,27 @@ class Key:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key cannot be pickled or copied")
+
+
+def master_key_of(value: Any, name: str) -> Key:
+    """The key that *value*, the argument *name*, is or holds.
+
+    Raises:
+        TypeError: None of the three.
+        ConfigurationError: Malformed.
+    """
+    if isinstance(value, Key):
+        return value
+    if not isinstance(value, (str, bytes, bytearray, memoryview)):
+        remedy = "StaticKeyring.from_env() reads it from the environment" if value is None else ""
+        if isinstance(value, (list, tuple)):
+            remedy = "the current key first, previous= takes a list of older ones"
+        elif isinstance(value, os.PathLike):
+            remedy = "path.read_text() reads it"
+        raise wrong_type(name, "a Key, 32 bytes or 64 hexadecimal characters", value, remedy)
+    try:
+        if isinstance(value, bytes) and len(value) == 2 * KEY_BYTES:
+            raise ConfigurationError("a key has 32 bytes, not 64; as hexadecimal text it is a str")
+        return Key.from_hex(value) if isinstance(value, str) else Key.from_bytes(value)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{name}: {exc}") from None

@@ -21,6 +21,7 @@ from anyseal import offload
 from anyseal._ffi import view
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import ConfigurationError, FormatError
+from anyseal.hints import not_hierarchy, not_record, use_async_with, wrong_type
 from anyseal.keyring.cached import IntermediateKey, Partition, trim
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.ports import AuditEvent, AuditHook, MetricsHook
@@ -70,7 +71,7 @@ def bytes_like(data: Any) -> int:
 
 def _row_length(row: Any) -> int:
     if not isinstance(row, _ROWS):
-        raise TypeError(f"a record must be str or bytes, not {type(row).__name__}")
+        raise not_record(row)
     return len(row)
 
 
@@ -85,7 +86,8 @@ def decode_text(data: bytes) -> str:
 def encode_text(text: Any) -> bytes:
     """*text* as UTF-8. Raises TypeError."""
     if not isinstance(text, str):
-        raise TypeError(f"text must be str, not {type(text).__name__}")
+        remedy = "encrypt() takes bytes" if isinstance(text, bytes) else ""
+        raise wrong_type("text", "str", text, remedy)
     return text.encode()
 
 
@@ -303,6 +305,8 @@ class Session(SessionBase):
         """No more use. Idempotent."""
         self._closed = True
 
+    __enter__ = use_async_with
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -314,6 +318,8 @@ class FactoryBase:
     """What both factories share: the hierarchy and the session cache."""
 
     def __init__(self, hierarchy: KeyHierarchy, *, audit: AuditHook | None = None) -> None:
+        if not isinstance(hierarchy, KeyHierarchy):
+            raise not_hierarchy(hierarchy)
         self.hierarchy = hierarchy
         self._audit = audit
         self._cache: OrderedDict[str, Partition] = OrderedDict()
@@ -405,6 +411,8 @@ class SessionFactory(FactoryBase):
         self._closed = True
         self._cache.clear()
         await self.hierarchy.aclose()
+
+    __enter__ = use_async_with
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,11 +12,11 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Self
 
 from anyseal.config import CryptoPolicy
 from anyseal.errors import ConfigurationError
+from anyseal.hints import as_path
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.ports import MetricsHook
 from anyseal.wiring import kms_of, metastore_of
@@ -224,7 +224,7 @@ class SessionSettings:
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Settings from a JSON file, or a TOML file if its name ends in ``.toml``."""
-        file = Path(path)
+        file = as_path(path, "settings are a mapping, or the path of a file")
         try:
             text = file.read_text(encoding="utf-8")
             toml = file.suffix == ".toml"

@@ -19,6 +19,7 @@ from typing import Any
 from anyseal._ffi import LARGE_BYTES, fresh, lib, raise_for, view, view_writable
 from anyseal.config import CONTEXT_MAX_BYTES, EXPIRES_MAX_MS, VALUE_MAX_BYTES
 from anyseal.errors import FormatError, WrongKeyError
+from anyseal.hints import foreign, wrong_type
 from anyseal.keys import Key, Slot
 from anyseal.suites import DEFAULT_SUITE, TAG_BYTES, Suite, suite_named
 
@@ -50,11 +51,15 @@ KEY_ID = slice(4, 20)
 EXPIRES_AT = 20
 TEXT_MAX_CHARS = 1 << 20
 """The longest value as text: read and written on the event loop, in about a millisecond."""
+_TEXT = "pQ"
+"""What the text of everything sealed begins with."""
 _DEFAULT = int(DEFAULT_SUITE)
 _OVERHEAD = tuple(HEADER_BYTES + tag for tag in TAG_BYTES)
 _ZERO = b"\0"
 """Times n it makes n bytes quicker than ``bytes(n)`` or a call of :func:`fresh`."""
 _NEVER = bytes(8)
+_LIFETIME_MS = 10 * 366 * 86_400_000
+"""So few were meant as a lifetime."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PURPOSES = (b"value", b"wrap", b"token")
 _value_seal = lib.anyseal_value_seal
@@ -99,15 +104,16 @@ def expiry_ms(expires_at: float | datetime | None) -> int:
             raise ValueError("expires_at must be an aware datetime")
         milliseconds = (expires_at - _EPOCH) // timedelta(milliseconds=1)
     elif isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)):
-        raise TypeError(
-            f"expires_at must be seconds or a datetime, not {type(expires_at).__name__}"
-        )
+        remedy = "datetime.now(UTC) + lifetime" if isinstance(expires_at, timedelta) else ""
+        raise wrong_type("expires_at", "seconds or a datetime", expires_at, remedy)
     elif isinstance(expires_at, float) and not math.isfinite(expires_at * 1000):
         raise ValueError("expires_at must be finite")
     else:
         milliseconds = round(expires_at * 1000)
     if milliseconds <= time.time_ns() // 1_000_000:
-        raise ValueError("expires_at is in the past")
+        relative = 0 <= milliseconds < _LIFETIME_MS
+        remedy = ": it counts from 1970, so time.time() + seconds" if relative else ""
+        raise ValueError(f"expires_at is in the past{remedy}")
     if milliseconds > EXPIRES_MAX_MS:
         raise ValueError("expires_at is beyond the year 9999")
     return milliseconds
@@ -210,9 +216,9 @@ def seal_under_into(
 def _suite_number(header: bytes, size: int, kind: int) -> int:
     """Check what can be checked without a key; returns the suite's number."""
     if size < HEADER_BYTES or header[:2] != MAGIC:
-        raise FormatError("not a sealed value")
+        raise FormatError(f"not a sealed value{foreign(header, but=MAGIC + bytes((kind,)))}")
     if header[2] != kind:
-        raise FormatError("a sealed thing of another kind")
+        raise FormatError(f"a sealed thing of another kind{foreign(header)}")
     number = header[3]
     if not 1 <= number <= 3:
         raise FormatError("a suite this version does not know")
@@ -383,9 +389,13 @@ def from_text(text: str, most: int = TEXT_MAX_CHARS) -> bytes:
         FormatError: Padding, whitespace, another alphabet, unused bits, or too long.
     """
     if not isinstance(text, str):
-        raise TypeError(f"text must be a str, not {type(text).__name__}")
+        remedy = "open() takes bytes; text.decode() if they are a cookie's"
+        raise wrong_type("text", "a str", text, remedy if isinstance(text, bytes) else "")
     if len(text) > most or not text.isascii():
         raise FormatError(f"not base64url, or longer than {most:,} characters")
+    what = "" if text.startswith(_TEXT) or not text else foreign(text)
+    if what:
+        raise FormatError(f"not the text of anything sealed{what}")
     try:
         data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except binascii.Error:

@@ -22,6 +22,7 @@ from anyseal.cache.shelf import Shelf
 from anyseal.cache.stats import CacheHealth
 from anyseal.cache.values import Values
 from anyseal.errors import BackendError
+from anyseal.hints import use_async_with
 from anyseal.keys import Key
 from anyseal.ports import AuditHook, Backend, Keyring, MetricsHook
 from anyseal.suites import Suite
@@ -370,6 +371,8 @@ class Cache(CacheBase):
         except Exception as exc:
             failure = type(exc).__name__
         return self._probed(failure, started)
+
+    __enter__ = use_async_with
 
     async def __aenter__(self) -> Self:
         if self._shelf.watch is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from anyseal.cache.entry import TAGS_MAX
 from anyseal.cache.policy import UNSET, CachePolicy, seconds_of
 from anyseal.errors import ConfigurationError
+from anyseal.hints import not_keyring
 from anyseal.keys import Key
 from anyseal.ports import Backend, BlockingBackend, Keyring, NamingKeyring
 
@@ -45,7 +46,7 @@ def check_backend(backend: Any, *, waits: bool) -> None:
 def check_keyring(keyring: Any, name_key: Key | None) -> None:
     """Raises TypeError, or ConfigurationError if there is no key for names."""
     if not isinstance(keyring, (Key, Keyring)):
-        raise TypeError(f"expected a Key or a Keyring, not {type(keyring).__name__}")
+        raise not_keyring(keyring)
     if name_key is None and not isinstance(keyring, (Key, NamingKeyring)):
         raise ConfigurationError(f"{type(keyring).__name__} has no key for names: name_key=")
 

@@ -26,7 +26,7 @@ from anyseal.cli.options import (
     flowing,
     size_of,
 )
-from anyseal.cli.process import STDOUT, CliError, Stopped, note, signals
+from anyseal.cli.process import STDOUT, CliError, Stopped, note, signals, with_remedy
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
@@ -282,7 +282,7 @@ def run(arguments: Sequence[str]) -> int:
         note(str(exc))
         return 2
     except (AnysealError, MemoryError) as exc:
-        note(str(exc) or "out of memory")
+        note(with_remedy(exc) or "out of memory")
         return 1
     except OSError as exc:
         note(_os_message(exc))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from anyseal.cli.process import CliError
+from anyseal.cli.process import CliError, with_remedy
 from anyseal.config import CONTEXT_MAX_BYTES
 from anyseal.errors import DecryptionError, ExpiredError, FormatError, WrongKeyError
 from anyseal.keyring.static import partition_bytes
@@ -102,7 +102,7 @@ def about(name: str) -> Iterator[None]:
     try:
         yield
     except (FormatError, WrongKeyError, DecryptionError, ExpiredError) as exc:
-        raise CliError(f"{name}: {exc}", 1) from None
+        raise CliError(f"{name}: {with_remedy(exc)}", 1) from None
 
 
 def flowing(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterator
 from types import FrameType
 
+from anyseal.errors import DecryptionError, WrongKeyError
+
 __all__ = [
     "CliError",
     "Input",
@@ -23,6 +25,7 @@ __all__ = [
     "note",
     "printable",
     "signals",
+    "with_remedy",
 ]
 
 PIPE_BYTES = 1 << 20
@@ -35,6 +38,18 @@ class CliError(Exception):
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+_REMEDIES: dict[type[BaseException], str] = {
+    WrongKeyError: ": give the key it was sealed with (--key-file may be repeated) and the same "
+    "--partition; anyseal inspect shows the id of its key",
+    DecryptionError: ": it was altered, or --context is not the one it was sealed with",
+}
+
+
+def with_remedy(error: BaseException) -> str:
+    """What *error* says, and what to try."""
+    return f"{error}{_REMEDIES.get(type(error), '')}"
 
 
 class Stopped(BaseException):

@@ -24,13 +24,14 @@ from anyseal.cli.options import (
     checked_context,
     checked_partition,
 )
-from anyseal.cli.process import CliError, Stopped, signals
+from anyseal.cli.process import CliError, Stopped, signals, with_remedy
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
     ObjectNotFoundError,
     PreconditionFailedError,
     SourceError,
+    WrongKeyError,
 )
 from anyseal.ports import Keyring
 
@@ -137,6 +138,8 @@ def about_place(place: Place) -> Iterator[None]:
         if code in REFUSALS:
             raise CliError(f"{place}: {REFUSALS[code]} ({code})", 1) from None
         raise  # about S3, and it says so
+    except WrongKeyError as exc:
+        raise CliError(f"{place}: {with_remedy(exc)}", 1) from None
     except AnysealError as exc:
         raise CliError(f"{place}: {exc}", 1) from None
     except ValueError as exc:  # such as an object that is too large for S3

@@ -25,6 +25,7 @@ from anyseal.errors import (
     WrongKeyError,
     WrongPartitionError,
 )
+from anyseal.hints import only_async_with, wrong_type
 from anyseal.keyring.cached import IntermediateKey, Partition, Partitions, trim
 from anyseal.keyring.ids import KeyIds
 from anyseal.keyring.intermediate import IntermediateKeys
@@ -82,6 +83,10 @@ class KeyHierarchy:
         metrics: MetricsHook | None = None,
         allow_testing_kms: bool = False,
     ) -> None:
+        if policy is not None and not isinstance(policy, CryptoPolicy):
+            raise wrong_type(
+                "policy", "a CryptoPolicy", policy, "CryptoPolicy(**settings) makes one"
+            )
         self.policy = CryptoPolicy() if policy is None else policy
         self.meter = Meter(metrics)
         self._store = KeyStore(
@@ -278,6 +283,8 @@ class KeyHierarchy:
     def _check_open(self) -> None:
         if self._closed:
             raise ConfigurationError("the key hierarchy is closed")
+
+    __enter__ = only_async_with
 
     async def __aenter__(self) -> Self:
         return self

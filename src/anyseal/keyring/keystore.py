@@ -18,6 +18,7 @@ from anyseal.errors import (
     KmsError,
     MetastoreError,
 )
+from anyseal.hints import not_kms, not_metastore
 from anyseal.keyring.meter import Meter
 from anyseal.keys import Slot
 from anyseal.patience import Bounds
@@ -88,9 +89,9 @@ class KeyStore:
         timeout: float | None = None,
     ) -> None:
         if not isinstance(kms, Kms):
-            raise TypeError(f"kms must have wrap and unwrap: {type(kms).__name__} has not")
+            raise not_kms(kms)
         if not isinstance(metastore, Metastore):
-            raise TypeError(f"{type(metastore).__name__} is not a metastore")
+            raise not_metastore(metastore)
         if getattr(kms, "testing", False) and not (
             allow_testing_kms or getattr(metastore, "testing", False)
         ):

@@ -11,6 +11,7 @@ from anyseal import offload
 from anyseal._ffi import ffi, lib, view, view_writable
 from anyseal.config import KEY_BYTES
 from anyseal.errors import ConfigurationError, WrongKeyError
+from anyseal.hints import use_with
 from anyseal.keyring.static import partition_bytes
 from anyseal.keys import Key, Slot
 
@@ -165,6 +166,8 @@ class PassphraseKeyring:
             self._secret.pop().release()
         while self._keys:
             self._keys.popitem()[1].wipe()
+
+    __aenter__ = use_with
 
     def __enter__(self) -> Self:
         return self

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 from anyseal.config import PARTITION_MAX_BYTES
 from anyseal.errors import ConfigurationError, WrongKeyError
-from anyseal.keys import Key
+from anyseal.hints import wrong_type
+from anyseal.keys import Key, master_key_of
 
 __all__ = ["StaticKeyring", "partition_bytes"]
 
@@ -25,7 +26,8 @@ def partition_bytes(partition: str) -> bytes:
         ValueError: Empty, too long, or not encodable.
     """
     if not isinstance(partition, str):
-        raise TypeError(f"partition must be str, not {type(partition).__name__}")
+        remedy = "str(id)" if isinstance(partition, int) else ""
+        raise wrong_type("partition", "str", partition, remedy)
     try:
         data = partition.encode()
     except UnicodeEncodeError:
@@ -35,15 +37,6 @@ def partition_bytes(partition: str) -> bytes:
     if len(data) > PARTITION_MAX_BYTES:
         raise ValueError(f"partition is longer than {PARTITION_MAX_BYTES} bytes in UTF-8")
     return data
-
-
-def _master(value: Any, name: str) -> Key:
-    if isinstance(value, Key):
-        return value
-    try:
-        return Key.from_hex(value) if isinstance(value, str) else Key.from_bytes(value)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"{name}: {exc}") from None
 
 
 class StaticKeyring:
@@ -73,11 +66,11 @@ class StaticKeyring:
         cache_size: int = 10_000,
     ) -> None:
         if isinstance(previous, (str, bytes, bytearray, Key)):
-            raise TypeError("previous must be a sequence of keys")
+            raise wrong_type("previous", "a sequence of keys", previous, "put it into a list")
         if cache_size < 1:
             raise ConfigurationError("cache_size must be at least 1")
-        self._masters = [_master(master_key, "master_key")]
-        self._masters += [_master(key, f"previous[{i}]") for i, key in enumerate(previous)]
+        self._masters = [master_key_of(master_key, "master_key")]
+        self._masters += [master_key_of(key, f"previous[{i}]") for i, key in enumerate(previous)]
         self._cache_size = cache_size
         self._cache: OrderedDict[str, list[Key]] = OrderedDict()
 
@@ -98,7 +91,7 @@ class StaticKeyring:
         previous = os.environ.get(PREVIOUS_KEYS_VARIABLE, "")
         old = [part.strip() for part in previous.split(",") if part.strip()]
         names = [MASTER_KEY_VARIABLE] + [PREVIOUS_KEYS_VARIABLE] * len(old)
-        keys = [_master(text, name) for text, name in zip([master, *old], names, strict=True)]
+        keys = [master_key_of(text, name) for text, name in zip([master, *old], names, strict=True)]
         return cls(keys[0], keys[1:])
 
     def _keys(self, partition: str) -> list[Key]:

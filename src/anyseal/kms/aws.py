@@ -24,6 +24,7 @@ import anyio
 
 from anyseal.config import KEY_BYTES
 from anyseal.errors import ConfigurationError, KmsError
+from anyseal.hints import only_async_with
 from anyseal.kms._blob import check_key, check_wrapped, open_blob, seal_blob, wipe
 from anyseal.kms._botocore import AioSession, AwsClients
 from anyseal.kms._calls import check_patience, first_success, retried
@@ -222,6 +223,8 @@ class AwsKms:
     async def aclose(self) -> None:
         """Close this event loop's connections. Idempotent; later calls open new ones."""
         await self._clients.aclose()
+
+    __enter__ = only_async_with
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from typing import Any, Self
 import anyio
 
 from anyseal.errors import ConfigurationError, KmsError
+from anyseal.hints import only_async_with
 from anyseal.keys import Key
 from anyseal.kms._blob import check_key, check_wrapped, wipe
 from anyseal.kms._botocore import AioSession, AwsClients
@@ -124,6 +125,8 @@ class SecretsManagerKms:
     async def aclose(self) -> None:
         """Close this event loop's connections. Idempotent; the fetched key stays."""
         await self._clients.aclose()
+
+    __enter__ = only_async_with
 
     async def __aenter__(self) -> Self:
         return self

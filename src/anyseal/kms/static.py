@@ -10,7 +10,8 @@ from typing import Any, Self
 from anyseal._ffi import lib, raise_for, view_writable
 from anyseal.config import KEY_BYTES
 from anyseal.errors import ConfigurationError
-from anyseal.keys import Key
+from anyseal.hints import only_async_with
+from anyseal.keys import Key, master_key_of
 from anyseal.kms._blob import check_key, check_wrapped, open_blob, seal_blob, wipe
 
 __all__ = ["StaticKms"]
@@ -39,12 +40,7 @@ class StaticKms:
     """A key hierarchy must not use it for keys that are to last, unless told."""
 
     def __init__(self, master_key: Key | bytes | str) -> None:
-        if isinstance(master_key, Key):
-            self._master = master_key
-        elif isinstance(master_key, str):
-            self._master = Key.from_hex(master_key)
-        else:
-            self._master = Key.from_bytes(master_key)
+        self._master = master_key_of(master_key, "master_key")
 
     @classmethod
     def from_env(cls) -> Self:
@@ -108,6 +104,8 @@ class StaticKms:
 
     async def aclose(self) -> None:
         """Does nothing: there is no connection."""
+
+    __enter__ = only_async_with
 
     async def __aenter__(self) -> Self:
         return self

@@ -22,6 +22,7 @@ import anyio.abc
 from anyseal import offload
 from anyseal.config import KEY_BYTES
 from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError
+from anyseal.hints import only_async_with
 from anyseal.kms._blob import check_key, check_wrapped, wipe
 from anyseal.kms._calls import check_patience, retried
 from anyseal.kms._vault import (
@@ -348,6 +349,8 @@ class VaultTransitKms:
         if held is not None and held.client is not None:
             with anyio.CancelScope(shield=True):
                 await held.client.aclose()
+
+    __enter__ = only_async_with
 
     async def __aenter__(self) -> Self:
         group = anyio.create_task_group()

@@ -6,6 +6,7 @@ No message here repeats any part of a connection string: it may hold a password.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from anyseal.errors import ConfigurationError
+from anyseal.hints import wrong_type
 
 __all__ = ["Target", "parse"]
 
@@ -111,6 +113,14 @@ def _wrong(what: str) -> ConfigurationError:
     return ConfigurationError(f"connection string: {what}")
 
 
+def _remedy(given: object) -> str:
+    if hasattr(given, "sync_engine"):
+        return "pass the URL, or create_engine(url): SqlMetastore awaits it in worker threads"
+    if isinstance(given, os.PathLike):
+        return "SqlMetastore(f'sqlite:///{path}')"
+    return ""
+
+
 def parse(text: str | URL, *, plain_sqlite_path: bool = False) -> Target:
     """Translate a connection string.
 
@@ -126,12 +136,15 @@ def parse(text: str | URL, *, plain_sqlite_path: bool = False) -> Target:
     """
     if isinstance(text, URL):
         return _from_url(text)
+    if not isinstance(text, str):
+        raise wrong_type("database", "a URL or a sync SQLAlchemy Engine", text, _remedy(text))
     scheme = _SCHEME.match(text)
     if scheme is None or (scheme[1].lower() not in _DRIVERS and "@" in text and "(" in text):
         return _from_go(text)
     if scheme[1].lower() not in _DRIVERS:
         raise _wrong(
-            "its scheme must be sqlite, postgresql or mysql (drivers: pysqlite, psycopg, pymysql)"
+            "its scheme must be sqlite, postgresql or mysql (drivers: pysqlite, psycopg, pymysql); "
+            "leave an async driver out: SqlMetastore awaits a sync one in worker threads"
         )
     rest = text[scheme.end() :]
     if scheme[1].lower().startswith("sqlite") and (plain_sqlite_path or rest[:1] not in ("", "/")):
@@ -164,7 +177,10 @@ def _from_go(text: str) -> Target:
     """``[user[:password]@][protocol[(address)]]/database[?name=value&…]``."""
     front, slash, back = text.rpartition("/")
     if not slash:
-        raise _wrong("neither a database URL nor user:password@tcp(host:port)/database")
+        raise _wrong(
+            "neither a database URL (a file: sqlite:///keys.db) nor "
+            "user:password@tcp(host:port)/database"
+        )
     login, at, address = front.rpartition("@")
     matched = _GO_ADDRESS.fullmatch(address)
     if matched is None or (not at and not address):

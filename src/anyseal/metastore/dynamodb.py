@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -17,6 +17,7 @@ import anyio.lowlevel
 from anyseal import offload
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
 from anyseal.errors import ConfigurationError, FormatError, MetastoreError, MissingExtraError
+from anyseal.hints import only_async_with
 from anyseal.loops import PerLoop
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.ports import KeyRecord
@@ -243,6 +244,14 @@ class DynamoDbMetastore:
             await client.close()
 
     # ---- Requests ------------------------------------------------------------------------
+
+    __enter__ = only_async_with
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
     async def _pages(
         self, operation: str, request: dict[str, Any] | None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import AsyncGenerator
+from typing import Self
 
 import anyio.lowlevel
 
+from anyseal.hints import only_async_with
 from anyseal.metastore._rules import check_storable
 from anyseal.ports import KeyRecord
 
@@ -101,3 +103,11 @@ class MemoryMetastore:
 
     async def aclose(self) -> None:
         """Nothing to let go of: the records stay."""
+
+    __enter__ = only_async_with
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()

@@ -13,13 +13,14 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Self, TypeVar, TypeVarTuple
 
 import anyio
 
 from anyseal import offload
 from anyseal.deadline import current
 from anyseal.errors import AnysealError, ConfigurationError, MetastoreError, MissingExtraError
+from anyseal.hints import only_async_with, wrong_type
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.patience import Bounds, Progress
 from anyseal.ports import KeyRecord
@@ -105,6 +106,11 @@ class SqlMetastore:
         own = not isinstance(database, sa.Engine)
         connect_args: dict[str, Any] = {}
         if isinstance(database, sa.Engine):
+            if database.dialect.is_async:
+                raise wrong_type(
+                    "database", "a URL or a sync SQLAlchemy Engine", database,
+                    "its driver is async; pass create_engine(url) with psycopg or pymysql",
+                )  # fmt: skip
             url, driver = database.url, database.dialect.driver
         else:
             target = _urls.parse(database)
@@ -235,6 +241,14 @@ class SqlMetastore:
         if self._own:
             with anyio.move_on_after(self._timeout):
                 await offload.run_waiting(self._engine.dispose)
+
+    __enter__ = only_async_with
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
     async def _waiting(self, what: str, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """The result of *function*, from a thread that is not waited for much too long."""

@@ -14,6 +14,7 @@ import anyio.lowlevel
 from anyseal import offload
 from anyseal._ffi import lib, view_writable
 from anyseal.config import STEP_BYTES, UNIT_BYTES
+from anyseal.hints import not_source, use_async_with
 from anyseal.keys import Key
 from anyseal.objects.format import ObjectInfo
 from anyseal.objects.opened import (
@@ -185,6 +186,8 @@ class ObjectReader(ReaderBase):
 
         Cost: two reads, of 200 bytes and 4 KiB (more only beyond 253 segments).
         """
+        if not isinstance(source, (Source, BlockingSource)):
+            raise not_source(source, waits=True)
         try:
             context = check_context(context)
             name = resolve_partition(keyring, partition)
@@ -400,6 +403,8 @@ class ObjectReader(ReaderBase):
         """Close the source and wipe the keys. Idempotent."""
         if self._end():
             await _close(self._source)
+
+    __enter__ = use_async_with
 
     async def __aenter__(self) -> Self:
         self._is_in_block = True

@@ -8,11 +8,12 @@ import secrets
 import stat
 import threading
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Self
 
 from anyseal import offload
+from anyseal._ffi import view
 from anyseal.errors import OutputExistsError, SourceChangedError, SourceError
+from anyseal.hints import as_path
 from anyseal.objects.targets import (
     Replaced,
     check_absent,
@@ -39,6 +40,7 @@ class MemorySource:
     blocks = False
 
     def __init__(self, data: Any) -> None:
+        view(data)  # raises what says the remedy
         self._data = memoryview(data).cast("B")
 
     def pread_ends(self, head: int, tail: int) -> Ends:
@@ -132,7 +134,9 @@ class FileSource:
         return await offload.acquire(lambda: cls(path), cls.close)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = as_path(
+            path, "MemorySource(data) reads bytes" if isinstance(path, bytes) else ""
+        )
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
         self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -261,7 +265,7 @@ class FileSink:
         self, path: str | os.PathLike[str], *, overwrite: bool, mode: int, durable: bool
     ) -> None:
         """Look at what stands at *path*."""
-        self.path = Path(path)
+        self.path = as_path(path)
         self._overwrite = overwrite
         self._durable = durable
         self._pid = os.getpid()

@@ -9,6 +9,8 @@ from typing import Any, NoReturn, Self
 
 import anyio
 
+from anyseal.hints import use_async_with
+
 __all__ = ["ObjectFile", "ViewedReader", "seek_position", "unsupported"]
 
 
@@ -145,6 +147,8 @@ class ObjectFile:
             self._closed = True
             if self._reader.remove_file():
                 await self._reader.aclose()
+
+    __enter__ = use_async_with
 
     async def __aenter__(self) -> Self:
         self._check()

@@ -12,6 +12,7 @@ import anyio
 from anyseal import offload
 from anyseal.config import BYTES_LIKE, STEP_BYTES
 from anyseal.errors import WriterStateError
+from anyseal.hints import not_sink, use_async_with
 from anyseal.keys import Key
 from anyseal.objects.sealer import CHUNK_SIZE, SEGMENT_SIZE, Job, Piece, Sealer, bytes_view
 from anyseal.ports import AppendSink, BlockingSink, Keyring, Sink, current_key, resolve_partition
@@ -54,6 +55,8 @@ def append_to_sink(sink: AppendSink, piece: Piece, data: memoryview) -> int:
 class WriterBase:
     """What both writers share: their settings, their state, and how local sinks are written."""
 
+    _SINKS: tuple[type, ...] = (BlockingSink, AppendSink)
+
     def __init__(
         self,
         sink: Any,
@@ -66,6 +69,8 @@ class WriterBase:
         segment_size: int = SEGMENT_SIZE,
     ) -> None:
         self._partition = resolve_partition(keyring, partition)
+        if not any(isinstance(sink, kind) for kind in self._SINKS):
+            raise not_sink(sink, waits=Sink in self._SINKS)
         self._sink = sink
         self._keyring = keyring
         self._context = check_context(context)
@@ -141,6 +146,9 @@ class ObjectWriter(WriterBase):
     Cost: about 0.1 ms per MiB and core, in worker threads; writes that fill no step copy only.
     Source: docs/format.md, section 4.
     """
+
+    _SINKS = (Sink, BlockingSink, AppendSink)
+    __enter__ = use_async_with
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from anyseal.hints import not_keyring
 from anyseal.keys import Key
 
 __all__ = [
@@ -92,11 +93,12 @@ def resolve_partition(keyring: Any, partition: Any) -> str:
         return ""
     kind = type(keyring)
     if kind not in _keyring_types:  # looking through a Protocol takes 8 us
-        if not isinstance(keyring, Keyring):
-            raise TypeError(f"expected a Key or a Keyring, not {kind.__name__}")
+        if isinstance(keyring, type) or not isinstance(keyring, Keyring):
+            raise not_keyring(keyring)
         _keyring_types.add(kind)
     if not isinstance(partition, str):
-        raise TypeError("partition= is needed with a keyring, and must be a str")
+        what = "" if partition is None else f", not {type(partition).__name__}"
+        raise TypeError(f"partition= is needed with a keyring, and must be a str{what}")
     if not partition:
         raise ValueError("partition must not be empty")
     return partition

@@ -6,6 +6,7 @@ from typing import Any
 
 from anyseal._ffi import ffi, fresh, lib, raise_for, view, view_writable
 from anyseal.errors import FormatError, WrongKeyError
+from anyseal.hints import not_record
 from anyseal.record import software
 from anyseal.record.fields import BLOB_OVERHEAD
 from anyseal.record.parsing import ParsedRow, parse_row
@@ -13,6 +14,7 @@ from anyseal.record.row_key import RowKey
 
 __all__ = ["middle_of", "open_parsed", "open_row"]
 
+_BYTES = (bytes, bytearray, memoryview)
 _MIDDLE_AT, _MIDDLE_MAX = 116, 8192
 
 _row_open, _row_open_text = lib.anyseal_row_open, lib.anyseal_row_open_text
@@ -50,8 +52,10 @@ def open_row(row: Any, row_key: RowKey) -> bytes | None:
         source = row
     elif isinstance(row, str):
         return open_row(str.__str__(row), row_key)
-    else:
+    elif isinstance(row, _BYTES):
         source = view(row, "row")
+    else:
+        raise not_record(row)
     length = len(source)
     size = (length - row_key._fixed >> 2) * 3 - BLOB_OVERHEAD
     if size < 0:

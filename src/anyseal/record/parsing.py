@@ -9,12 +9,14 @@ from typing import Any
 from anyseal._ffi import ffi, fresh, lib, view
 from anyseal.config import ROW_MAX_BYTES
 from anyseal.errors import FormatError
+from anyseal.hints import foreign, not_record
 from anyseal.record.fields import BLOB_OVERHEAD, WRAPPED_BYTES, json_string
 
 __all__ = ["ParsedRow", "parse_row"]
 
 KEY_ID_MAX_BYTES = 1 << 16
 
+_BYTES = (bytes, bytearray, memoryview)
 _ESCAPED = 1 << 62
 
 
@@ -36,6 +38,10 @@ class ParsedRow:
     data_len: int = field(repr=False)
     owner: Any = field(repr=False)
     """Keeps what ``data`` points to."""
+
+
+def _foreign(row: Any) -> str:
+    return foreign(row if isinstance(row, str) else memoryview(row).cast("B"), but=b"{")
 
 
 def parse_row(row: Any) -> ParsedRow:
@@ -62,11 +68,13 @@ def parse_row(row: Any) -> ParsedRow:
                 raise FormatError("the row is not valid Unicode") from None
             source, length = view(row), len(row)
     else:
+        if not isinstance(row, _BYTES):
+            raise not_record(row)
         source = view(row, "row")
         length = len(source)
     numbers = memoryview(bytearray(64)).cast("q")
     if lib.anyseal_row_parse(ffi.from_buffer("int64_t[]", numbers), source, length):
-        raise FormatError("the row is not JSON")
+        raise FormatError(f"the row is not JSON{_foreign(row)}")
     drk_created, created, wrapped_at, wrapped_len, id_at, id_len, data_at, data_len = numbers
     if drk_created < 0:
         raise FormatError("the row lacks a usable Key.Created")

@@ -19,9 +19,10 @@ from anyseal.errors import (
     SourceError,
     UploadNotFoundError,
 )
+from anyseal.hints import wrong_type
 from anyseal.retries import retried
 from anyseal.s3.body import Body, leave_unhashed, patience
-from anyseal.s3.failures import CredentialsRefusedError, translated, unmet
+from anyseal.s3.failures import CredentialsRefusedError, blocks, translated, unmet
 from anyseal.tasks import uninterrupted
 
 __all__ = ["Calls", "Found", "Listed", "Part", "Ranged", "quoted"]
@@ -106,6 +107,11 @@ class Calls:
     def __init__(self, client: Any, bucket: str, *, attempts: int = ATTEMPTS) -> None:
         if not isinstance(bucket, str) or not bucket:
             raise ConfigurationError("bucket must be a non-empty str")
+        if blocks(client):
+            raise wrong_type(
+                "client", "an aiobotocore S3 client", client,
+                "boto3's blocks; SealedBucket.connect() makes one, also in anyseal.sync",
+            )  # fmt: skip
         self.client = client
         self.bucket = bucket
         self.attempts = attempts

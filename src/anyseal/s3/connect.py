@@ -14,7 +14,6 @@ from typing import Any
 import anyio
 
 from anyseal import offload
-from anyseal.aws.credentials import Credentials, preload
 from anyseal.errors import ConfigurationError, MissingExtraError
 from anyseal.s3.arguments import whole
 
@@ -25,6 +24,8 @@ try:
     from aiobotocore.session import AioSession
     from botocore import exceptions as botocore_exceptions
     from botocore.loaders import create_loader
+
+    from anyseal.aws.credentials import Credentials, preload
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("S3 needs aiobotocore", "anyseal[aws]") from _exc
 

@@ -19,14 +19,16 @@ from anyseal.errors import (
 )
 
 try:
+    from aiobotocore.client import AioBaseClient
     from botocore import exceptions as botocore_exceptions
+    from botocore.client import BaseClient
     from botocore.parsers import ResponseParserError
 
     from anyseal.transient import is_transient
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("S3 needs aiobotocore", "anyseal[aws]") from _exc
 
-__all__ = ["CredentialsRefusedError", "RangeNotSatisfiableError", "translated", "unmet"]
+__all__ = ["CredentialsRefusedError", "RangeNotSatisfiableError", "blocks", "translated", "unmet"]
 
 # docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
@@ -69,6 +71,11 @@ class CredentialsRefusedError(SourceError):
     """S3 does not accept the credentials, or not any more."""
 
     retryable = False
+
+
+def blocks(client: Any) -> bool:
+    """Whether *client* is one of boto3's, whose calls cannot be awaited."""
+    return isinstance(client, BaseClient) and not isinstance(client, AioBaseClient)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from anyseal import s3
+from anyseal.hints import use_with, wrong_type
 from anyseal.keys import Key
 from anyseal.ports import Keyring
 from anyseal.sync.bucket_calls import BucketCalls
@@ -88,6 +89,9 @@ class SealedBucket(BucketCalls):
     def __init__(
         self, client: Client, bucket: str, keyring: Key | Keyring, **settings: Any
     ) -> None:
+        if not callable(client):
+            remedy = "SealedBucket.connect(bucket, keyring) needs none"
+            raise wrong_type("client", "a function such as anyseal.s3.connect", client, remedy)
         self._client = client
         self._name = bucket
         self._keyring = keyring
@@ -182,6 +186,8 @@ class SealedBucket(BucketCalls):
             if connected is not None:
                 connected[0].close()
                 _open.discard(connected[0])
+
+    __aenter__ = use_with
 
     def __enter__(self) -> Self:
         _ = self._bucket

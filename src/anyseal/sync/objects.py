@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Self
 
 from anyseal import offload
 from anyseal._ffi import lib, view_writable
+from anyseal.hints import not_source, use_with
 from anyseal.keys import Key
 from anyseal.objects.reader import (
     NeedKey,
@@ -33,6 +34,8 @@ class ObjectWriter(WriterBase):
     """Seal an object of any size into a local sink: :class:`anyseal.ObjectWriter` without
     ``await``. A context manager; leaving the block finishes the object, an exception aborts it.
     """
+
+    __aenter__ = use_with
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +122,8 @@ class ObjectReader(ReaderBase):
     ) -> Self:
         """Read and verify an object's header and trailer; the reader closes *source*, at once if
         it cannot be opened."""
+        if not isinstance(source, BlockingSource):
+            raise not_source(source, waits=False)
         try:
             context = check_context(context)
             if not isinstance(keyring, Key):
@@ -201,6 +206,8 @@ class ObjectReader(ReaderBase):
             self._source.close()
 
     close_with_file = close
+
+    __aenter__ = use_with
 
     def __enter__(self) -> Self:
         self._is_in_block = True

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol, Self
 
 from anyseal import offload
+from anyseal.hints import use_with
 from anyseal.keyring.cached import IntermediateKey
 from anyseal.record import open_parsed, open_row, parse_row, seal_row, seal_row_text
 from anyseal.session import FactoryBase, SessionBase, bytes_like, decode_text, encode_text
@@ -136,6 +137,8 @@ class Session(SessionBase):
         """No more use. Idempotent."""
         self._closed = True
 
+    __aenter__ = use_with
+
     def __enter__(self) -> Self:
         return self
 
@@ -163,6 +166,8 @@ class SessionFactory(FactoryBase):
                 self.hierarchy.forget()
             else:
                 offload.wait(self.hierarchy.aclose)
+
+    __aenter__ = use_with
 
     def __enter__(self) -> Self:
         return self

@@ -156,7 +156,14 @@ def check_client(client: Any, *, blocking: bool) -> None:
         wanted = (
             "redis.Redis or RedisCluster" if blocking else "redis.asyncio.Redis or RedisCluster"
         )
-        raise ConfigurationError(f"expected a {wanted}, not {type(client).__name__}")
+        given = f"{type(client).__module__.removesuffix('.client')}.{type(client).__name__}"
+        face = "anyseal.sync" if blocking else "anyseal.cache"
+        remedy = (
+            f"{face}.RedisBackend.from_url(url) makes one"
+            if isinstance(client, str)
+            else (f"redis{'' if blocking else '.asyncio'}.from_url(url) makes one")
+        )
+        raise ConfigurationError(f"expected a {wanted}, not {given}: {remedy}")
     if client.get_encoder().decode_responses:
         raise ConfigurationError(
             "sealed values are bytes: make the client without decode_responses"

@@ -13,6 +13,7 @@ from pathlib import Path
 from anyseal.cache.backends._sqlite_pool import PIECE_BYTES, Pool
 from anyseal.cache.backends._threads import ThreadedRangedBackend
 from anyseal.errors import BackendError, ConfigurationError
+from anyseal.hints import as_path
 
 __all__ = ["BlockingSQLiteBackend", "SQLiteBackend"]
 
@@ -60,8 +61,12 @@ class BlockingSQLiteBackend:
         durable: bool = False,
         timeout: float = 5.0,
     ) -> None:
+        if path != "":
+            path = as_path(path)
         if not os.fspath(path) or os.fspath(path).startswith(":"):
             raise ConfigurationError("SQLiteBackend needs the path of a file")
+        if os.fspath(path).startswith("sqlite:"):
+            raise ConfigurationError("path is a URL: backend_from_url(url) takes one")
         if (max_bytes is not None and max_bytes < 1) or timeout <= 0:
             raise ConfigurationError("max_bytes and timeout must be positive")
         self._max_bytes = max_bytes

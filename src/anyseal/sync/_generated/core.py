@@ -16,6 +16,7 @@ from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL, UNSET, CachePolicy
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import BackendError
+from anyseal.hints import use_with
 from anyseal.keys import Key
 from anyseal.ports import AuditHook, BlockingBackend, Keyring, MetricsHook
 from anyseal.suites import Suite
@@ -365,6 +366,8 @@ class Cache(CacheBase):
         except Exception as exc:
             failure = type(exc).__name__
         return self._probed(failure, started)
+
+    __aenter__ = use_with
 
     def __enter__(self) -> Self:
         if self._shelf.watch is not None:
