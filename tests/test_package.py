@@ -38,7 +38,7 @@ FLOORS = [
     ],
     [
         "ports", "offload", "computing", "flight", "retries", "tasks", "loops", "transient",
-        "deadline",
+        "deadline", "pickles",
     ],
     ["patience", "aws"],
     ["kms", "metastore"],

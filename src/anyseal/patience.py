@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -28,7 +28,7 @@ from anyseal.flight import set_elsewhere
 from anyseal.offload import waiting_limiter
 from anyseal.tasks import Detached
 
-__all__ = ["LEFT_MAX", "Bounds", "Progress"]
+__all__ = ["LEFT_MAX", "Bounds", "Progress", "advancing"]
 
 LEFT_MAX = 8
 """Calls of one service that may hang at the same time, past their deadline."""
@@ -147,6 +147,31 @@ class Progress:
         if name in self._seen or self._empty > self._empty_max:
             raise self._failed(f"{self._what}: the pages do not come to an end: the server repeats")
         self._seen.add(name)
+
+
+@contextlib.contextmanager
+def advancing(seconds: float, step: int = 1 << 16) -> Iterator[Callable[[int], None]]:
+    """Cancels the block when fewer than *step* bytes come in *seconds*: for answers of any size.
+
+    Tell what the block is given how many bytes came.
+
+    Raises:
+        TimeoutError: It was too slow.
+    """
+    came = 0
+    with anyio.CancelScope() as scope:
+        scope.deadline = anyio.current_time() + seconds
+
+        def tell(size: int) -> None:
+            nonlocal came
+            came += size
+            if came >= step:
+                came = 0
+                scope.deadline = anyio.current_time() + seconds
+
+        yield tell
+    if scope.cancelled_caught:
+        raise TimeoutError("the answer comes too slowly")
 
 
 async def _end(task: Detached, seconds: float) -> None:

@@ -12,15 +12,16 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import anyio
 
 from anyseal import offload
+from anyseal.aws.answers import SMALL_BYTES, limit_answers
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
-from anyseal.errors import ConfigurationError, KmsError, MissingExtraError
+from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError
 from anyseal.loops import PerLoop
 
 try:
@@ -173,10 +174,24 @@ class AwsClients:
                         config=self._config(),
                     )
                     client = await context.__aenter__()
+                    limit_answers(client, lambda _: self._timeout, SMALL_BYTES)
                     found = clients.by_region[region] = (context, client)
                     await clients.credentials.watch(client)
                     _guard_logs()
         return found[1]
+
+    async def ready(self, regions: Iterable[str]) -> None:
+        """Make the clients of *regions*, which reads files: not in the time of a call.
+
+        Raises:
+            ConfigurationError: The profile does not exist.
+            KmsError: A client cannot be made.
+        """
+        made = self._clients.get().by_region
+        for region in regions:
+            if region not in made:
+                with self._translated(f"{self._service} in {region}", region):
+                    await self._client(region)
 
     async def call(self, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """One request to *region*.
@@ -186,14 +201,20 @@ class AwsClients:
             KmsError: It failed; retryable unless trying again cannot help.
         """
         where = f"{self._service} {operation} in {region}"
-        token = _in_call.set(True)
-        _guard_logs()
-        client = None
-        try:
+        with self._translated(where, region):
             client = await self._client(region)
             with anyio.fail_after(self._timeout):
                 answer: dict[str, Any] = await getattr(client, operation)(**parameters)
                 return answer
+        raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def _translated(self, where: str, region: str) -> Iterator[None]:
+        """What botocore raises, as errors of ours; what it logs meanwhile is not told."""
+        token = _in_call.set(True)
+        _guard_logs()
+        try:
+            yield
         except TimeoutError as exc:
             raise KmsError(f"{where}: no answer in {self._timeout:g} s") from exc
         except botocore_exceptions.ProfileNotFound as exc:
@@ -202,9 +223,14 @@ class AwsClients:
             # Its text quotes the parameters.
             raise KmsError(f"{where}: {type(exc).__name__}", retryable=False) from None
         except botocore_exceptions.ClientError as exc:
+            _, client = self._clients.get().by_region.get(region, (None, None))
             raise _client_error(where, client, exc) from exc
         except (botocore_exceptions.BotoCoreError, ResponseParserError) as exc:
             raise KmsError(f"{where}: {type(exc).__name__}", retryable=is_transient(exc)) from exc
+        except AnysealError:
+            raise
+        except Exception as exc:  # what botocore makes of nonsense; its text may quote the answer
+            raise KmsError(f"{where}: {type(exc).__name__}") from None
         finally:
             _in_call.reset(token)
 

@@ -8,11 +8,14 @@ from typing import TypeVar
 import anyio
 
 from anyseal.errors import ConfigurationError, KmsError
-from anyseal.retries import retried
+from anyseal.retries import retried as tried_again
 
 __all__ = ["check_patience", "first_success", "retried"]
 
 T = TypeVar("T")
+
+WHOLE = 1.4
+"""Of an attempt's timeout: how long all of them may take."""
 
 
 def check_patience(*, timeout: float, attempts: int) -> None:
@@ -21,6 +24,24 @@ def check_patience(*, timeout: float, attempts: int) -> None:
         raise ConfigurationError("timeout must be between 0 and 300 seconds")
     if not 1 <= attempts <= 20:
         raise ConfigurationError("attempts must be between 1 and 20")
+
+
+async def retried(
+    what: str, call: Callable[[], Awaitable[T]], *, attempts: int, timeout: float
+) -> T:
+    """The result of *call*, tried again after a retryable error while there is time.
+
+    An attempt takes *timeout* seconds at most, and all of them 1.4 times as long: what failed at
+    once is tried again at leisure, what was not answered has one more chance.
+
+    Raises:
+        KmsError: There was no success in time.
+    """
+    try:
+        with anyio.fail_after(WHOLE * timeout):
+            return await tried_again(call, attempts)
+    except TimeoutError as exc:
+        raise KmsError(f"{what}: no answer in {timeout:g} s") from exc
 
 
 async def first_success(

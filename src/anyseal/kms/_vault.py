@@ -40,6 +40,7 @@ logger = logging.getLogger("anyseal.kms.vault")
 
 KUBERNETES_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105
 RETRYABLE_STATUS = frozenset({408, 412, 429, 472, 473})  # 5xx too
+TOKEN_MAX_CHARACTERS = 1 << 14
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
@@ -206,7 +207,12 @@ def granted(what: str, answer: dict[str, Any]) -> Token:
     """The token that a login or renewal answered with."""
     auth = answer.get("auth")
     value = auth.get("client_token") if isinstance(auth, dict) else None
-    if not isinstance(auth, dict) or not isinstance(value, str) or not value.isprintable():
+    if (
+        not isinstance(auth, dict)
+        or not isinstance(value, str)
+        or not 0 < len(value) <= TOKEN_MAX_CHARACTERS
+        or not (value.isascii() and value.isprintable())
+    ):
         raise KmsError(f"vault {what}: no token in the answer", retryable=False)
     lease, renewable = seconds(auth.get("lease_duration")), auth.get("renewable") is True
     return Token.leased(value, lease, renewable)

@@ -15,10 +15,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 
@@ -32,6 +32,8 @@ from anyseal.kms._calls import check_patience, first_success, retried
 __all__ = ["AwsKms"]
 
 logger = logging.getLogger("anyseal.kms.aws")
+
+T = TypeVar("T")
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+", re.ASCII)
 _ARN = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):[0-9]*:(key|alias)/.+", re.ASCII)
@@ -93,6 +95,7 @@ class AwsKms:
             raise ConfigurationError(f"endpoint_url names other regions: {sorted(unknown)}")
         self._hedge_after = hedge_after
         self._attempts = attempts
+        self._timeout = timeout
         self._require_all_regions = require_all_regions
         self._clients = AwsClients(
             "kms", endpoint_url=endpoint_url, profile=profile, session=session, timeout=timeout
@@ -130,13 +133,16 @@ class AwsKms:
             KmsError: No region gave a data key, or one of them failed and all were required.
         """
         check_key(key)
-        region, arn, encrypted, data_key = await retried(self._data_key, self._attempts)
+        await self._clients.ready(self._keys)
+        region, arn, encrypted, data_key = await self._retried("wrap", self._data_key)
         try:
             blob = seal_blob(data_key, key)
             keks = [_Kek(region, arn, encrypted), *await self._encrypt_elsewhere(region, data_key)]
         finally:
             wipe(data_key)
-        return _encode(blob, keks)
+        wrapped = _encode(blob, keks)
+        check_wrapped(wrapped)
+        return wrapped
 
     async def unwrap(self, wrapped: bytes) -> bytearray:
         """The 32 bytes in *wrapped*.
@@ -154,10 +160,13 @@ class AwsKms:
         ]
         if not calls:
             raise KmsError("the key was wrapped in none of our regions", retryable=False)
-        return await retried(
-            lambda: first_success(calls, hedge_after=self._hedge_after, discard=wipe),
-            self._attempts,
+        await self._clients.ready(region for region in self._keys if region in by_region)
+        return await self._retried(
+            "unwrap", lambda: first_success(calls, hedge_after=self._hedge_after, discard=wipe)
         )
+
+    async def _retried(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await retried(f"kms {what}", call, attempts=self._attempts, timeout=self._timeout)
 
     async def _data_key(self) -> tuple[str, str, bytes, bytearray]:
         """A fresh data key: its region, KMS key, wrapped form and bytes."""
@@ -193,7 +202,7 @@ class AwsKms:
 
         async def work(region: str) -> None:
             try:
-                keks.append(await retried(functools.partial(encrypt, region), self._attempts))
+                keks.append(await self._retried("encrypt", functools.partial(encrypt, region)))
             except Exception as exc:
                 errors.append(exc)
 

@@ -68,6 +68,7 @@ class SecretsManagerKms:
         self._secret_id = secret_id
         self._region = found
         self._attempts = attempts
+        self._timeout = timeout
         self._lock = PerLoop(anyio.Lock)
         self._static: StaticKms | None = None
         self._clients = AwsClients(
@@ -113,7 +114,15 @@ class SecretsManagerKms:
         if self._static is None:
             async with self._lock.get():
                 if self._static is None:
-                    self._static = StaticKms(await retried(self._fetch, self._attempts))
+                    await self._clients.ready([self._region])
+                    self._static = StaticKms(
+                        await retried(
+                            "secretsmanager",
+                            self._fetch,
+                            attempts=self._attempts,
+                            timeout=self._timeout,
+                        )
+                    )
         return self._static
 
     async def _fetch(self) -> Key:

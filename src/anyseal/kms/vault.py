@@ -13,8 +13,9 @@ import os
 import re
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import anyio
 import anyio.abc
@@ -60,6 +61,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger("anyseal.kms.vault")
+
+T = TypeVar("T")
 
 ANSWER_MAX_BYTES = 1 << 20
 _WRAPPED = re.compile(r"vault:v[0-9]{1,9}:[A-Za-z0-9+/]+={0,2}", re.ASCII)
@@ -118,7 +121,8 @@ class VaultTransitKms:
         self._key_name = path_of("key_name", key_name)
         self._mount = path_of("mount", mount)
         self._auth: VaultAuth = auth
-        self._headers = {"X-Vault-Request": "true"}
+        # A compressed answer may unfold to any length.
+        self._headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity"}
         if namespace:
             self._headers["X-Vault-Namespace"] = header_text("namespace", namespace)
         if client is not None and (ca_file is not None or isinstance(auth, CertAuth)):
@@ -170,7 +174,7 @@ class VaultTransitKms:
             check_wrapped(wrapped)
             return wrapped
 
-        return await retried(call, self._attempts)
+        return await self._retried("encrypt", call)
 
     async def unwrap(self, wrapped: bytes) -> bytearray:
         """The 32 bytes in *wrapped*.
@@ -188,7 +192,10 @@ class VaultTransitKms:
             data = await self._transit("decrypt", "ciphertext", text)
             return _decoded_key(data.get("plaintext"))
 
-        return await retried(call, self._attempts)
+        return await self._retried("decrypt", call)
+
+    async def _retried(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await retried(f"vault {verb}", call, attempts=self._attempts, timeout=self._timeout)
 
     async def _transit(self, verb: str, name: str, value: str) -> dict[str, Any]:
         """One operation of the engine; with a new token if the held one is refused."""
@@ -306,7 +313,7 @@ class VaultTransitKms:
                     status = response.status_code
                     content, received = bytearray(), 0
                     # To the end, even if it is too long: trio minds unfinished generators.
-                    async for piece in response.aiter_bytes():
+                    async for piece in response.aiter_raw():
                         received += len(piece)
                         if received <= ANSWER_MAX_BYTES:
                             content += piece
@@ -317,6 +324,10 @@ class VaultTransitKms:
             raise KmsError(
                 f"vault {what}: {type(exc).__name__}", retryable=_transient(exc)
             ) from None
+        except AnysealError:
+            raise
+        except Exception as exc:  # what httpx makes of nonsense is not all an HTTPError
+            raise KmsError(f"vault {what}: {type(exc).__name__}") from None
         try:
             if received > ANSWER_MAX_BYTES:
                 raise KmsError(f"vault {what}: the answer is too long")

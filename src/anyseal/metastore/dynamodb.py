@@ -15,11 +15,23 @@ import anyio
 import anyio.lowlevel
 
 from anyseal import offload
+from anyseal.aws.answers import limit_answers
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
+<<<<<<< HEAD
 from anyseal.errors import ConfigurationError, FormatError, MetastoreError, MissingExtraError
 from anyseal.hints import only_async_with
+=======
+from anyseal.errors import (
+    AnysealError,
+    ConfigurationError,
+    FormatError,
+    MetastoreError,
+    MissingExtraError,
+)
+>>>>>>> 8973b53 (wip aws)
 from anyseal.loops import PerLoop
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
+from anyseal.patience import Progress
 from anyseal.ports import KeyRecord
 
 try:
@@ -59,6 +71,10 @@ _RETRYABLE_ERRORS = (
 )
 _CLOSE_SECONDS = 5.0
 _CREATE_SECONDS = 60
+_WHOLE = 1.4
+"""Of the timeout: how long all attempts of one call may take."""
+_EMPTY_PAGES_MAX = 100_000
+"""A scan for a prefix skips 1 MB a page."""
 
 
 class _Slot:
@@ -82,7 +98,8 @@ class DynamoDbMetastore:
         endpoint_url: Default: the region's.
         region_suffix: Whether ids are to end with the client's region, as a global table needs:
             its regions' inserts do not see each other. Only says so, in ``region_suffix``.
-        timeout: Seconds to connect, and to wait for an answer, for each attempt.
+        timeout: Seconds for each attempt, from connecting to the end of the answer; all attempts
+            of a call take 1.4 times as long at most.
         attempts: How often a request is sent at most.
 
     Raises:
@@ -120,6 +137,7 @@ class DynamoDbMetastore:
             "retries": {"total_max_attempts": attempts, "mode": "standard"},
             "warm_up_loader_caches": True,
         }
+        self._timeout = timeout
         self._slots = PerLoop(_Slot)
         self._closed = False
         self._suffix: str | None = None
@@ -143,14 +161,15 @@ class DynamoDbMetastore:
         if not is_time(created) or not is_key_id(key_id):
             return None
         answer = await self._call("GetItem", Key=_key(key_id, created), ConsistentRead=True)
-        return _decode(answer["Item"]) if "Item" in answer else None
+        return _decode(answer["Item"], key_id, created) if "Item" in answer else None
 
     async def load_latest(self, key_id: str) -> KeyRecord | None:
         """The record with this id and the latest time, or None."""
         if not is_key_id(key_id):
             return None
         answer = await self._call("Query", **_query(key_id), ScanIndexForward=False, Limit=1)
-        return _decode(answer["Items"][0]) if answer["Items"] else None
+        items = _items("Query", answer)
+        return _decode(items[0], key_id) if items else None
 
     async def load_latest_before(self, key_id: str, created: int) -> KeyRecord | None:
         """The record with this id and the latest time before *created*, or None."""
@@ -256,14 +275,18 @@ class DynamoDbMetastore:
     async def _pages(
         self, operation: str, request: dict[str, Any] | None
     ) -> AsyncGenerator[KeyRecord, None]:
+        pages = Progress(f"{operation}: DynamoDB", MetastoreError, empty_max=_EMPTY_PAGES_MAX)
         while request is not None:
             answer = await self._call(operation, **request)
-            for item in answer["Items"]:
+            items = _items(operation, answer)
+            following = answer.get("LastEvaluatedKey")
+            pages.advance(following, found=len(items))
+            for item in items:
                 if is_key_id(_attribute(item, "Id", "S")):
                     yield _decode(item)
-            if "LastEvaluatedKey" not in answer:
+            if following is None:
                 return
-            request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
+            request = {**request, "ExclusiveStartKey": following}
 
     async def _call(self, operation: str, **request: Any) -> dict[str, Any]:
         """The answer, or ``{_TAKEN: True}`` if the request's condition does not hold."""
@@ -271,7 +294,12 @@ class DynamoDbMetastore:
         try:
             client = await self._get_client()
             method = getattr(client, _METHODS[operation])
-            answer: dict[str, Any] = await method(TableName=self.table, **request)
+            with anyio.fail_after(_WHOLE * self._timeout):
+                answer: dict[str, Any] = await method(TableName=self.table, **request)
+        except TimeoutError as exc:
+            raise MetastoreError(
+                f"{operation}: DynamoDB: no answer in {self._timeout:g} s"
+            ) from exc
         except exceptions.ClientError as exc:
             error = exc.response.get("Error", {})
             code = str(error.get("Code", "unknown"))
@@ -290,7 +318,9 @@ class DynamoDbMetastore:
                 f"{operation}: DynamoDB: {type(exc).__name__}",
                 retryable=isinstance(exc, _RETRYABLE_ERRORS),
             ) from exc
-        except (OSError, UnicodeError) as exc:
+        except AnysealError:
+            raise
+        except Exception as exc:  # such as what botocore makes of nonsense
             raise MetastoreError(
                 f"{operation}: DynamoDB: {type(exc).__name__}", retryable=isinstance(exc, OSError)
             ) from exc
@@ -300,6 +330,7 @@ class DynamoDbMetastore:
         if self._closed:
             raise MetastoreError("DynamoDB: the metastore is closed", retryable=False)
         if self._client is not None:
+            limit_answers(self._client, lambda _: self._timeout)
             return self._client
         slot = self._slots.get()
         if slot.client is None:
@@ -323,6 +354,7 @@ class DynamoDbMetastore:
             endpoint_url=self._endpoint_url,
             config=config,
         ).__aenter__()
+        limit_answers(client, lambda _: self._timeout)
         await Credentials(session, given=self._session is not None).watch(client)
         return client
 
@@ -398,9 +430,33 @@ def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _decode(item: dict[str, Any]) -> KeyRecord:
+def _items(operation: str, answer: dict[str, Any]) -> list[Any]:
+    """The items of a page.
+
+    Raises:
+        MetastoreError: It has none, not even an empty list.
+    """
+    items = answer.get("Items")
+    if not isinstance(items, list):
+        raise MetastoreError(f"{operation}: DynamoDB: an answer without Items")
+    return items
+
+
+def _decode(item: Any, asked_id: str | None = None, asked_time: int | None = None) -> KeyRecord:
+    """The record in *item*, if it is of the key that was asked for.
+
+    Raises:
+        FormatError: It is none.
+        MetastoreError: It is of another key.
+    """
     key_id, created = _attribute(item, "Id", "S"), _integer(_attribute(item, "Created", "N"))
     fields = _attribute(item, "KeyRecord", "M")
-    if not isinstance(created, int) or not isinstance(fields, dict):
+    if not isinstance(created, int) or not isinstance(fields, dict) or not is_key_id(key_id):
         raise FormatError(f"key record {key_id!r} of {created}: not a map")
-    return decode(key_id, created, _plain(fields))
+    if asked_id not in (None, key_id) or asked_time not in (None, created):
+        raise MetastoreError("DynamoDB: the record of another key", retryable=False)
+    try:
+        plain = _plain(fields)
+    except (AttributeError, TypeError, StopIteration, RecursionError):
+        raise FormatError(f"key record {key_id!r} of {created}: not a map") from None
+    return decode(key_id, created, plain)

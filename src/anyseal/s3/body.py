@@ -27,6 +27,9 @@ __all__ = ["CHECKSUMS", "Body", "checksum_of", "leave_unhashed", "patience", "wa
 SLICE_BYTES, SLICE_MAX_BYTES = 256 << 10, 1 << 20
 """What is written to a transport at a time: about 50 us; and 200 us, where it is taken at once."""
 
+CONNECTING = 1.4
+"""Of the patience: the time to connect and take the first slice."""
+
 AT_ONCE = 0.1
 """Seconds: to take a slice longer than this is slow."""
 
@@ -115,29 +118,30 @@ class Body:
 
     @contextlib.contextmanager
     def taken_within(self, seconds: float) -> Iterator[None]:
-        """Cancels the block when its transport takes nothing of the body for so long.
+        """Cancels the block when its transport takes nothing of the body for so long, or when the
+        answer is not there so long after all of it was taken.
 
-        Transports limit how long they wait for an answer, but not all of them how long for a server
-        that has stopped to read.
+        Transports limit how long they wait for the next bytes of an answer, not for all of it, and
+        not all of them how long for a server that has stopped to read.
 
         Raises:
             TimeoutError: That happened.
         """
         with anyio.CancelScope() as scope:
             self._scope, self._patience = scope, seconds
-            scope.deadline = anyio.current_time() + 2 * seconds  # first it connects
+            scope.deadline = anyio.current_time() + CONNECTING * seconds
             try:
                 yield
             finally:
                 self._scope = None
         if scope.cancelled_caught:
-            raise TimeoutError("the server takes nothing")
+            raise TimeoutError("the server takes nothing, or does not answer")
 
-    def _taken(self, *, all_of_it: bool = False) -> float:
-        """Grant the time for the next slice; returns the time that it is."""
+    def _taken(self) -> float:
+        """Grant the time for the next slice, or for the answer; returns the time that it is."""
         now = anyio.current_time()
         if self._scope is not None:
-            self._scope.deadline = math.inf if all_of_it else now + self._patience
+            self._scope.deadline = now + self._patience
         return now
 
     def _slices(self) -> Iterator[memoryview]:
@@ -150,7 +154,7 @@ class Body:
                 asked = now
                 yield view[at : at + size]
                 at += size
-        self._taken(all_of_it=True)
+        self._taken()
 
     def __aiter__(self) -> _Slices:
         return _Slices(self._slices())

@@ -6,12 +6,14 @@ Each call names what it does in S3's words. A retry resends the same bytes: bodi
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
+from anyseal.aws.answers import limit_answers
 from anyseal.errors import (
     ConfigurationError,
     ObjectNotFoundError,
@@ -19,8 +21,13 @@ from anyseal.errors import (
     SourceError,
     UploadNotFoundError,
 )
+<<<<<<< HEAD
 from anyseal.hints import wrong_type
+=======
+from anyseal.patience import Progress
+>>>>>>> 8973b53 (wip aws)
 from anyseal.retries import retried
+from anyseal.s3.answers import content_range, fill, read_body, required
 from anyseal.s3.body import Body, leave_unhashed, patience
 from anyseal.s3.failures import CredentialsRefusedError, blocks, translated, unmet
 from anyseal.tasks import uninterrupted
@@ -41,6 +48,11 @@ _CONTENT = (
     "ContentLanguage",
     "ContentType",
 )
+
+_BODIES = frozenset({"PutObject", "UploadPart"})
+_SLOW = frozenset({"CompleteMultipartUpload", "CopyObject", "UploadPartCopy"})
+"""S3 sends blanks while it works on these, which may take minutes."""
+_SLOW_FACTOR = 10.0
 
 _WRITES = frozenset({"put_object", "complete_multipart_upload", "delete_object"})
 
@@ -94,6 +106,13 @@ class Ranged:
     modified: datetime | None = None
 
 
+def _seconds(patience: float, operation: str) -> float:
+    """How long one request may take; one with a body is limited by what is taken of that."""
+    if operation in _BODIES:
+        return math.inf
+    return patience * (_SLOW_FACTOR if operation in _SLOW else 1.0)
+
+
 class Calls:
     """Calls on one bucket.
 
@@ -117,6 +136,7 @@ class Calls:
         self.attempts = attempts
         self._patience = patience(client)
         leave_unhashed(client)
+        limit_answers(client, partial(_seconds, self._patience))
 
     def of_bucket(self, bucket: str, *, attempts: int | None = None) -> Calls:
         """The same on another bucket, with at most so many attempts."""
@@ -196,8 +216,9 @@ class Calls:
     async def head(self, key: str, *, version_id: str | None = None) -> Found:
         """What :meth:`head_object` says."""
         answer = await self.head_object(key, version_id=version_id)
+        where = self._where("head_object", {"Key": key})
         return Found(
-            size=answer["ContentLength"],
+            size=required(answer, "ContentLength", int, where),
             etag=answer.get("ETag", ""),
             metadata=answer.get("Metadata", {}),
             version_id=answer.get("VersionId"),
@@ -228,8 +249,8 @@ class Calls:
             where = self._where("get_object", {"Key": key})
             answer = await self._ranged(key, wanted, if_match, version_id)
             with translated(where):
-                data = await _read_body(answer["Body"], answer["ContentLength"], limit, where)
-            start, total = _content_range(answer, where)
+                data = await read_body(answer, limit, where, self._patience)
+            start, total = content_range(answer, where)
             return Ranged(
                 data,
                 start,
@@ -266,12 +287,12 @@ class Calls:
             body = answer["Body"]
             with translated(where):
                 async with body:
-                    start, size = _content_range(answer, where)
+                    start, size = content_range(answer, where)
                     if size != total or answer.get("ETag") != if_match:
                         raise PreconditionFailedError(f"{where}: another version")
-                    if start != offset or answer["ContentLength"] != len(buffer):
+                    if start != offset or answer.get("ContentLength") != len(buffer):
                         raise SourceError(f"{where}: other bytes than were asked for")
-                    await _fill(body, buffer, where)
+                    await fill(body, buffer, where, self._patience)
 
         await self.retry(get)
 
@@ -285,7 +306,9 @@ class Calls:
     async def put(self, key: str, body: bytes | Body, **parameters: Any) -> Any:
         """PutObject; IfMatch, IfNoneMatch, Metadata, checksums and so on by S3's names."""
         body = body if isinstance(body, Body) else Body((body,))
-        return await self.call("put_object", Key=key, Body=body, **parameters)
+        answer = await self.call("put_object", Key=key, Body=body, **parameters)
+        required(answer, "ETag", str, self._where("put_object", {"Key": key}))
+        return answer
 
     async def create_upload(
         self, key: str, attempted: Callable[[], object] = lambda: None, **parameters: Any
@@ -298,7 +321,8 @@ class Calls:
         async def create() -> str:
             attempted()
             answer = await self._call("create_multipart_upload", Key=key, **parameters)
-            return str(answer["UploadId"])
+            where = self._where("create_multipart_upload", {"Key": key})
+            return required(answer, "UploadId", str, where)
 
         async def abort(upload_id: str) -> None:
             await self.abort_upload(key, upload_id)
@@ -313,7 +337,8 @@ class Calls:
         answer = await self.call(
             "upload_part", Key=key, UploadId=upload_id, PartNumber=number, Body=body, **parameters
         )
-        return str(answer["ETag"])
+        where = self._where("upload_part", {"Key": key})
+        return required(answer, "ETag", str, where)
 
     async def copy_part(
         self,
@@ -338,9 +363,10 @@ class Calls:
             CopySourceRange=f"bytes={start}-{stop - 1}",
             CopySourceIfMatch=etag,
         )
-        copied = answer["CopyPartResult"]
+        where = self._where("upload_part_copy", {"Key": key})
+        copied = required(answer, "CopyPartResult", dict, where)
         sums = {name: value for name, value in copied.items() if name.startswith("Checksum")}
-        return str(copied["ETag"]), sums
+        return required(copied, "ETag", str, where), sums
 
     async def complete_upload(
         self,
@@ -380,21 +406,36 @@ class Calls:
         """ListParts, all pages. A store may list several versions of one number."""
         found: list[Part] = []
         marker: int | None = None
+        where = self._where("list_parts", {"Key": key})
+        pages = Progress(where, _endless)
         while True:
             answer = await self.call(
                 "list_parts", Key=key, UploadId=upload_id, PartNumberMarker=marker
             )
             listed = answer.get("Parts", [])
-            found += [Part(one["PartNumber"], one["ETag"], one["Size"]) for one in listed]
+            found += [
+                Part(
+                    required(one, "PartNumber", int, where),
+                    required(one, "ETag", str, where),
+                    required(one, "Size", int, where),
+                )
+                for one in listed
+            ]
             if not answer.get("IsTruncated") or not listed:
                 return found
-            marker = int(answer["NextPartNumberMarker"])
+            following = required(answer, "NextPartNumberMarker", int, where)
+            if marker is not None and following <= marker:
+                raise _endless(f"{where}: the pages do not come to an end")
+            marker = following
+            pages.advance(marker, found=len(listed))
 
     async def list(
         self, prefix: str = "", *, start_after: str | None = None
     ) -> AsyncIterator[Listed]:
         """ListObjectsV2, all pages."""
         token: str | None = None
+        where = self._where("list_objects_v2", {})
+        pages = Progress(where, _endless)
         while True:
             answer = await self.call(
                 "list_objects_v2",
@@ -402,12 +443,17 @@ class Calls:
                 ContinuationToken=token,
                 StartAfter=start_after if token is None else None,
             )
-            for one in answer.get("Contents", []):
+            listed = answer.get("Contents", [])
+            token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+            pages.advance(token, found=len(listed))
+            for one in listed:
                 yield Listed(
-                    key=one["Key"], size=one["Size"], etag=one["ETag"], modified=one["LastModified"]
+                    key=required(one, "Key", str, where),
+                    size=required(one, "Size", int, where),
+                    etag=required(one, "ETag", str, where),
+                    modified=required(one, "LastModified", datetime, where),
                 )
-            token = answer.get("NextContinuationToken")
-            if not answer.get("IsTruncated") or token is None:
+            if token is None:
                 return
 
     async def delete(self, key: str, **parameters: Any) -> None:
@@ -448,56 +494,7 @@ def quoted(etag: str) -> str:
     return f'"{etag.strip(chr(34))}"'
 
 
-async def _read_body(body: Any, announced: int, limit: int, where: str) -> bytes:
-    """All *announced* bytes of an answer, at most *limit*; the connection goes back or closes."""
-    async with body:
-        if announced > limit:
-            raise SourceError(f"{where}: more bytes than were asked for")
-        data: bytes = await body.read()
-    if len(data) != announced:
-        raise SourceError(f"{where}: the answer was cut short")
-    return data
-
-
-async def _fill(body: Any, buffer: memoryview, where: str) -> None:
-    """Fill *buffer* from an answer, piece by piece as they come."""
-    at, size = 0, len(buffer)
-    pieces = _pieces(body)
-    try:
-        async for piece in pieces:
-            end = at + len(piece)
-            if end > size:
-                raise SourceError(f"{where}: more bytes than were asked for")
-            buffer[at:end] = piece
-            at = end
-    finally:
-        if hasattr(pieces, "aclose"):
-            await pieces.aclose()
-    if at != size:
-        raise SourceError(f"{where}: the answer was cut short")
-
-
-def _pieces(body: Any) -> AsyncIterator[bytes]:
-    """What arrives, without putting it together: of httpx, aiohttp, or whatever else there is."""
-    raw: Any = body.raw_stream
-    if hasattr(raw, "aiter_raw"):
-        return cast(AsyncIterator[bytes], raw.aiter_raw())
-    content: Any = getattr(raw, "content", None)
-    if hasattr(content, "iter_any"):
-        return cast(AsyncIterator[bytes], content.iter_any())
-    return cast(AsyncIterator[bytes], body.iter_chunks(1 << 16))
-
-
-def _content_range(answer: Mapping[str, Any], where: str) -> tuple[int, int]:
-    """First position and total size of a partial answer."""
-    text = answer.get("ContentRange", "")
-    try:
-        span, total = text.removeprefix("bytes ").split("/")
-        start, last = map(int, span.split("-"))
-        if last - start + 1 != answer["ContentLength"] or not 0 <= start <= last < int(total):
-            raise ValueError
-        return start, int(total)
-    except ValueError:
-        error = SourceError(f"{where}: a partial answer without a usable Content-Range")
-        error.retryable = False  # a store that does not know ranges, or no object but a folder
-        raise error from None
+def _endless(text: str) -> SourceError:
+    error = SourceError(text)
+    error.retryable = False
+    return error

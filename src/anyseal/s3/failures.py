@@ -98,9 +98,11 @@ def translated(where: str, client: Any = None) -> Any:
     except (OSError, EOFError) as exc:
         raise SourceError(f"{where}: {type(exc).__name__}") from exc
     except Exception as exc:
-        if type(exc).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpx2", "httpcore2"):
-            raise SourceError(f"{where}: {type(exc).__name__}") from exc
-        raise
+        error = SourceError(f"{where}: {type(exc).__name__}")
+        # Else it is what botocore makes of an answer that is nonsense: not all of it is its own.
+        module = type(exc).__module__.partition(".")[0]
+        error.retryable = module in ("aiohttp", "httpx", "httpx2", "httpcore2")
+        raise error from exc
 
 
 def _client_error(where: str, exc: Any, client: Any = None) -> AnysealError:

@@ -10,6 +10,7 @@ from typing import Any
 
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.objects.format import HEADER_MAX_BYTES, Header
+from anyseal.s3.answers import required
 from anyseal.s3.arguments import (
     KEY_METADATA,
     SUITE_METADATA,
@@ -207,7 +208,9 @@ class ManageCalls(BucketBase):
             MetadataDirective="REPLACE",
             **fields,
         )
-        return quoted(answer["CopyObjectResult"]["ETag"])
+        where = f"copy_object {self.bucket}/{target_key!r}"
+        copied = required(answer, "CopyObjectResult", dict, where)
+        return quoted(required(copied, "ETag", str, where))
 
     async def _found(self, source: Mapping[str, str]) -> Found:
         """HeadObject of an object that may be in another bucket."""

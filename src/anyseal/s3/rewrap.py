@@ -12,6 +12,7 @@ from anyseal.objects.format import HEADER_MAX_BYTES, Header
 from anyseal.objects.parts import PART_MIN_BYTES, PARTS_MAX
 from anyseal.objects.rewrap import rewrap_header
 from anyseal.ports import Keyring, current_key, named_key, resolve_partition
+from anyseal.s3.answers import required
 from anyseal.s3.arguments import KEY_METADATA
 from anyseal.s3.base import BucketBase
 from anyseal.s3.body import Body, checksum_of, wanted_checksum
@@ -132,18 +133,20 @@ class RewrapCalls(BucketBase):
     async def _find(self, key: str) -> _Object:
         """The object's header, and what S3 knows about it."""
         head = await self._calls.head_object(key)
-        if not head["ContentLength"]:
+        where = f"head_object {self.bucket}/{key!r}"
+        etag = required(head, "ETag", str, where)
+        if not required(head, "ContentLength", int, where):
             raise FormatError("not a sealed object")
         there = await self._calls.get_range(
             key,
             f"0-{HEADER_MAX_BYTES - 1}",
             limit=HEADER_MAX_BYTES,
-            if_match=head["ETag"],
+            if_match=etag,
         )
         return _Object(
             key=key,
             size=there.total,
-            etag=head["ETag"],
+            etag=etag,
             header=Header.parse(there.data),
             version_id=head.get("VersionId"),
             headers={
