@@ -17,10 +17,6 @@ import anyio.lowlevel
 from anyseal import offload
 from anyseal.aws.answers import limit_answers
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
-<<<<<<< HEAD
-from anyseal.errors import ConfigurationError, FormatError, MetastoreError, MissingExtraError
-from anyseal.hints import only_async_with
-=======
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
@@ -28,7 +24,7 @@ from anyseal.errors import (
     MetastoreError,
     MissingExtraError,
 )
->>>>>>> 8973b53 (wip aws)
+from anyseal.hints import only_async_with
 from anyseal.loops import PerLoop
 from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
 from anyseal.patience import Progress

@@ -21,11 +21,8 @@ from anyseal.errors import (
     SourceError,
     UploadNotFoundError,
 )
-<<<<<<< HEAD
 from anyseal.hints import wrong_type
-=======
 from anyseal.patience import Progress
->>>>>>> 8973b53 (wip aws)
 from anyseal.retries import retried
 from anyseal.s3.answers import content_range, fill, read_body, required
 from anyseal.s3.body import Body, leave_unhashed, patience
