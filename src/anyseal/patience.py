@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -28,7 +28,7 @@ from anyseal.flight import set_elsewhere
 from anyseal.offload import waiting_limiter
 from anyseal.tasks import Detached
 
-__all__ = ["LEFT_MAX", "Bounds", "Progress", "advancing"]
+__all__ = ["LEFT_MAX", "Bounds", "Progress", "advancing", "take_all"]
 
 LEFT_MAX = 8
 """Calls of one service that may hang at the same time, past their deadline."""
@@ -172,6 +172,25 @@ def advancing(seconds: float, step: int = 1 << 16) -> Iterator[Callable[[int], N
         yield tell
     if scope.cancelled_caught:
         raise TimeoutError("the answer comes too slowly")
+
+
+async def take_all(pieces: AsyncIterable[bytes], take: Callable[[bytes], object]) -> None:
+    """Give *take* all pieces of an answer; what it raises ends the answer and is raised.
+
+    A generator that is left in the midst is closed by the collector, if at all, and trio minds.
+    So the pieces are not left but cancelled, which ends every generator that they come through.
+    """
+    failed: Exception | None = None
+    with anyio.CancelScope() as scope:
+        async for piece in pieces:
+            if failed is None:
+                try:
+                    take(piece)
+                except Exception as exc:
+                    failed = exc
+                    scope.cancel()
+    if failed is not None:
+        raise failed
 
 
 async def _end(task: Detached, seconds: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from anyseal.errors import MissingExtraError
+from anyseal.patience import take_all
 
 try:
     from botocore import exceptions
@@ -70,16 +71,14 @@ def limit_answers(
 async def _read(raw: Any, url: str, max_bytes: int) -> bytes:
     """All of an answer; its connection goes back, or is closed if it is not read to its end."""
     content = bytearray()
+
+    def take(piece: bytes) -> None:
+        content.extend(piece)
+        if len(content) > max_bytes:
+            raise ExcessError(endpoint_url=url, limit=max_bytes)
+
     try:
-        pieces = pieces_of(raw)
-        try:
-            async for piece in pieces:
-                content += piece
-                if len(content) > max_bytes:
-                    raise ExcessError(endpoint_url=url, limit=max_bytes)
-        finally:
-            if hasattr(pieces, "aclose"):
-                await pieces.aclose()
+        await take_all(pieces_of(raw), take)
     except BaseException as exc:
         await _close(raw)
         if isinstance(exc, exceptions.BotoCoreError) or not isinstance(exc, Exception):

@@ -45,6 +45,7 @@ from anyseal.kms._vault import (
     wanted,
 )
 from anyseal.loops import PerLoop
+from anyseal.patience import take_all
 
 try:
     import httpx
@@ -311,12 +312,14 @@ class VaultTransitKms:
                     method, f"{self._base}/v1/{path}", headers=headers, json=body
                 ) as response:
                     status = response.status_code
-                    content, received = bytearray(), 0
-                    # To the end, even if it is too long: trio minds unfinished generators.
-                    async for piece in response.aiter_raw():
-                        received += len(piece)
-                        if received <= ANSWER_MAX_BYTES:
-                            content += piece
+                    content = bytearray()
+
+                    def take(piece: bytes) -> None:
+                        if len(content) + len(piece) > ANSWER_MAX_BYTES:
+                            raise KmsError(f"vault {what}: the answer is too long")
+                        content.extend(piece)
+
+                    await take_all(response.aiter_raw(), take)
         except TimeoutError as exc:
             raise KmsError(f"vault {what}: no answer in {self._timeout:g} s") from exc
         except httpx.HTTPError as exc:
@@ -329,8 +332,6 @@ class VaultTransitKms:
         except Exception as exc:  # what httpx makes of nonsense is not all an HTTPError
             raise KmsError(f"vault {what}: {type(exc).__name__}") from None
         try:
-            if received > ANSWER_MAX_BYTES:
-                raise KmsError(f"vault {what}: the answer is too long")
             return answer_of(what, status, content)
         finally:
             wipe(content)

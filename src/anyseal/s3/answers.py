@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from anyseal.errors import SourceError
-from anyseal.patience import advancing
+from anyseal.patience import advancing, take_all
 
 __all__ = ["content_range", "fill", "read_body", "required"]
 
@@ -54,18 +54,17 @@ async def _receive(
 ) -> None:
     """Give *take* exactly *size* bytes of an answer, as they come and while they come."""
     received = 0
-    pieces = _pieces(body)
-    try:
-        with advancing(patience) as came:
-            async for piece in pieces:
-                received += len(piece)
-                if received > size:
-                    raise SourceError(f"{where}: more bytes than were asked for")
-                came(len(piece))
-                take(piece)
-    finally:
-        if hasattr(pieces, "aclose"):
-            await pieces.aclose()
+    with advancing(patience) as came:
+
+        def take_next(piece: bytes) -> None:
+            nonlocal received
+            received += len(piece)
+            if received > size:
+                raise SourceError(f"{where}: more bytes than were asked for")
+            came(len(piece))
+            take(piece)
+
+        await take_all(_pieces(body), take_next)
     if received != size:
         raise SourceError(f"{where}: the answer was cut short")
 

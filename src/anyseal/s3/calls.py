@@ -13,7 +13,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from anyseal.aws.answers import limit_answers
 from anyseal.errors import (
     ConfigurationError,
     ObjectNotFoundError,
@@ -26,7 +25,13 @@ from anyseal.patience import Progress
 from anyseal.retries import retried
 from anyseal.s3.answers import content_range, fill, read_body, required
 from anyseal.s3.body import Body, leave_unhashed, patience
-from anyseal.s3.failures import CredentialsRefusedError, blocks, translated, unmet
+from anyseal.s3.failures import (
+    CredentialsRefusedError,
+    blocks,
+    limit_answers,
+    translated,
+    unmet,
+)
 from anyseal.tasks import uninterrupted
 
 __all__ = ["Calls", "Found", "Listed", "Part", "Ranged", "quoted"]

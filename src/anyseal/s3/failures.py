@@ -24,11 +24,19 @@ try:
     from botocore.client import BaseClient
     from botocore.parsers import ResponseParserError
 
+    from anyseal.aws.answers import limit_answers
     from anyseal.transient import is_transient
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("S3 needs aiobotocore", "anyseal[aws]") from _exc
 
-__all__ = ["CredentialsRefusedError", "RangeNotSatisfiableError", "blocks", "translated", "unmet"]
+__all__ = [
+    "CredentialsRefusedError",
+    "RangeNotSatisfiableError",
+    "blocks",
+    "limit_answers",
+    "translated",
+    "unmet",
+]
 
 # docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _MISSING = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
