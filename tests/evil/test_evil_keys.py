@@ -305,7 +305,7 @@ def targets(backend: str) -> dict[str, tuple[Target, tuple[str, ...]]]:
                 speaks=speaks_dynamo,
                 make=dynamo_calls(backend),
                 errors=STORE,
-                default=lambda found: found in (None, [], True),
+                fits=lambda _, found: found in (None, [], True),
             ),
             ("load", "store", "load_latest"),
         ),
