@@ -40,7 +40,8 @@ FLOORS = [
         "ports", "offload", "computing", "flight", "retries", "tasks", "loops", "transient",
         "deadline", "pickles",
     ],
-    ["patience", "aws"],
+    ["patience"],
+    ["aws"],
     ["kms", "metastore"],
     [
         "keyring", "objects", "objects.sealer", "objects.writer", "objects.opened",
