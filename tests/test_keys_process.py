@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import textwrap
+
+import pytest
+
 from support import (
     run_python,
     said,
@@ -91,3 +96,106 @@ def test_key_generation_in_forked_children_differs() -> None:
         print(len(set(ids)), len(set(nonces)))
     """
     assert ["5 5"] == said(run_python(code))
+
+
+FORKS = """
+    import ctypes, os, platform, signal, sys
+    import anyseal
+    from anyseal import MemorySink, WriterStateError, sync
+    from anyseal._ffi import lib, process_number
+    from anyseal.keys import Slot
+    from anyseal.objects.chunks import SegmentKey, seal_run
+
+    libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL
+
+    def clone():
+        # As programs do that run no handlers: neither Python's nor the C library's.
+        number = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+        return libc.syscall(number, int(signal.SIGCHLD), 0, 0, 0, 0)
+
+    def namespace():
+        if libc.unshare(0x20000000):  # CLONE_NEWPID
+            print("may not unshare:", os.strerror(ctypes.get_errno()))
+            sys.exit()
+        return os.fork()
+
+    def wait():
+        _, status = os.wait()
+        return os.waitstatus_to_exitcode(status)
+"""
+
+
+def refused_in_a_fork(how: str) -> list[str]:
+    """What a process said whose child, made by *how*, tries to go on sealing for it."""
+    code = f"""
+    how = {how!r}
+    fork = {{"fork": os.fork, "clone": clone, "namespace": namespace}}[how]
+    if how == "namespace" and namespace():  # process 1 of its namespace forks another one
+        sys.exit(wait())
+    writer = sync.ObjectWriter(MemorySink(), anyseal.Key.generate())
+    writer.write(bytes(3 << 20))
+    segment = SegmentKey(Slot.random(), anyseal.Suite.AEGIS256, 4096)
+    lease, number, pid = segment.lease(0, 1), process_number(), os.getpid()
+    reading, writing = os.pipe()
+    if fork() == 0:
+        said = [number != process_number(), os.getpid() == pid or how != "namespace"]
+        for again in (
+            lambda: writer.write(bytes(3 << 20)),
+            lambda: seal_run(segment, lease, 0, bytes(10), memoryview(bytearray(42))),
+            lambda: segment.lease(1, 1),
+        ):
+            try:
+                again()
+                said.append("sealed")
+            except WriterStateError:
+                said.append("refused")
+        os.write(writing, repr(said).encode())
+        os._exit(0)
+    assert wait() == 0
+    writer.write(bytes(3 << 20))
+    seal_run(segment, lease, 0, bytes(10), memoryview(bytearray(42)))
+    writer.finish()
+    print(os.read(reading, 999).decode(), number == process_number())
+    """
+    return said(run_python(textwrap.dedent(FORKS) + textwrap.dedent(code)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="raw clone() and namespaces are Linux's")
+@pytest.mark.parametrize("how", ["fork", "clone", "namespace"])
+def test_fork_is_noticed_however_it_is_made(how: str) -> None:
+    """Parent and child would seal different bytes under one key and nonce. A pid tells nothing:
+    each is the first process of its PID namespace."""
+    found = refused_in_a_fork(how)
+    if found[0].startswith("may not unshare"):
+        pytest.skip(found[0])
+    assert ["[True, True, 'refused', 'refused', 'refused'] True"] == found
+
+
+def test_subinterpreter_is_refused_at_import() -> None:
+    """Its end would wipe the keys of the whole process."""
+    code = """
+        import sys
+        import anyseal
+        from anyseal import sync
+        key = anyseal.Key.generate()
+        inner = '''
+        try:
+            import anyseal
+            print("imported")
+        except ImportError as error:
+            print("main interpreter" in str(error) or "does not support loading" in str(error))
+        '''
+        import textwrap
+        try:
+            import _xxsubinterpreters as interpreters
+        except ImportError:
+            import _interpreters as interpreters
+        if sys.version_info >= (3, 13):
+            number = interpreters.create("legacy")
+        else:
+            number = interpreters.create(isolated=False)
+        interpreters.run_string(number, textwrap.dedent(inner))
+        interpreters.destroy(number)
+        print(sync.open(sync.seal(b"data", key), key).decode())
+    """
+    assert ["True", "data"] == said(run_python(code))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,8 +139,8 @@ def test_part_is_not_sealed_on_in_a_forked_process(
     """Parent and child would seal different bytes under the same nonces."""
     keys = an_object(key, Suite.AES256GCM, 2 * C)
     sealer = PartSealer(keys, PartPlan(geometry=keys.geometry, size=2 * C), 1)
-    other = SimpleNamespace(getpid=lambda: os.getpid() + 1, urandom=os.urandom)
-    monkeypatch.setattr(part_sealer, "os", other)
+    number = part_sealer.process_number() + 1
+    monkeypatch.setattr(part_sealer, "process_number", lambda: number)
     with pytest.raises(WriterStateError):
         [list(jobs) for jobs in sealer.feed(bytes(2 * C))]
 

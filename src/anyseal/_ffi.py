@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import mmap
 import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
 from anyseal._native import ffi, lib
+
+if lib.anyseal_interpreter() != 0:
+    # Keys are the process's: this interpreter's end would wipe those of the others.
+    raise ImportError(
+        "anyseal works in the main interpreter only: run this application there "
+        "(mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+    )
+
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
@@ -28,13 +37,17 @@ from anyseal.errors import (
 from anyseal.hints import not_bytes
 
 __all__ = [
+    "OwnPages",
     "copied",
     "ffi",
     "fresh",
     "fresh_text",
     "lib",
     "library",
+    "process_number",
     "raise_for",
+    "refuse_overlap",
+    "steady",
     "suites_available",
     "view",
     "view_writable",
@@ -222,7 +235,11 @@ def _exception(code: int) -> AnysealError | MemoryError | OSError | ValueError:
 
 
 def view(data: Any, name: str = "data") -> Any:
-    """A C view of any contiguous bytes-like object; ``len()`` of it is in bytes."""
+    """A C view of any contiguous bytes-like object; ``len()`` of it is in bytes.
+
+    A function that fails drops its views first: the frames of an exception may end in a reference
+    cycle, and CPython crashes when it collects a memoryview that is still exported.
+    """
     try:
         return ffi.from_buffer("uint8_t[]", data)
     except (BufferError, ValueError):
@@ -241,6 +258,31 @@ def view_writable(data: Any, name: str = "buffer") -> Any:
         raise TypeError(
             f"{name} must be a writable bytes-like object, not {type(data).__name__}"
         ) from None
+
+
+class OwnPages(mmap.mmap):
+    """Memory that nothing outside this package writes to."""
+
+
+def steady(data: Any) -> bool:
+    """Whether nobody else can change *data* during a call: ``bytes``, our own pages, views of them.
+
+    Most ciphers read their input twice, to verify it and to decipher it. What changes in between,
+    in another thread or in memory that processes share, would be released unverified.
+    """
+    kind = type(data)
+    if kind is memoryview:
+        kind = type(data.obj)
+    return kind is bytes or kind is OwnPages
+
+
+def refuse_overlap(out: Any, data: Any) -> None:
+    """Raise ValueError if the views *out* and *data* share memory."""
+    out, data = view(out), view(data)
+    shared = lib.anyseal_shared(out, len(out), data, len(data))
+    del out, data
+    if shared:
+        raise ValueError(OVERLAP)
 
 
 _new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
@@ -262,14 +304,14 @@ def fresh(size: int) -> bytes:
     return out
 
 
-def copied(data: Any) -> bytes:
+def copied(data: Any, name: str = "data") -> bytes:
     """The bytes of a contiguous bytes-like; a ``bytes`` object is returned as it is.
 
     Copies without the GIL from 16 KiB on: a large copy belongs in a worker thread.
     """
     if type(data) is bytes:
         return data
-    source = view(data)
+    source = view(data, name)
     size = len(source)
     if size < LARGE_BYTES:
         return bytes(ffi.buffer(source))
@@ -307,5 +349,10 @@ def fresh_text(length: int) -> str:
 library, suites_available = _load()
 """Where libsodium came from (``"PyNaCl"`` or a path), and the numbers of the suites that work."""
 
+process_number = lib.anyseal_process
+"""Which process this is: another number in a child than in its parents. A pid is not: a child in
+another PID namespace may have its parent's."""
+
+process_number()  # from now on every fork is noticed
 os.register_at_fork(after_in_child=lib.anyseal_arena_relock)
 atexit.register(lib.anyseal_arena_wipe)

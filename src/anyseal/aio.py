@@ -42,7 +42,10 @@ def _is_small(data: Any, suite: Suite | str | None) -> bool:
 def _is_small_sealed(sealed: Any) -> bool:
     data = sealed if type(sealed) is bytes else memoryview(sealed).cast("B")
     size = len(data) - _FIXED_BYTES
-    return size <= _SMALL or (1 <= data[3] <= 3 and size <= INLINE_BYTES[data[3]])
+    if size <= _SMALL:
+        return True
+    number = data[3]  # read once: it may change
+    return 1 <= number <= 3 and size <= INLINE_BYTES[number]
 
 
 def inspect(sealed: bytes | bytearray | memoryview) -> ValueInfo | ObjectInfo:

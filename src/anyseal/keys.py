@@ -159,12 +159,12 @@ class Key:
         Raises:
             ConfigurationError: *data* has not 32 bytes, or *key_id* not 16.
         """
-        source = view(data, "key")
-        if len(source) != KEY_BYTES:
-            raise ConfigurationError(f"a key has {KEY_BYTES} bytes, not {len(source)}")
+        size = len(view(data, "key"))
+        if size != KEY_BYTES:
+            raise ConfigurationError(f"a key has {KEY_BYTES} bytes, not {size}")
         if key_id is not None and (not isinstance(key_id, bytes) or len(key_id) != KEY_ID_BYTES):
             raise ConfigurationError(f"key_id must be {KEY_ID_BYTES} bytes")
-        return cls._from_slot(Slot(lib.anyseal_key_import(source)), key_id)
+        return cls._from_slot(Slot(lib.anyseal_key_import(view(data))), key_id)
 
     @classmethod
     def from_hex(cls, text: str) -> Self:

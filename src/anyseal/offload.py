@@ -25,7 +25,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
-from anyseal._ffi import lib
+from anyseal._ffi import OwnPages, lib
 from anyseal.config import worker_count
 
 __all__ = [
@@ -303,7 +303,7 @@ class BufferPool:
     def __init__(self, keep_bytes: int = 40 << 20) -> None:
         self._keep_bytes = keep_bytes
         self._kept_bytes = 0
-        self._free: dict[int, list[mmap.mmap]] = {}
+        self._free: dict[int, list[OwnPages]] = {}
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -317,7 +317,7 @@ class BufferPool:
                 self._kept_bytes -= capacity
         if buffer is None:
             # Private: a forked child must not share what its parent goes on filling.
-            buffer = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            buffer = OwnPages(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if capacity >= 1 << 21 and hasattr(mmap, "MADV_HUGEPAGE"):
                 with contextlib.suppress(OSError):
                     buffer.madvise(mmap.MADV_HUGEPAGE)
@@ -329,7 +329,7 @@ class BufferPool:
             whole.release()
             self._give_back(buffer, capacity)
 
-    def _give_back(self, buffer: mmap.mmap, capacity: int) -> None:
+    def _give_back(self, buffer: OwnPages, capacity: int) -> None:
         with self._lock:
             if self._kept_bytes + capacity <= self._keep_bytes:
                 self._kept_bytes += capacity

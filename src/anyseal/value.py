@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from anyseal._ffi import LARGE_BYTES, fresh, lib, raise_for, view, view_writable
+from anyseal._ffi import LARGE_BYTES, fresh, lib, raise_for, steady, view, view_writable
 from anyseal.config import CONTEXT_MAX_BYTES, EXPIRES_MAX_MS, VALUE_MAX_BYTES
 from anyseal.errors import FormatError, WrongKeyError
 from anyseal.hints import foreign, wrong_type
@@ -64,6 +64,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PURPOSES = (b"value", b"wrap", b"token")
 _value_seal = lib.anyseal_value_seal
 _value_open = lib.anyseal_value_open
+_MAY_CHANGE = lib.ANYSEAL_MAY_CHANGE
 
 
 class Kind(enum.IntEnum):
@@ -120,17 +121,19 @@ def expiry_ms(expires_at: float | datetime | None) -> int:
 
 
 def _context(context: Any) -> Any:
-    data = context if type(context) is bytes else view(context, "context")
-    if len(data) > CONTEXT_MAX_BYTES:
+    if type(context) is not bytes and len(view(context, "context")) <= CONTEXT_MAX_BYTES:
+        return view(context, "context")
+    if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
         raise ValueError(f"context is longer than {CONTEXT_MAX_BYTES:,} bytes")
-    return data
+    return context
 
 
 def _plaintext(data: Any) -> Any:
-    source = data if type(data) is bytes else view(data)
-    if len(source) > VALUE_MAX_BYTES:
+    if type(data) is not bytes and len(view(data)) <= VALUE_MAX_BYTES:
+        return view(data)
+    if type(data) is not bytes or len(data) > VALUE_MAX_BYTES:
         raise ValueError("a value holds at most 2**32 bytes: seal an object instead")
-    return source
+    return data
 
 
 def _ready(key: Key, number: int) -> int:
@@ -153,32 +156,40 @@ def seal_under(
 ) -> bytes:
     """Seal *data* under *key*: see :func:`anyseal.sync.seal`; *expires_ms* is in bounds."""
     number = _DEFAULT if suite is None else suite_named(suite)._value_
-    source = data if type(data) is bytes else view(data)
-    if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
-        context = _context(context)
-    size = len(source)
-    if size > VALUE_MAX_BYTES:
-        _plaintext(data)
-    if kind and kind == Kind.TOKEN and expires_at is None:
+    if expires_at is not None:
+        expires_ms = expiry_ms(expires_at)
+    elif kind and kind == Kind.TOKEN:
         raise ValueError("a token must expire")
-    length = _OVERHEAD[number] + size
-    out = _ZERO * length if length < LARGE_BYTES else fresh(length)
-    code = _value_seal(
-        out,
-        source,
-        size,
-        context,
-        len(context),
-        expires_ms if expires_at is None else expiry_ms(expires_at),
-        key._key_id,
-        kind,
-        number,
-        key._subkey(_PURPOSES[kind], number).handle
-        if kind
-        else key._value[number] or _ready(key, number),
-    )
-    if code:
-        raise_for(code)
+    source = data
+    try:
+        if type(data) is not bytes:
+            source = view(data)
+        if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
+            context = _context(context)
+        size = len(source)
+        if size > VALUE_MAX_BYTES:
+            _plaintext(data)
+        length = _OVERHEAD[number] + size
+        out = _ZERO * length if length < LARGE_BYTES else fresh(length)
+        code = _value_seal(
+            out,
+            source,
+            size,
+            context,
+            len(context),
+            expires_ms,
+            key._key_id,
+            kind,
+            number,
+            key._subkey(_PURPOSES[kind], number).handle
+            if kind
+            else key._value[number] or _ready(key, number),
+        )
+        if code:
+            raise_for(code)
+    except BaseException:
+        source = context = None
+        raise
     return out
 
 
@@ -192,24 +203,30 @@ def seal_under_into(
 ) -> int:
     """Seal *data* into *buffer*: see :func:`anyseal.sync.seal_into`."""
     number = int(suite_named(suite))
-    source, context, out = _plaintext(data), _context(context), view_writable(buffer)
-    size = HEADER_BYTES + TAG_BYTES[number] + len(source)
-    if len(out) < size:
-        raise ValueError(f"buffer has {len(out):,} bytes and needs {size:,}")
-    code = _value_seal(
-        out,
-        source,
-        len(source),
-        context,
-        len(context),
-        expiry_ms(expires_at),
-        key.key_id,
-        Kind.VALUE,
-        number,
-        key._value[number] or _ready(key, number),
-    )
-    if code:
-        raise_for(code)
+    expires_ms = expiry_ms(expires_at)
+    source = out = None
+    try:
+        source, context, out = _plaintext(data), _context(context), view_writable(buffer)
+        size = HEADER_BYTES + TAG_BYTES[number] + len(source)
+        if len(out) < size:
+            raise ValueError(f"buffer has {len(out):,} bytes and needs {size:,}")
+        code = _value_seal(
+            out,
+            source,
+            len(source),
+            context,
+            len(context),
+            expires_ms,
+            key.key_id,
+            Kind.VALUE,
+            number,
+            key._value[number] or _ready(key, number),
+        )
+        if code:
+            raise_for(code)
+    except BaseException:
+        source = context = out = None
+        raise
     return size
 
 
@@ -229,35 +246,38 @@ def _suite_number(header: bytes, size: int, kind: int) -> int:
     return number
 
 
+def _header(sealed: Any) -> tuple[bytes, int]:
+    """A copy of the header of *sealed*, and the length of all of it."""
+    if type(sealed) is bytes:
+        return sealed[:HEADER_BYTES], len(sealed)
+    size = len(view(sealed, "sealed"))
+    return bytes(memoryview(sealed).cast("B")[:HEADER_BYTES]), size
+
+
 def key_id_of(sealed: Any, kind: int = 0) -> bytes:
     """The key id that a sealed value names.
 
     Raises:
         FormatError: Not a sealed value of this kind.
     """
-    if type(sealed) is bytes:
-        source, header = sealed, sealed[:HEADER_BYTES]
-    else:
-        source = view(sealed, "sealed")
-        header = bytes(memoryview(sealed).cast("B")[:HEADER_BYTES])
-    _suite_number(header, len(source), kind)
+    header, size = _header(sealed)
+    _suite_number(header, size, kind)
     return header[KEY_ID]
 
 
-def _opening(sealed: Any, key: Key, kind: int) -> tuple[Any, int, int, int]:
-    """The source's C view, its suite, its plaintext size and the time to compare with."""
-    if type(sealed) is bytes:
-        source, header = sealed, sealed[:HEADER_BYTES]
-    else:
-        source = view(sealed, "sealed")
-        header = bytes(memoryview(sealed).cast("B")[:HEADER_BYTES])
-    number = _suite_number(header, len(source), kind)
+def _opening(sealed: Any, key: Key, kind: int) -> tuple[Any, int, int, int, int]:
+    """The source's C view, its suite, its plaintext size, the time to compare with, and what C is
+    told of the kind. What is decided here on a header that may change, C decides again on its
+    copy."""
+    header, length = _header(sealed)
+    number = _suite_number(header, length, kind)
     if header[4:20] != key._key_id:
         raise WrongKeyError("sealed under another key")
     if not key._value[number]:
         _ready(key, number)
-    now = 0 if header[20:28] == _NEVER else time.time_ns() // 1_000_000
-    return source, number, len(source) - HEADER_BYTES - TAG_BYTES[number], now
+    told = kind if steady(sealed) else kind | _MAY_CHANGE
+    source = sealed if type(sealed) is bytes else view(sealed, "sealed")
+    return source, number, length - _OVERHEAD[number], time.time_ns() // 1_000_000, told
 
 
 def open_under(sealed: Any, key: Key, context: Any = b"", kind: int = 0) -> bytes:
@@ -282,47 +302,57 @@ def open_under(sealed: Any, key: Key, context: Any = b"", kind: int = 0) -> byte
                 if code:
                     raise_for(code)
                 return result
-    source, number, size, now = _opening(sealed, key, kind)
-    if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
-        context = _context(context)
-    # The C side fills a fresh bytes object; CPython shares those of 0 and 1 bytes.
-    out: Any = fresh(size) if size > 1 else bytearray(2)
-    code = _value_open(
-        out if size > 1 else view_writable(out),
-        source,
-        len(source),
-        context,
-        len(context),
-        now,
-        kind,
-        number,
-        key._subkey(_PURPOSES[kind], number).handle if kind else key._value[number],
-    )
-    if code:
-        raise_for(code)
+    source = None
+    try:
+        source, number, size, now, told = _opening(sealed, key, kind)
+        if type(context) is not bytes or len(context) > CONTEXT_MAX_BYTES:
+            context = _context(context)
+        # The C side fills a fresh bytes object; CPython shares those of 0 and 1 bytes.
+        out: Any = fresh(size) if size > 1 else bytearray(2)
+        code = _value_open(
+            out if size > 1 else view_writable(out),
+            source,
+            len(source),
+            context,
+            len(context),
+            now,
+            told,
+            number,
+            key._subkey(_PURPOSES[kind], number).handle if kind else key._value[number],
+        )
+        if code:
+            raise_for(code)
+    except BaseException:
+        source = context = None
+        raise
     return out if size > 1 else bytes(out[:size])
 
 
 def open_under_into(buffer: Any, sealed: Any, key: Key, context: Any = b"") -> int:
     """Open *sealed* into *buffer*: see :func:`anyseal.sync.open_into`."""
-    out = view_writable(buffer)
-    source, number, size, now = _opening(sealed, key, Kind.VALUE)
-    context = _context(context)
-    if len(out) < size:
-        raise ValueError(f"buffer has {len(out):,} bytes and needs {size:,}")
-    code = _value_open(
-        out,
-        source,
-        len(source),
-        context,
-        len(context),
-        now,
-        Kind.VALUE,
-        number,
-        key._value[number],
-    )
-    if code:
-        raise_for(code)
+    source = out = None
+    try:
+        out = view_writable(buffer)
+        source, number, size, now, told = _opening(sealed, key, Kind.VALUE)
+        context = _context(context)
+        if len(out) < size:
+            raise ValueError(f"buffer has {len(out):,} bytes and needs {size:,}")
+        code = _value_open(
+            out,
+            source,
+            len(source),
+            context,
+            len(context),
+            now,
+            told,
+            number,
+            key._value[number],
+        )
+        if code:
+            raise_for(code)
+    except BaseException:
+        source = context = out = None
+        raise
     return size
 
 
@@ -335,7 +365,7 @@ def open_token(sealed: bytes, key: Key, *, expired: bool = False) -> bytes:
         DecryptionError: It does not verify.
         ExpiredError: Authentic, but expired.
     """
-    source, number, size, now = _opening(sealed, key, Kind.TOKEN)
+    source, number, size, now, told = _opening(sealed, key, Kind.TOKEN)
     out = bytearray(size or 1)
     code = _value_open(
         view_writable(out),
@@ -344,7 +374,7 @@ def open_token(sealed: bytes, key: Key, *, expired: bool = False) -> bytes:
         b"",
         0,
         0 if expired else now,
-        Kind.TOKEN,
+        told,
         number,
         key._subkey(_PURPOSES[Kind.TOKEN], number).handle,
     )

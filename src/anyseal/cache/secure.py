@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakSet
 
 from anyseal import offload
+from anyseal._ffi import process_number
 from anyseal.cache.backends import backend_from_url, blocking_backend_from_url
 from anyseal.cache.backends.memory import BlockingMemoryBackend, MemoryBackend
 from anyseal.cache.core import Cache
@@ -107,7 +108,7 @@ def _backend(given: Any, waits: bool) -> Any:
         return kind(max_bytes=IN_PROCESS_BYTES)
     if not isinstance(given, str):
         return given
-    known = (os.getpid(), waits, given)
+    known = (process_number(), waits, given)
     if known not in _backends:
         _backends[known] = (backend_from_url if waits else blocking_backend_from_url)(given)
     return _backends[known]

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from anyseal._ffi import lib, raise_for, view, view_writable
+from anyseal._ffi import lib, raise_for, refuse_overlap, steady, view, view_writable
 from anyseal.errors import DecryptionError, FormatError
 from anyseal.keys import Slot
 from anyseal.suites import Suite
@@ -61,6 +61,7 @@ def seal_run(key: SegmentKey, lease: Slot, first: int, data: Any, out: memoryvie
         if code:
             raise_for(code)
         return
+    refuse_overlap(out, data)
     size, tag = key.chunk_bytes, key.tag_bytes
     count = -(-len(data) // size)
     code = lib.anyseal_chunks_spend(first, count, lease.handle)
@@ -80,9 +81,13 @@ def seal_run(key: SegmentKey, lease: Slot, first: int, data: Any, out: memoryvie
 def open_run(key: SegmentKey, first: int, sealed: Any, out: memoryview) -> None:
     """Open chunks from number *first* into *out*, which they fill exactly.
 
+    AEGIS256 reads each byte once. The other ciphers read them twice, to verify and to decipher, and
+    are given a copy of each chunk where *sealed* may change in between.
+
     Raises:
         DecryptionError: A chunk does not verify; *out* is wiped.
         FormatError: The last chunk is cut to nothing.
+        ValueError: *out* overlaps *sealed*.
     """
     aead = key.aead
     if aead is None:
@@ -97,16 +102,20 @@ def open_run(key: SegmentKey, first: int, sealed: Any, out: memoryview) -> None:
     size = key.chunk_bytes + tag
     if 0 < len(sealed) % size <= tag:
         raise FormatError("a chunk is cut short")
+    refuse_overlap(out, sealed)
     source, begin, at, decrypt_into = memoryview(sealed), 0, 0, aead.decrypt_into
     stop, opened = len(source), key.chunk_bytes
+    copy = None if steady(sealed) else memoryview(bytearray(min(size, stop)))
     try:
         for index in range(first, first - (-stop // size)):
             end = begin + size
             if end > stop:
                 end, opened = stop, stop - begin - tag
-            decrypt_into(
-                index.to_bytes(_NONCE_BYTES), source[begin:end], None, out[at : at + opened]
-            )
+            chunk = source[begin:end]
+            if copy is not None:
+                lib.anyseal_copy(view_writable(copy), view(chunk), len(chunk))
+                chunk = copy[: len(chunk)]
+            decrypt_into(index.to_bytes(_NONCE_BYTES), chunk, None, out[at : at + opened])
             begin = end
             at += opened
     except InvalidTag:

@@ -247,6 +247,8 @@ class OpenedObject:
 def opening(context: bytes) -> Generator[Need, Any, OpenedObject]:
     """Open an object: yields what it needs to know next, returns the verified object."""
     ends: Ends = yield NeedEnds(HEADER_MAX_BYTES, TAIL_BYTES)
+    # A source's own memory may change.
+    ends = Ends(size=ends.size, head=bytes(ends.head), tail=bytes(ends.tail))
     header = Header.parse(ends.head)
     geometry = header.geometry
     if ends.size < geometry.header_bytes + TRAILER_FIXED_BYTES:

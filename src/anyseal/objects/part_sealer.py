@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, NoReturn, TypeAlias
 
+from anyseal._ffi import process_number
 from anyseal.config import STEP_BYTES
 from anyseal.errors import UploadError, WriterStateError
 from anyseal.objects.chunks import SegmentKey
@@ -61,14 +62,14 @@ class PartSealer:
         self._step = max(chunk, STEP_BYTES // chunk * chunk)
         self._staging = bytearray()
         self._staged = 0
-        self._pid = os.getpid()
+        self._process = process_number()
 
     def _jobs(self, data: memoryview) -> Iterator[PartJob]:
         """*data* as pieces whose chunk numbers are spent."""
         start, stop = self._position, self._position + len(data)
         unit = unit_bytes(len(data), self._geometry.chunk_bytes)
         for run in self._geometry.runs(start, stop, self.part.stop, unit):
-            if os.getpid() != self._pid:
+            if process_number() != self._process:
                 raise WriterStateError("forked in the middle of a part")
             lease = self._key.lease(run.first, self._geometry.chunks(run.size))
             piece = Piece(run, self.salt, self._key, lease, self._geometry)

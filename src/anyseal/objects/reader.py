@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from anyseal import offload
-from anyseal._ffi import lib, view_writable
+from anyseal._ffi import lib, refuse_overlap, view_writable
 from anyseal.config import STEP_BYTES, UNIT_BYTES
 from anyseal.hints import not_source, use_async_with
 from anyseal.keys import Key
@@ -112,6 +112,19 @@ class ReaderBase(ViewedReader):
         if start < 0 or stop < 0:
             raise ValueError("start and stop count from the beginning: they must not be negative")
         return min(start, self.size), max(stop, min(start, self.size))
+
+    def _target(self, start: int, buffer: Any) -> tuple[int, memoryview]:
+        """Where to read from, and the part of *buffer* that there are bytes for. Raises ValueError
+        if the sealed bytes are in it: they would be overwritten before all of them are read."""
+        view_writable(buffer)
+        out = memoryview(buffer).cast("B")
+        start, stop = self._bounds(start, start + len(out))
+        out = out[: stop - start]
+        if self._blocks:
+            sealed = self._source.window(0, self._object.geometry.sealed_size(self.size))
+            if sealed is not None:
+                refuse_overlap(out, sealed)
+        return start, out
 
     def _end(self) -> bool:
         """Wipe the keys, after which nothing can be read; whether this was the first time."""
@@ -304,15 +317,17 @@ class ObjectReader(ReaderBase):
     async def read_into(self, start: int, buffer: Any) -> int:
         """Fill *buffer* from *start*, as :meth:`read_range`; wiped if it does not verify.
 
+        Args:
+            start: First byte.
+            buffer: Writable and contiguous; must not overlap the sealed bytes of a MemorySource.
+
         Returns:
             The bytes read: less than ``len(buffer)`` only at the object's end.
         """
-        view_writable(buffer)
-        out = memoryview(buffer).cast("B")
-        start, stop = self._bounds(start, start + len(out))
-        if stop > start:
-            await self._fill(start, out[: stop - start])
-        return stop - start
+        start, out = self._target(start, buffer)
+        if out:
+            await self._fill(start, out)
+        return len(out)
 
     async def stream(
         self, start: int = 0, stop: int | None = None, *, piece_size: int = 1 << 20

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
-from anyseal._ffi import view
+from anyseal._ffi import process_number, view
 from anyseal.config import STEP_BYTES, UNIT_BYTES, worker_count
 from anyseal.errors import ConfigurationError, WriterStateError
 from anyseal.keys import Key, Slot
@@ -88,7 +88,7 @@ class Sealer:
         self.position = 0
         self._salts = bytearray()
         self._segment: SegmentKey | None = None
-        self._pid = os.getpid()
+        self._process = process_number()
         self._ended: str | None = None
         self._staging = bytearray(max(chunk_bytes, STEP_BYTES // chunk_bytes * chunk_bytes))
         self._staged = 0
@@ -97,7 +97,7 @@ class Sealer:
         """Raise WriterStateError unless sealing may go on in this process."""
         if self._ended is not None:
             raise WriterStateError(self._ended)
-        if os.getpid() != self._pid:
+        if process_number() != self._process:
             self.end("the writer was forked: only its first process may go on")
             raise WriterStateError("the writer was forked: only its first process may go on")
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from anyseal import offload
-from anyseal._ffi import view
+from anyseal._ffi import process_number, view
 from anyseal.errors import OutputExistsError, SourceChangedError, SourceError
 from anyseal.hints import as_path
 from anyseal.objects.targets import (
@@ -35,7 +35,11 @@ __all__ = [
 
 
 class MemorySource:
-    """A sealed object in memory: any contiguous bytes-like, which must not change meanwhile."""
+    """A sealed object in memory: any contiguous bytes-like.
+
+    What changes while it is read does not verify. Ciphers other than AEGIS256 are given a copy of
+    each chunk, unless it is ``bytes`` or a view of it.
+    """
 
     blocks = False
 
@@ -81,6 +85,11 @@ class MemorySink:
         self._view = memoryview(self._buffer).cast("B") if self._fixed else None
         self._lock = threading.Lock()
         self._size: int | None = None
+
+    @property
+    def memory(self) -> memoryview | None:
+        """The buffer that was given."""
+        return self._view
 
     def pwrite(self, offset: int, data: memoryview) -> None:
         end = offset + len(data)
@@ -268,7 +277,7 @@ class FileSink:
         self.path = as_path(path)
         self._overwrite = overwrite
         self._durable = durable
-        self._pid = os.getpid()
+        self._process = process_number()
         self._mode = mode
         self._replaced: Replaced | None = None
         if overwrite:
@@ -343,7 +352,7 @@ class FileSink:
 
     def abort(self) -> None:
         self._close()
-        if os.getpid() == self._pid:  # a forked child must not remove its parent's file
+        if process_number() == self._process:  # a forked child must not remove its parent's file
             with contextlib.suppress(FileNotFoundError):
                 self._temporary.unlink()
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self
 import anyio
 
 from anyseal import offload
+from anyseal._ffi import refuse_overlap
 from anyseal.config import BYTES_LIKE, STEP_BYTES
 from anyseal.errors import WriterStateError
 from anyseal.hints import not_sink, use_async_with
@@ -94,6 +95,14 @@ class WriterBase:
             chunk_bytes=self._chunk_size,
             segment_bytes=self._segment_size,
         )
+
+    def _input(self, data: Any) -> memoryview:
+        """*data* as a flat view of bytes, which the sink does not overwrite."""
+        source = bytes_view(data)
+        memory = getattr(self._sink, "memory", None)
+        if memory is not None:
+            refuse_overlap(memory, source)
+        return source
 
     def _enter(self) -> None:
         """Begin a call that seals; there is one at a time."""
@@ -219,14 +228,15 @@ class ObjectWriter(WriterBase):
         """Seal *data* after what was written before.
 
         Args:
-            data: Contiguous bytes-like of any length.
+            data: Contiguous bytes-like of any length, not in the buffer of a MemorySink.
 
         Raises:
             TypeError: Not bytes-like. The writer stays usable.
+            ValueError: In the sink's own buffer. The writer stays usable.
             WriterStateError: See the class.
             OSError: From the sink. The writer is ended and the sink aborted.
         """
-        source = bytes_view(data)
+        source = self._input(data)
         self._enter()
         try:
             sealer = await self._start()

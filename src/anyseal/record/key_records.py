@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyseal._ffi import ffi, lib, raise_for, view, view_writable
+from anyseal._ffi import copied, lib, raise_for, view, view_writable
 from anyseal.errors import FormatError
 from anyseal.keys import Slot
 from anyseal.record import software
@@ -135,12 +135,12 @@ def decode_key_record(id: str, created: int, record: Any) -> KeyRecord:
 
 def _json(record: Any) -> Any:
     """The JSON of a key record: small, so the standard library's reader will do."""
-    text = record if isinstance(record, str) else view(record, "record")
+    text = record if isinstance(record, str) else copied(record, "record")
     if len(text) > KEY_RECORD_MAX_BYTES:
         raise FormatError("the key record is too long")
     try:
         if not isinstance(text, str):
-            text = bytes(ffi.buffer(text, len(text))).decode()
+            text = text.decode()
         return json.loads(text)
     except (ValueError, RecursionError):
         raise FormatError("the key record is not JSON") from None

@@ -74,6 +74,7 @@ def open_row(row: Any, row_key: RowKey) -> bytes | None:
             return bytes(ffi.buffer(tiny, size))
     else:
         return None
+    source = None  # so that no view is in the frame of an error
     return _open_otherwise(code, row, row_key)
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyseal._ffi import ffi, fresh, lib, view
+from anyseal._ffi import copied, ffi, fresh, lib, view
 from anyseal.config import ROW_MAX_BYTES
 from anyseal.errors import FormatError
 from anyseal.hints import foreign, not_record
@@ -48,7 +48,7 @@ def parse_row(row: Any) -> ParsedRow:
     """Read any JSON that is a row: in any order, spaced, escaped, with unknown members.
 
     Of two members of one name the last counts. ``Revoked`` means nothing in a row. Nesting is
-    bounded to 64 levels. The row must not change while the result is in use.
+    bounded to 64 levels. A row that may change is copied.
 
     Args:
         row: ``str`` or bytes-like, UTF-8.
@@ -70,6 +70,7 @@ def parse_row(row: Any) -> ParsedRow:
     else:
         if not isinstance(row, _BYTES):
             raise not_record(row)
+        row = copied(row)  # as it may change
         source = view(row, "row")
         length = len(source)
     numbers = memoryview(bytearray(64)).cast("q")

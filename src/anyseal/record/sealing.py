@@ -33,16 +33,17 @@ def seal_row(data: Any, row_key: RowKey, created: int | None = None) -> bytes:
 
     Cost: one C call; keeps the GIL under 16 KiB.
     """
-    source = data if type(data) is bytes else view(data)
-    size = len(source)
+    size = len(data) if type(data) is bytes else len(view(data))
     length = row_key._fixed + (size + 30) // 3 * 4
     if created is None:
         created = -1
     else:
         length += _extra_digits(created)
     out = fresh(length) if size <= ROW_MAX_BYTES else b""
+    source = data if type(data) is bytes else view(data)
     code = _row_seal(out, length, source, size, created, row_key._block)
     if code:
+        source = None
         return _seal_otherwise(code, data, size, row_key, created)
     return out
 
@@ -51,16 +52,17 @@ def seal_row_text(data: Any, row_key: RowKey, created: int | None = None) -> str
     """:func:`seal_row`, as a ``str``."""
     if row_key._fixed != row_key._fixed_chars:  # the key's id is not ASCII
         return seal_row(data, row_key, created).decode()
-    source = data if type(data) is bytes else view(data)
-    size = len(source)
+    size = len(data) if type(data) is bytes else len(view(data))
     length = row_key._fixed + (size + 30) // 3 * 4
     if created is None:
         created = -1
     else:
         length += _extra_digits(created)
     out = fresh_text(length) if size <= ROW_MAX_BYTES else ""
+    source = data if type(data) is bytes else view(data)
     code = _row_seal_text(id(out), source, size, created, row_key._block)
     if code:
+        source = None
         return _seal_otherwise(code, data, size, row_key, created).decode()
     return out
 

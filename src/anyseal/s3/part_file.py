@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+from anyseal._ffi import process_number
 from anyseal.errors import OutputExistsError
 from anyseal.objects.sources import FileSink
 from anyseal.objects.targets import open_temporary, private_name
@@ -67,7 +68,7 @@ class PartFile(FileSink):
         self._close()
 
     def abort(self) -> None:
-        if self._fd >= 0 and os.getpid() == self._pid:
+        if self._fd >= 0 and process_number() == self._process:
             self._temporary.unlink(missing_ok=True)
             self.state.unlink(missing_ok=True)
         self._close()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Self, TypeVar, cast
 
+from anyseal._ffi import process_number
 from anyseal.errors import SourceError
 from anyseal.objects import ObjectInfo, ObjectReader
 from anyseal.objects.views import ViewedReader
@@ -27,7 +27,7 @@ class BucketReader(ViewedReader):
 
     def __init__(self, reader: ObjectReader) -> None:
         self._reader = reader
-        self._pid = os.getpid()
+        self._process = process_number()
 
     @property
     def closed(self) -> bool:
@@ -35,7 +35,7 @@ class BucketReader(ViewedReader):
         return self._reader.closed
 
     def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        if os.getpid() != self._pid:
+        if process_number() != self._process:
             raise SourceError("the object was opened in another process: open it again")
         return await_(function, *args)
 
@@ -85,7 +85,7 @@ class BucketReader(ViewedReader):
 
     def close_with_file(self) -> None:
         """The same where no event loop can be asked: its file may be being collected."""
-        if os.getpid() == self._pid:
+        if process_number() == self._process:
             self._reader._end()
 
     def __enter__(self) -> Self:

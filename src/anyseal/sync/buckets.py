@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 from anyseal import s3
+from anyseal._ffi import process_number
 from anyseal.hints import use_with, wrong_type
 from anyseal.keys import Key
 from anyseal.ports import Keyring
@@ -34,11 +35,11 @@ class _Connection:
     def __init__(self, context: AbstractAsyncContextManager[Any], client: Any) -> None:
         self.client = client
         self._context = context
-        self._pid = os.getpid()
+        self._process = process_number()
 
     def close(self) -> None:
         """Close it, where it was made."""
-        if self._pid == os.getpid():
+        if self._process == process_number():
             await_(self._context.__aexit__, None, None, None)
 
 

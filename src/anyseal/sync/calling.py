@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import anyio
 
 from anyseal import offload
+from anyseal._ffi import process_number
 from anyseal.errors import SourceError
 from anyseal.objects.sealer import bytes_view
 from anyseal.ports import Progress
@@ -165,16 +166,16 @@ def iterate(iterator: AsyncGenerator[T, None], limit: int = 1) -> Iterator[T]:
 
     Closing this closes it. In a forked child it is of no use: a SourceError.
     """
-    pid = os.getpid()
+    pid = process_number()
     try:
         while True:
-            if os.getpid() != pid:
+            if process_number() != pid:
                 raise SourceError("begun in another process: begin again")
             taken = await_(_taken, iterator, limit)
             yield from taken
             if len(taken) < limit:
                 return
     finally:
-        if os.getpid() == pid:
+        if process_number() == pid:
             with contextlib.suppress(RuntimeError):  # at exit, when the event loop is gone
                 await_(iterator.aclose)

@@ -67,7 +67,7 @@ class ObjectWriter(WriterBase):
 
     def write(self, data: Any) -> None:
         """Seal *data* after what was written before."""
-        source = bytes_view(data)
+        source = self._input(data)
         self._enter()
         try:
             sealer = self._start()
@@ -164,12 +164,10 @@ class ObjectReader(ReaderBase):
 
     def read_into(self, start: int, buffer: Any) -> int:
         """Fill *buffer* from *start*; wiped if it does not verify. Returns the bytes read."""
-        view_writable(buffer)
-        out = memoryview(buffer).cast("B")
-        start, stop = self._bounds(start, start + len(out))
-        if stop > start:
-            self._fill(start, out[: stop - start])
-        return stop - start
+        start, out = self._target(start, buffer)
+        if out:
+            self._fill(start, out)
+        return len(out)
 
     def stream(
         self, start: int = 0, stop: int | None = None, *, piece_size: int = 1 << 20

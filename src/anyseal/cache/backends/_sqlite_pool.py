@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from anyseal._ffi import process_number
 from anyseal.errors import BackendError
 
 __all__ = ["PIECE_BYTES", "Pool"]
@@ -77,7 +78,7 @@ class Pool:
         self.path = path
         self._durable = durable
         self._timeout = timeout
-        self._pid = os.getpid()
+        self._process = process_number()
         self._idle: deque[sqlite3.Connection] = deque()
         self._opening = threading.Lock()
         self._closed = 0
@@ -91,9 +92,9 @@ class Pool:
                 self._idle.pop().close()
 
     def _leave_to_parent(self) -> None:
-        if self._pid != os.getpid():
+        if self._process != process_number():
             _inherited.extend(self._idle)
-            self._idle, self._opening, self._pid = deque(), threading.Lock(), os.getpid()
+            self._idle, self._opening, self._process = deque(), threading.Lock(), process_number()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -13,6 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from anyseal import offload
+from anyseal._ffi import process_number
 from anyseal.cache.backends._wire import (
     ANSWER_MAX_BYTES,
     KEYS_MAX,
@@ -410,11 +410,11 @@ class BlockingHttpBackend:
     def _client(self) -> httpx.Client:
         if self._given is not None:
             return self._given
-        own = self._own.get(os.getpid())
+        own = self._own.get(process_number())
         if own is None:
             verify = httpx.create_ssl_context() if self._api.tls else _no_tls()
             fresh = bounded_client(httpx.Client(verify=verify, timeout=self._timeout))
-            own = self._own.setdefault(os.getpid(), fresh)  # of several threads, one wins
+            own = self._own.setdefault(process_number(), fresh)  # of several threads, one wins
         return own
 
     def _ask(
@@ -496,6 +496,6 @@ class BlockingHttpBackend:
 
     def close(self) -> None:
         """Close the client, if it is our own. Idempotent; a later call opens a new one."""
-        own = self._own.pop(os.getpid(), None)
+        own = self._own.pop(process_number(), None)
         if own is not None:
             own.close()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from anyseal._ffi import process_number
 from anyseal.cache.backends._threads import ThreadedBackend
 from anyseal.deadline import bounded, current, deadline
 from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
@@ -126,7 +126,7 @@ class BlockingMemcachedBackend:
     @contextlib.contextmanager
     def _client(self, values: int = 1) -> Iterator[Any]:
         """A client for one call, whose answers have so many values."""
-        pool = self._pools.get(os.getpid())
+        pool = self._pools.get(process_number())
         if pool is None:
             fresh = _Pool(
                 self._server,
@@ -135,7 +135,7 @@ class BlockingMemcachedBackend:
                 no_delay=True,
                 default_noreply=False,
             )
-            pool = self._pools.setdefault(os.getpid(), fresh)  # of several threads, one wins
+            pool = self._pools.setdefault(process_number(), fresh)  # of several threads, one wins
         try:
             with deadline(self._timeout, room=(values + 1) * (1 << 20)):
                 yield pool
@@ -187,7 +187,7 @@ class BlockingMemcachedBackend:
 
     def close(self) -> None:
         """Close the connections. Idempotent; a later call opens new ones."""
-        pool = self._pools.pop(os.getpid(), None)
+        pool = self._pools.pop(process_number(), None)
         if pool is not None:
             pool.close()
 

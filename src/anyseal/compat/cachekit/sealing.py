@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from anyseal._ffi import copied
 from anyseal.compat.cachekit.errors import DecryptionAuthenticationError, TenantResolutionError
 
 __all__ = ["NONCE_BYTES", "TAG_BYTES", "Keys", "TenantKey", "associated_data", "tenant_bytes"]
@@ -69,6 +70,7 @@ class TenantKey:
 
     def open(self, sealed: bytes, bound_to: bytes) -> bytes:
         """What was sealed. Raises DecryptionAuthenticationError if it does not verify."""
+        sealed = copied(sealed)  # AES-GCM reads it twice
         if len(sealed) < NONCE_BYTES + TAG_BYTES:
             raise DecryptionAuthenticationError
         try:

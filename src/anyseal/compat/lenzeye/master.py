@@ -15,6 +15,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from anyseal._ffi import copied
 from anyseal.compat.lenzeye.errors import InvalidTagError
 from anyseal.errors import ConfigurationError
 
@@ -64,6 +65,7 @@ def seal_under_master(plaintext: bytes) -> bytes:
 def open_under_master(sealed: bytes, size: int) -> bytes:
     """The *size* bytes of plaintext in *sealed*, or InvalidTagError."""
     master = get_master_key()
+    sealed = copied(sealed)  # AES-GCM reads it twice
     if len(sealed) != _NONCE_BYTES + size + _TAG_BYTES:
         raise InvalidTagError
     try:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from anyseal._ffi import copied, steady
 from anyseal.compat.lenzeye.ctr import SLICE_BYTES, view_of
 
 __all__ = ["PIECE_BYTES", "cut", "pieces_of", "spool", "start_of", "update_mac"]
@@ -24,10 +25,11 @@ def update_mac(mac: Any, data: memoryview) -> None:
 
 
 def cut(data: Any) -> Iterator[memoryview]:
-    """*data* in pieces."""
-    view = view_of(data)
+    """*data* in pieces, which stay as they are: each is read by the MAC and by the cipher."""
+    view, kept = view_of(data), steady(data)
     for at in range(0, len(view), PIECE_BYTES):
-        yield view[at : at + PIECE_BYTES]
+        piece = view[at : at + PIECE_BYTES]
+        yield piece if kept else memoryview(copied(piece))
 
 
 def pieces_of(stream: Any) -> Iterator[memoryview]:
