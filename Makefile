@@ -97,6 +97,8 @@ fuzz: $(FUZZ)/.ready
 dist: venv
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m build --outdir dist .
+	@! grep -q '//anyseal\.example/' pyproject.toml || \
+		echo "note: [project.urls] has no real address yet: not for publishing"
 
 clean:
 	rm -rf $(VENV) .venv-* build dist .demo src/*.egg-info src/anyseal/*.so csrc/_native.c

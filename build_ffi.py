@@ -2,7 +2,9 @@
 
 setuptools reads no ``cffi_modules`` from pyproject.toml, so this in-tree backend writes the
 extension's C source from ``csrc/anyseal.cdef.h`` and leaves everything else to setuptools.
-``python build_ffi.py`` writes the source alone.
+``python build_ffi.py`` writes the source alone. It also writes the README that packages carry: its
+links are absolute, since there is no checkout around it (``build/README.md``, from README.md and
+``[project.urls]``).
 
 ``ANYSEAL_SANITIZE=1`` builds with AddressSanitizer and UndefinedBehaviorSanitizer, apart from
 everything else under ``build/sanitize`` (``make sanitize``). Such a build wants ``LD_PRELOAD`` of
@@ -12,8 +14,12 @@ libasan and is for tests alone.
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +68,41 @@ def sanitize() -> None:
     add_flags("LDFLAGS", SANITIZERS)
 
 
-def emit() -> None:
-    """Write the extension's C source, if it differs from what is there."""
+NO_COMPILER = """\
+anyseal has no wheel for this platform, and to build one there is {missing}.
+Install it and try again:
+    Debian, Ubuntu   apt-get install gcc libc6-dev python3-dev
+    Fedora, RHEL     dnf install gcc python3-devel
+    Alpine           apk add gcc musl-dev python3-dev
+    macOS            xcode-select --install
+or build a wheel where there is one (pip wheel anyseal) and install that: it fits every CPython
+from 3.11 on."""
+
+
+def check_compiler() -> None:
+    """Exit with what to do, instead of with pages of a compiler's errors."""
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    name = (shlex.split(compiler) or ["cc"])[0]
+    if shutil.which(name) is None:
+        sys.exit(NO_COMPILER.format(missing=f"no C compiler ({name})"))
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists():
+        sys.exit(NO_COMPILER.format(missing=f"no Python.h in {headers}"))
+
+
+def write_readme() -> None:
+    """The README for the package's metadata: links into the checkout become absolute."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+    text = (ROOT / "README.md").read_text("utf-8")
+    text = re.sub(r"\]\((?![a-z]+:|#)", f"]({urls['Homepage']}", text)
+    path = ROOT / "build" / "README.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def emit(*, compiles: bool = False) -> None:
+    """Write the extension's C source, if it differs from what is there, and the README."""
+    write_readme()
     from cffi import FFI
 
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -72,6 +111,8 @@ def emit() -> None:
         )
     if sys.platform == "win32":
         sys.exit("anyseal supports POSIX systems only for now")
+    if compiles:
+        check_compiler()
     if os.environ.get("ANYSEAL_SANITIZE"):
         sanitize()
     elif sys.platform != "darwin":  # where each of these is the default or does not exist
@@ -88,24 +129,27 @@ def emit() -> None:
 
 
 def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
+    write_readme()
     return _setuptools.get_requires_for_build_sdist(config_settings)
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    write_readme()
     return _setuptools.get_requires_for_build_wheel(config_settings)
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
+    write_readme()
     return _setuptools.get_requires_for_build_editable(config_settings)
 
 
 def prepare_metadata_for_build_wheel(directory: str, config_settings: Any = None) -> str:
-    emit()
+    emit(compiles=True)
     return _setuptools.prepare_metadata_for_build_wheel(directory, config_settings)
 
 
 def prepare_metadata_for_build_editable(directory: str, config_settings: Any = None) -> str:
-    emit()
+    emit(compiles=True)
     return _setuptools.prepare_metadata_for_build_editable(directory, config_settings)
 
 
@@ -115,12 +159,12 @@ def build_sdist(directory: str, config_settings: Any = None) -> str:
 
 
 def build_wheel(directory: str, config_settings: Any = None, metadata: str | None = None) -> str:
-    emit()
+    emit(compiles=True)
     return _setuptools.build_wheel(directory, config_settings, metadata)
 
 
 def build_editable(directory: str, config_settings: Any = None, metadata: str | None = None) -> str:
-    emit()
+    emit(compiles=True)
     return _setuptools.build_editable(directory, config_settings, metadata)
 
 
