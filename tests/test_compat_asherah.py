@@ -594,6 +594,25 @@ def test_sessions_are_isolated(factory: asherah.SessionFactory) -> None:
             asyncio.run(factory.get_session("b").decrypt_text_async(row))
 
 
+@pytest.mark.parametrize("name", ["decrypt_bytes", "decrypt_text"])
+def test_wrong_partition_has_the_peers_words(factory: asherah.SessionFactory, name: str) -> None:
+    """Programs look for them in the text; and an id, which may be anybody's, is one line of it."""
+    row = factory.get_session("alice").encrypt_text("x")
+    session = factory.get_session("bob")
+    calls = [getattr(session, name), lambda it: asyncio.run(getattr(session, f"{name}_async")(it))]
+    for call in calls:
+        with pytest.raises(
+            RuntimeError, match="invalid IK id=_IK_alice_svc_prod for part"
+        ) as caught:
+            call(row)
+        assert isinstance(caught.value, errors.WrongPartitionError)
+        assert "_IK_alice_svc_prod" == caught.value.key_id
+        with pytest.raises(errors.WrongPartitionError) as caught:
+            call(row.replace("_IK_alice", "_IK_" + r"\n\u001b" + "x" * 9000))
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [0, 64, 65536, 65537, 1 << 20])
 async def test_session_awaits_on_any_loop(size: int) -> None:

@@ -104,6 +104,9 @@ class WrongKeyError(AnysealError, LookupError):
 class WrongPartitionError(WrongKeyError):
     """The record names a key that this partition's sessions may not use."""
 
+    key_id: str = ""
+    """The id of that key: whoever wrote the record chose it."""
+
 
 class KeyNotFoundError(WrongKeyError):
     """The metastore does not have the key that the record names."""

@@ -180,7 +180,9 @@ class KeyHierarchy:
         """
         self._check_open()
         if not self.may_open(partition.name, key_id):
-            raise WrongPartitionError("the record belongs to another partition")
+            error = WrongPartitionError("the record belongs to another partition")
+            error.key_id = key_id
+            raise error
         key = partition.opening_hit(key_id, created)
         if key is not None:
             self.meter.count_hit()

@@ -110,13 +110,25 @@ _CLASSES: dict[type[errors.AnysealError], type[AsherahException]] = {
 }
 
 
+def _text_of(error: errors.AnysealError) -> str:
+    """The message of *error*, with the words that the other library has where programs look for
+    them."""
+    if isinstance(error, errors.WrongPartitionError) and error.key_id:
+        key_id = error.key_id[:512]
+        shown = key_id if key_id.isprintable() else ascii(key_id)
+        return f"decrypt: invalid IK id={shown} for partition: {error}"
+    return str(error)
+
+
 def translated(error: errors.AnysealError) -> AsherahException:
     """*error* as this interface raises it: message, ``retryable``, cause and traceback stay."""
     if isinstance(error, AsherahException):
         return error
     found = next((_CLASSES[each] for each in type(error).__mro__ if each in _CLASSES), None)
-    fresh = (AsherahException if found is None else found)(str(error))
+    fresh = (AsherahException if found is None else found)(_text_of(error))
     fresh.retryable = error.retryable
+    if isinstance(fresh, WrongPartitionError):
+        fresh.key_id = error.key_id  # type: ignore[attr-defined]
     fresh.__cause__ = error.__cause__
     fresh.__suppress_context__ = True
     return fresh.with_traceback(error.__traceback__)
