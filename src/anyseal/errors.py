@@ -66,10 +66,25 @@ __all__ = [
 ]
 
 
+def one_line(text: object) -> str:
+    """*text* as one line without control characters: others choose the names that are in it, and
+    a line break in an object's key would forge a line of a log."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
 class AnysealError(Exception):
-    """Base class of all errors that anyseal raises on its own account."""
+    """Base class of all errors that anyseal raises on its own account.
+
+    Their text is one line, whatever the names in it.
+    """
 
     retryable: bool = False
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigurationError(AnysealError, ValueError):

@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 import anyio
 from anyio.lowlevel import current_token
 
+from anyseal.errors import one_line
+
 __all__ = ["GRACE", "Ahead", "Background", "Detached", "each_awaited", "uninterrupted"]
 
 T = TypeVar("T")
@@ -171,7 +173,9 @@ class Background:
                 await function()
             except Exception as exc:
                 logging.getLogger(f"anyseal.{self._owner}").warning(
-                    "a background task of the %s failed: %s", self._owner, type(exc).__name__
+                    "a background task of the %s failed: %s",
+                    one_line(self._owner),
+                    type(exc).__name__,
                 )
 
         def end() -> None:

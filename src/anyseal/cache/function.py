@@ -15,7 +15,7 @@ from anyseal.cache.arguments import Arguments, function_name
 from anyseal.cache.base import CacheBase
 from anyseal.cache.entry import check_key, function_key
 from anyseal.cache.policy import UNSET
-from anyseal.errors import ConfigurationError
+from anyseal.errors import ConfigurationError, one_line
 
 __all__ = ["CacheInfo", "CachedFunction", "is_async"]
 
@@ -140,7 +140,7 @@ class CachedFunction:
                 decoder(found)
             except TypeError:
                 logger.warning("%s: results come back as plain data: the codec cannot decode into "
-                               "its return annotation", self.name)  # fmt: skip
+                               "its return annotation", one_line(self.name))  # fmt: skip
                 return Any
         return found
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from anyseal.errors import BackendError
+from anyseal.errors import BackendError, one_line
 from anyseal.ports import AuditEvent, AuditHook, CacheEvent, MetricsHook
 
 __all__ = ["CacheHealth", "CacheStats", "Observer"]
@@ -106,7 +106,7 @@ class Observer:
         now = time.monotonic()
         if now - self.told_at >= TOLD_AGAIN:
             self.told_at = now
-            logger.warning("the backend of cache %r failed: %s", self.namespace, error)
+            logger.warning("the backend of cache %r failed: %s", self.namespace, one_line(error))
 
     def used(self, partition: str, key_id: bytes, operation: Any, outcome: str) -> None:
         """Tell the audit hook."""
@@ -117,7 +117,7 @@ class Observer:
         """Write a warning: neither key nor value is in it."""
         logger.warning(
             "%s: %s in cache %r, partition %r",
-            message,
+            one_line(message),
             type(error).__name__,
             self.namespace,
             partition,

@@ -26,7 +26,7 @@ from anyseal.cli.options import (
     flowing,
     size_of,
 )
-from anyseal.cli.process import STDOUT, CliError, Stopped, note, signals, with_remedy
+from anyseal.cli.process import STDOUT, CliError, Stopped, note, printable, signals, with_remedy
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
@@ -218,7 +218,7 @@ def verify(
     with about(job.name):
         size = transfer.verify(job)
     if not quiet:
-        print(f"{job.name}: verified, {size:,} bytes")
+        print(f"{printable(job.name)}: verified, {size:,} bytes")
 
 
 @app.command()

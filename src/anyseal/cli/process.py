@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from types import FrameType
 
-from anyseal.errors import DecryptionError, WrongKeyError
+from anyseal.errors import DecryptionError, WrongKeyError, one_line
 
 __all__ = [
     "CliError",
@@ -136,9 +136,8 @@ def note(text: str) -> None:
         print(f"anyseal: {printable(text)}", file=sys.stderr, flush=True)
 
 
-def printable(text: str) -> str:
-    """*text* without what a terminal would take for a command: others choose such names."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+printable = one_line
+"""Text without what a terminal would take for a command: others choose such names."""
 
 
 def confirm(what: str, question: str, answer: str, *, yes: bool) -> None:

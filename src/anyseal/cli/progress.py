@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from anyseal.cli.process import STDERR, is_terminal, signals
+from anyseal.cli.process import STDERR, is_terminal, printable, signals
 
 __all__ = ["Meter", "metered"]
 
@@ -74,6 +74,7 @@ def metered(verb: str, name: str, *, total: int | None, quiet: bool) -> Iterator
     if quiet or not is_terminal(STDERR):
         yield Meter()
         return
+    name = printable(name)
     bar = _Bar(name, total)
     begin = time.perf_counter()
     with bar.progress:

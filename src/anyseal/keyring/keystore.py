@@ -17,6 +17,7 @@ from anyseal.errors import (
     FormatError,
     KmsError,
     MetastoreError,
+    one_line,
 )
 from anyseal.hints import not_kms, not_metastore
 from anyseal.keyring.meter import Meter
@@ -139,7 +140,7 @@ class KeyStore:
             "a key of %r is dated in the future (%d): a clock is wrong%s",
             key_id,
             record.created,
-            remedy,
+            one_line(remedy),
         )
         if before is not None:
             found = await self._asked("load", before, key_id, until + 1)

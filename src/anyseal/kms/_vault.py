@@ -255,7 +255,7 @@ def base_of(address: Any) -> str:
     if "@" in parts.netloc:
         raise ConfigurationError("address must not hold a password")
     if parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
-        logger.warning("%s: tokens and keys travel unencrypted over http", host)
+        logger.warning("%r: tokens and keys travel unencrypted over http", host)
     return address.rstrip("/")
 
 

@@ -23,7 +23,7 @@ from typing import Any, Self, TypeVar
 import anyio
 
 from anyseal.config import KEY_BYTES
-from anyseal.errors import ConfigurationError, KmsError
+from anyseal.errors import ConfigurationError, KmsError, one_line
 from anyseal.hints import only_async_with
 from anyseal.kms._blob import check_key, check_wrapped, open_blob, seal_blob, wipe
 from anyseal.kms._botocore import AioSession, AwsClients
@@ -213,7 +213,7 @@ class AwsKms:
         for error in errors:
             if self._require_all_regions or not isinstance(error, KmsError):
                 raise error
-            logger.warning("a system key will not open in one of its regions: %s", error)
+            logger.warning("a system key will not open in one of its regions: %s", one_line(error))
         return keks
 
     async def _decrypt(self, kek: _Kek, blob: bytes) -> bytearray:

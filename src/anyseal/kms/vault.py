@@ -22,7 +22,7 @@ import anyio.abc
 
 from anyseal import offload
 from anyseal.config import KEY_BYTES
-from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError
+from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError, one_line
 from anyseal.hints import only_async_with
 from anyseal.kms._blob import check_key, check_wrapped, wipe
 from anyseal.kms._calls import check_patience, retried
@@ -242,7 +242,7 @@ class VaultTransitKms:
                 at_its_end = fresh.lease < held.lease / 2
                 return Token.leased(held.value, fresh.lease, fresh.renewable and not at_its_end)
         except KmsError as exc:
-            logger.warning("the token was not renewed: %s", exc)
+            logger.warning("the token was not renewed: %s", one_line(exc))
             if exc.retryable:
                 return held.later()
         if isinstance(self._auth, TokenAuth):
@@ -250,7 +250,7 @@ class VaultTransitKms:
         try:
             return await self._login()
         except KmsError as exc:
-            logger.warning("no new token: %s", exc)
+            logger.warning("no new token: %s", one_line(exc))
             return held.later()
 
     async def _login(self) -> Token:
@@ -346,7 +346,7 @@ class VaultTransitKms:
             try:
                 token = await self._token()
             except AnysealError as exc:
-                logger.warning("no token: %s", exc)
+                logger.warning("no token: %s", one_line(exc))
                 pause = min(2 * pause, 60.0)
                 await anyio.sleep(pause)
             else:

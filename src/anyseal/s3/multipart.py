@@ -188,9 +188,9 @@ class Upload:
             return
         except Exception as exc:
             _log.warning(
-                "the multipart upload of %s/%s could not be aborted (%s): "
+                "the multipart upload of %r in %r could not be aborted (%s): "
                 "a lifecycle rule of the bucket should end those",
-                self._calls.bucket,
                 self._key,
+                self._calls.bucket,
                 type(exc).__name__,
             )

@@ -12,6 +12,7 @@ from typing import Any
 from anyseal.compat.asherah import hooks
 from anyseal.compat.asherah.exceptions import ConfigurationError, warn
 from anyseal.compat.asherah.types import AsherahConfig
+from anyseal.errors import one_line
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.settings import SessionSettings, setting_names
 
@@ -166,5 +167,6 @@ def hierarchy_of(settings: SessionSettings) -> KeyHierarchy:
     if settings.verbose:
         hooks.be_verbose()
     hooks.watch(hierarchy)
-    _log.info("configured: metastore %s, KMS %s", settings.metastore, settings.kms)
+    metastore, kms = settings.metastore, settings.kms
+    _log.info("configured: metastore %s, KMS %s", one_line(metastore), one_line(kms))
     return hierarchy

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 from anyseal import ports
+from anyseal.errors import one_line
 from anyseal.keyring.hierarchy import KeyHierarchy
 
 __all__ = [
@@ -78,7 +79,9 @@ class _Callback:
         except Exception as exc:
             if not self._failed:
                 self._failed = True
-                _log.warning("the %s hook raised %s; said once", self._kind, type(exc).__name__)
+                _log.warning(
+                    "the %s hook raised %s; said once", one_line(self._kind), type(exc).__name__
+                )
 
 
 class _Handler(logging.Handler):

@@ -23,6 +23,7 @@ from anyseal.compat.cachekit.errors import (
 from anyseal.compat.cachekit.filling import Filled, Fills
 from anyseal.compat.cachekit.frame import Metadata
 from anyseal.compat.cachekit.stores import Store
+from anyseal.errors import one_line
 
 __all__ = ["CacheInfo", "CachedFunction", "InvalidationOutcome", "decorate"]
 
@@ -118,7 +119,7 @@ class CachedFunction:
 
     def _warn(self, what: str, exc: BaseException) -> None:
         """Neither keys nor the text of a foreign exception: both may hold what is cached."""
-        logger.warning("%s: %s (%s)", self._name, what, type(exc).__name__)
+        logger.warning("%s: %s (%s)", one_line(self._name), one_line(what), type(exc).__name__)
 
     def place(self, args: Any, kwargs: Any) -> tuple[str, str] | None:
         """Key and tenant of a call; None if it cannot be cached."""
@@ -144,7 +145,7 @@ class CachedFunction:
             hint = "an argument has no place in a key: key= makes one of the arguments"
         logger.warning(
             "%s: called without the cache, now and whenever this is so: %s (%s)",
-            self._name, hint, type(exc).__name__,
+            one_line(self._name), one_line(hint), type(exc).__name__,
         )  # fmt: skip
 
     def opened(self, stored: bytes | None, key: str, tenant: str) -> tuple[Any, bool]:
@@ -172,7 +173,7 @@ class CachedFunction:
             self._warn("a result cannot be stored", exc)
             return None
         if len(found[0]) > self._max_bytes:
-            logger.warning("%s: a result is too large to be stored", self._name)
+            logger.warning("%s: a result is too large to be stored", one_line(self._name))
             return None
         return found
 
