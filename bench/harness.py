@@ -32,6 +32,8 @@ class Settings:
     payload: int = 256 * MIB
     slow_payload: int = 64 * MIB
     file_bytes: int = GIB
+    loop_mib: tuple[int, ...] = (1, 16, 100, 256)
+    """Sizes of the payloads of every public awaitable, in MiB."""
     seconds: float = 3.0
     pairs_min: int = 9
     pairs_max: int = 41
@@ -45,6 +47,7 @@ class Settings:
             payload=64 * MIB,
             slow_payload=8 * MIB,
             file_bytes=128 * MIB,
+            loop_mib=(1, 16),
             seconds=0.2,
             pairs_min=3,
             warmups=1,

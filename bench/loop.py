@@ -1,21 +1,35 @@
-"""How long an event loop stands still while 1 GiB is sealed in it."""
+"""How long an event loop stands still beside each public awaitable, and while 1 GiB is sealed.
+
+``python -m bench.loop [MIB ...] [--only WORD]`` prints what the ticker shows beside each call.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import statistics
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from time import perf_counter, thread_time
+from typing import Any
 
 import anyseal
 from anyseal import Key, MemorySink, ObjectWriter, Suite
-from bench import rivals
-from bench.files import copy, write_file
 from bench.harness import GIB, MIB, Row, Settings
+from bench.servers import HttpCache, RedisServer, SeaweedFS, payload_calls, s3_client
 
 TICK = 0.001
+UNSIGNED = {"s3": {"addressing_style": "path", "payload_signing_enabled": False}}
+ROUNDS = 3
+AT_LEAST = 0.02
+"""Seconds that a round takes: short calls are repeated."""
+VALUE_MB = {1: 1, 16: 10, 100: 50}
+"""Of structured values, by the MiB of bytes that are measured beside them."""
 
 
 async def gaps_beside(
@@ -48,6 +62,7 @@ async def gaps_beside(
         task = asyncio.create_task(tick())
         await asyncio.sleep(0)
         await work()
+        await asyncio.sleep(TICK)  # the gap that *work* ends in counts, too
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -72,8 +87,125 @@ def _row(figure: str, gaps: list[float], must: tuple[str, float] | None) -> Row:
     )
 
 
+def p99_of(gaps: list[float]) -> float:
+    ordered = sorted(gaps)
+    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+
+
+async def _round(work: Callable[[], Awaitable[object]], count: int) -> list[float]:
+    """The gaps of one round of *count* calls."""
+
+    async def repeated() -> None:
+        for _ in range(count):
+            await work()
+            if count > 1:
+                await asyncio.sleep(0)
+
+    return await gaps_beside(repeated, 1)
+
+
+async def beside_call(make: Any, bed: Any) -> tuple[list[float], list[float], int]:
+    """The gaps of the quietest of some rounds of one call; those of as many ``sleep(0)``; the
+    number of calls."""
+    async with make(bed) as work:
+        await work()
+        started = perf_counter()
+        await work()
+        count = max(1, round(AT_LEAST / (perf_counter() - started)))
+        gc.collect()
+        rounds = [await _round(work, count) for _ in range(ROUNDS)]
+    beside = await _round(lambda: asyncio.sleep(0), count)
+    return min(rounds, key=max), beside, count
+
+
+def _call_row(case: Any, size: str, gaps: list[float], beside: list[float], count: int) -> Row:
+    row = _row(f"ticker beside {case.name}, {size}", gaps, None)
+    row.detail.update(
+        calls=count, unbounded="S3" if case.needs == "s3" else case.unbounded,
+        sleep_p99_ms=p99_of(beside), sleep_max_ms=max(beside), case=case.name, size=size,
+    )  # fmt: skip
+    rival = f"sleep(0): p99 {p99_of(beside):.2f} ms, max {max(beside):.2f} ms"
+    return replace(row, rival=rival)
+
+
+def calls(mib: int, folder: Path, servers: dict[str, Any], only: str = "") -> Iterator[Row]:
+    """A row for each call of a public awaitable, with payloads of *mib* MiB."""
+    beds: dict[str, Any] = {}
+    for case in payload_calls.CASES:
+        if only not in case.name or (case.needs and case.needs not in servers):
+            continue
+        size, name = mib * MIB, f"{mib} MiB"
+        if case.payload == "value":
+            if mib not in VALUE_MB:
+                continue
+            size, name = VALUE_MB[mib] * 1_000_000, f"{VALUE_MB[mib]} MB"
+        elif case.payload == "other text" and mib > 16:
+            continue  # its cost is in the docstring
+        if name not in beds:
+            beds[name] = payload_calls.Bed(size=size, folder=folder, servers=servers)
+        yield _call_row(case, name, *asyncio.run(_with_servers(case, beds[name])))
+
+
+async def _with_servers(case: Any, bed: Any) -> tuple[list[float], list[float], int]:
+    if case.needs != "s3":
+        return await beside_call(case.make, bed)
+    url, bucket = bed.servers["s3"]
+    async with s3_client(url, **UNSIGNED, max_pool_connections=16) as client:
+        given = replace(bed, servers={"s3": (client, bucket)})
+        return await beside_call(case.make, given)
+
+
+def _worst(size: str, rows: list[Row]) -> Iterator[Row]:
+    """What is bounded: the worst of all calls but those that are only reported, of S3 and those
+    whose ``unbounded`` says why."""
+    bounded = [row for row in rows if not row.detail["unbounded"]]
+    for what, most in (("p99", 5.0), ("max", 10.0)):
+        worst = max(bounded, key=lambda row: row.detail[f"{what}_ms"])
+        value = worst.detail[f"{what}_ms"]
+        yield Row(
+            group="loop",
+            figure=f"ticker beside each public awaitable, {size}: worst {what}",
+            ours=worst.detail["case"],
+            rival="the tick itself: 1 ms",
+            value=value,
+            low=min(row.detail[f"{what}_ms"] for row in bounded),
+            high=value,
+            must=("<=", most),
+            unit="ms",
+            detail={"calls": len(bounded)},
+        )
+
+
+@contextlib.contextmanager
+def running() -> Iterator[dict[str, Any]]:
+    """The servers that calls want, and their addresses."""
+    with contextlib.ExitStack() as stack:
+        redis, http, s3 = RedisServer(), HttpCache(), SeaweedFS()
+        for server in (redis, http, s3):
+            stack.callback(server.close)
+        yield {"redis": redis.url, "http": http.address, "s3": (s3.url, s3.new_bucket())}
+
+
+def awaitables(settings: Settings) -> Iterator[Row]:
+    """Every public awaitable with a payload, size by size."""
+    with running() as servers:
+        for mib in settings.loop_mib:
+            rows = list(calls(mib, settings.folder, servers))
+            yield from rows
+            yield from _worst(f"{mib} MiB", rows)
+
+
 def run(settings: Settings) -> Iterator[Row]:
     """All rows of this topic. The spread is from the median gap to the largest."""
+    yield from streams(settings)
+    yield from awaitables(settings)
+
+
+def streams(settings: Settings) -> Iterator[Row]:
+    """The loop while an object of ``file_bytes`` is sealed."""
+    from bench import rivals  # which want packages that the calls above do not
+    from bench.files import copy, write_file
+
     key, size = Key.generate(), settings.file_bytes
     rounds = max(3, settings.pairs_min)
     name = f"{size // GIB} GiB" if size >= GIB else f"{size // MIB} MiB"
@@ -113,3 +245,26 @@ def run(settings: Settings) -> Iterator[Row]:
     finally:
         plain.unlink()
         target.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Print a line for each call."""
+    parser = argparse.ArgumentParser(prog="python -m bench.loop", description=__doc__)
+    parser.add_argument("mib", nargs="*", type=int, default=[16, 100], metavar="MIB")
+    parser.add_argument("--only", default="", metavar="WORD", help="calls whose name has it")
+    parser.add_argument("--no-servers", action="store_true", help="no Redis, HTTP, S3")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-loop-"))
+        servers = {} if options.no_servers else stack.enter_context(running())
+        for mib in options.mib:
+            rows = []
+            for row in calls(mib, Path(folder), servers, options.only):
+                print(f"{row.ours:32} {row.figure.removeprefix('ticker beside ')}", flush=True)
+                rows.append(row)
+            for row in _worst(f"{mib} MiB", rows) if rows else ():
+                print(f"{row.figure}: {row.value:.2f} ms ({row.ours})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

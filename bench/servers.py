@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,19 @@ sys.path[:0] = [str(_TESTS), str(_TESTS / "interop")]
 
 from peers import environment
 
+import payload_calls_stores as payload_calls
+from cache_backends import CACHE_TOKEN
 from storage_servers import RedisServer, SeaweedFS, s3_client
 
-__all__ = ["RedisServer", "SeaweedFS", "YieldingSeaweedFS", "environment", "s3_client"]
+__all__ = [
+    "HttpCache",
+    "RedisServer",
+    "SeaweedFS",
+    "YieldingSeaweedFS",
+    "environment",
+    "payload_calls",
+    "s3_client",
+]
 
 
 class YieldingSeaweedFS(SeaweedFS):
@@ -21,3 +32,20 @@ class YieldingSeaweedFS(SeaweedFS):
 
     def command(self) -> Sequence[str]:
         return ["nice", "-n", "19", *super().command()]
+
+
+class HttpCache:
+    """The HTTP cache API over memory, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(_TESTS / "asgi_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.address = self._process.stdout.readline().strip(), CACHE_TOKEN
+
+    def close(self) -> None:
+        self._process.communicate()

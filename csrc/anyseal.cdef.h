@@ -271,6 +271,10 @@ int64_t anyseal_json_base64(uint8_t *out, size_t out_len, const uint8_t *in, siz
  * is not ASCII. */
 const uint8_t *anyseal_text(uintptr_t text);
 
+/* Copy `len` bytes into a fresh ASCII `str` of that length, named by its id(), without the GIL.
+ * Returns 1 if all are ASCII; else 0, and the `str` is to be dropped. */
+int anyseal_text_fill(uintptr_t text, const uint8_t *in, size_t len);
+
 /* ---- record.c: rows of the Asherah format, AES-256-GCM ---- */
 
 /* A row key is a block of bytes: the intermediate key's handle and the middle's length, each 8

@@ -434,3 +434,30 @@ const uint8_t *anyseal_text(uintptr_t text)
     }
     return found != NULL && bytes == PyUnicode_GetLength(object) ? (const uint8_t *) found : NULL;
 }
+
+#define ASCII_BLOCK 65536U
+
+int anyseal_text_fill(uintptr_t text, const uint8_t *in, size_t len)
+{
+    /* Fresh, unseen and not yet hashed: CPython's own rule for writing to a str. */
+    uint8_t *const out = (uint8_t *) (uintptr_t) anyseal_text(text);
+    if (out == NULL || (size_t) PyUnicode_GetLength((PyObject *) text) != len) {
+        return 0;
+    }
+    PyThreadState *state = PyEval_SaveThread();
+    uint64_t seen = 0;
+    for (size_t at = 0; at < len && (seen & UINT64_C(0x8080808080808080)) == 0;) {
+        const size_t stop = len - at < ASCII_BLOCK ? len : at + ASCII_BLOCK;
+        memcpy(out + at, in + at, stop - at);
+        for (; stop - at >= 8; at += 8) {
+            uint64_t w;
+            memcpy(&w, in + at, 8);
+            seen |= w;
+        }
+        for (; at < stop; at++) {
+            seen |= in[at];
+        }
+    }
+    PyEval_RestoreThread(state);
+    return (seen & UINT64_C(0x8080808080808080)) == 0;
+}

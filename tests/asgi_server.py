@@ -75,3 +75,10 @@ class CacheApi(AsgiServer):
         entries = self._backend.blocking
         for names in entries.scan(""):
             entries.delete_many(names)
+
+
+if __name__ == "__main__":  # in a process of its own, until its input ends
+    import sys
+
+    print(CacheApi().url, flush=True)
+    sys.stdin.read()

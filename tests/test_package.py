@@ -30,7 +30,7 @@ FLOORS = [
     ["config", "pickles"],
     ["_native"],
     ["_ffi"],
-    ["keys", "suites"],
+    ["keys", "suites", "pages"],
     ["value", "record"],
     [
         "objects.format", "objects.geometry", "objects.chunks", "objects.parts",

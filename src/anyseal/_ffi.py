@@ -11,7 +11,6 @@ import atexit
 import ctypes
 import mmap
 import os
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -38,10 +37,7 @@ from anyseal.hints import not_bytes
 
 __all__ = [
     "OwnPages",
-    "copied",
     "ffi",
-    "fresh",
-    "fresh_text",
     "lib",
     "library",
     "process_number",
@@ -57,8 +53,6 @@ OVERLAP = (
     "the output buffer overlaps an input, which would be overwritten before it is read: "
     "give it memory of its own, or copy the input with bytes()"
 )
-LARGE_BYTES = 1 << 16
-"""From so many bytes on a result is made without touching its pages."""
 
 _NEEDED = {
     "sodium_init": lib.ANYSEAL_FN_INIT,
@@ -283,67 +277,6 @@ def refuse_overlap(out: Any, data: Any) -> None:
     del out, data
     if shared:
         raise ValueError(OVERLAP)
-
-
-_new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
-    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
-)
-
-
-def fresh(size: int) -> bytes:
-    """A new bytes object whose content is undefined: C fills it before anyone else sees it.
-
-    A large one is on huge pages where the system has them: filling and freeing pages of 4 KiB
-    takes longer than the cipher, and the GIL is held while a bytes object is made and freed.
-    CPython shares bytes objects of length 0 and 1: *size* must be at least 2.
-    """
-    if size < LARGE_BYTES:
-        return b"\0" * size  # quicker than bytes(size)
-    out: bytes = _new_bytes(None, size)
-    lib.anyseal_huge_pages(out, size)
-    return out
-
-
-def copied(data: Any, name: str = "data") -> bytes:
-    """The bytes of a contiguous bytes-like; a ``bytes`` object is returned as it is.
-
-    Copies without the GIL from 16 KiB on: a large copy belongs in a worker thread.
-    """
-    if type(data) is bytes:
-        return data
-    source = view(data, name)
-    size = len(source)
-    if size < LARGE_BYTES:
-        return bytes(ffi.buffer(source))
-    out = fresh(size)
-    lib.anyseal_copy(out, source, size)
-    return out
-
-
-def _text_maker() -> Callable[[int], str]:
-    """What makes a new ASCII str without touching its pages, if this CPython lets us.
-
-    PyUnicode_New is not in the limited API, so that it is looked up when the program runs.
-    """
-    try:
-        new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_ssize_t, ctypes.c_uint32)(
-            ("PyUnicode_New", ctypes.pythonapi)
-        )
-    except AttributeError:
-        return lambda length: "0" * length
-    return lambda length: new(length, 127)
-
-
-_new_text = _text_maker()
-
-
-def fresh_text(length: int) -> str:
-    """As :func:`fresh`: a new str of *length* ASCII characters, at least 2."""
-    if length < LARGE_BYTES:
-        return "0" * length
-    out = _new_text(length)
-    lib.anyseal_huge_pages(lib.anyseal_text(id(out)), length)
-    return out
 
 
 library, suites_available = _load()

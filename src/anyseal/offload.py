@@ -15,6 +15,7 @@ import mmap
 import os
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
@@ -31,11 +32,13 @@ from anyseal.config import worker_count
 __all__ = [
     "BufferPool",
     "acquire",
+    "breathe",
     "buffers",
     "each",
     "each_blocking",
     "executor",
     "exiting",
+    "pause",
     "portal",
     "run",
     "run_waiting",
@@ -46,6 +49,9 @@ __all__ = [
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+BREATH_BYTES = 1 << 18
+"""So much may be sealed, opened or copied on the loop, call after call, and none of them waits."""
 
 WAITING_CALLS = 32
 """Calls that wait in worker threads at the same time, per event loop."""
@@ -118,6 +124,20 @@ async def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
                     await anyio.sleep(0.001)
         raise
     return cast(T, result)
+
+
+async def breathe(done: int) -> None:
+    """Let other tasks run, after *done* bytes of work on the loop that may have been much."""
+    if done >= BREATH_BYTES:
+        await anyio.lowlevel.checkpoint()
+
+
+def pause() -> None:
+    """Between two steps of a worker thread that hold the GIL: whoever waits for it gets it.
+
+    To let go of it and take it again at once is not enough: the waiting thread has to wake up.
+    """
+    time.sleep(5e-5)
 
 
 async def run_waiting(function: Callable[[*Ts], T], *args: *Ts) -> T:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from anyseal._ffi import LARGE_BYTES, fresh, lib, raise_for, steady, view, view_writable
+from anyseal._ffi import lib, raise_for, steady, view, view_writable
 from anyseal.config import CONTEXT_MAX_BYTES, EXPIRES_MAX_MS, VALUE_MAX_BYTES
 from anyseal.errors import FormatError, WrongKeyError
 from anyseal.hints import foreign, wrong_type
 from anyseal.keys import Key, Slot
+from anyseal.pages import LARGE_BYTES, fresh
 from anyseal.suites import DEFAULT_SUITE, TAG_BYTES, Suite, suite_named
 
 __all__ = [

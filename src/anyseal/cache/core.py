@@ -13,7 +13,7 @@ from anyseal.cache.calls import Calls
 from anyseal.cache.computation import Computation
 from anyseal.cache.entry import LARGE, RAW, check_key
 from anyseal.cache.herd import Herd
-from anyseal.cache.kit import WAITS, each, shielded
+from anyseal.cache.kit import WAITS, breathe, each, shielded
 from anyseal.cache.opening import RotationHook
 from anyseal.cache.options import items_of, one_partition, several, tag_names
 from anyseal.cache.pieces import object_name
@@ -143,6 +143,7 @@ class Cache(CacheBase):
             entry = entries.get(data)
             if entry is not None and not self._shelf.stale(entry):
                 value = await self._values.value(partition, data, entry, type)
+                await breathe(len(entry.payload))
                 if value is not UNSET:
                     found[key] = value
                     self._shelf.observer.count("local_hits" if data in local else "hits")

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.keys import Key, Slot
+from anyseal.pages import joined
 
 __all__ = [
     "ERROR",
@@ -95,7 +96,7 @@ class Entry:
 
 def pack(
     kind: int,
-    payload: bytes,
+    payload: bytes | bytearray | memoryview,
     *,
     fresh_until: int = 0,
     cost_ms: int = 0,
@@ -106,11 +107,11 @@ def pack(
         raise ValueError("an entry has too many tags")
     head = (kind << 56 | len(tags) << 48 | min(cost_ms, COST_MAX_MS)).to_bytes(8)
     if not tags:
-        return b"".join((head, fresh_until.to_bytes(8), payload))
+        return joined(head + fresh_until.to_bytes(8), payload)
     parts = [head, fresh_until.to_bytes(8)]
     for tag in tags:
         parts += (tag.name.encode(), tag.generation)
-    return b"".join((*parts, payload))
+    return joined(b"".join(parts), payload)
 
 
 def unpack(plain: bytes) -> Entry:

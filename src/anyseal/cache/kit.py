@@ -18,6 +18,7 @@ from anyio.lowlevel import current_token
 from anyseal.errors import BackendError
 from anyseal.flight import SingleFlight as Flight
 from anyseal.loops import PerLoop
+from anyseal.offload import breathe
 from anyseal.offload import run as away
 from anyseal.tasks import Background as _Background
 from anyseal.tasks import each_awaited
@@ -33,6 +34,7 @@ __all__ = [
     "Renewals",
     "asked",
     "away",
+    "breathe",
     "called",
     "cancelled",
     "each",

@@ -10,6 +10,7 @@ from anyseal.cache.breaker import Breaker
 from anyseal.cache.entry import LARGE, MOVED, Entry, PartitionNames, pack, unpack
 from anyseal.cache.guard import Guard
 from anyseal.cache.keys import PartitionKeys
+from anyseal.cache.kit import WAITS, away
 from anyseal.cache.local import Copies
 from anyseal.cache.policy import CachePolicy, now_ms
 from anyseal.cache.stats import Observer
@@ -19,7 +20,7 @@ from anyseal.keys import Key
 from anyseal.suites import Suite
 from anyseal.value import KEY_ID, key_id_of, open_under, seal_under
 
-__all__ = ["NOT_OPENED", "Opener", "RotationHook"]
+__all__ = ["INLINE_ENTRY_BYTES", "NOT_OPENED", "Opener", "RotationHook"]
 
 NOT_OPENED = (DecryptionError, FormatError, ExpiredError, WrongKeyError)
 
@@ -29,6 +30,18 @@ MOVING_MS = 5000
 RotationHook: TypeAlias = Callable[[str, bytes, bytes], None]
 """Called with partition, the old key's id and the current one's when an entry is opened under a
 key that is no longer current; must be quick and must not raise."""
+
+
+INLINE_ENTRY_BYTES = 1 << 20
+"""Larger entries are sealed and opened off the event loop."""
+
+
+def _sealed(
+    key: Key, context: bytes, suite: Suite | None, expires_ms: int,
+    kind: int, payload: Any, fields: dict[str, Any],
+) -> bytes:  # fmt: skip
+    plain = pack(kind, payload, **fields)
+    return seal_under(plain, key, context, suite, expires_ms=expires_ms)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,12 +59,29 @@ class Opener:
     suite: Suite | None
     on_rotation: RotationHook | None
 
-    def _unsealed(
+    async def sealed(
+        self, key: bytes, with_key: Key, names: PartitionNames, expires_ms: int,
+        kind: int, payload: Any, **fields: Any,
+    ) -> bytes:  # fmt: skip
+        """The sealed bytes of the entry of *key*, whose plaintext has these *fields*."""
+        context = names.context(key)
+        if len(payload) > INLINE_ENTRY_BYTES:
+            return await away(
+                _sealed, with_key, context, self.suite, expires_ms, kind, payload, fields
+            )
+        return _sealed(with_key, context, self.suite, expires_ms, kind, payload, fields)
+
+    async def _unsealed(
         self, names: PartitionNames, partition: str, key: bytes, sealed: bytes, with_key: Key
     ) -> Entry:
         """Open one entry. Raises what open_under raises."""
+        context = names.context(key)
         try:
-            entry = unpack(open_under(sealed, with_key, names.context(key)))
+            if len(sealed) > INLINE_ENTRY_BYTES:
+                plain = await away(open_under, sealed, with_key, context)
+            else:
+                plain = open_under(sealed, with_key, context)
+            entry = unpack(plain)
         except Exception as exc:
             self.observer.used(partition, sealed[KEY_ID], "decrypt", type(exc).__name__)
             raise
@@ -69,7 +99,7 @@ class Opener:
         """
         try:
             with_key = self.keys.named_hit(partition, sealed[KEY_ID])
-            if with_key is None:
+            if with_key is None or (WAITS and len(sealed) > INLINE_ENTRY_BYTES):
                 return None
             entry = unpack(open_under(sealed, with_key, names.context(key)))
         except NOT_OPENED:
@@ -108,7 +138,7 @@ class Opener:
         """The entry in *sealed*, or None where policy makes it a miss."""
         try:
             with_key = await self.keys.named(partition, key_id_of(sealed))
-            entry = self._unsealed(names, partition, key, sealed, with_key)
+            entry = await self._unsealed(names, partition, key, sealed, with_key)
         except NOT_OPENED as exc:
             await self.refused(partition, key, stored, sealed, exc)
             return None
@@ -157,11 +187,10 @@ class Opener:
             return
         expires = int.from_bytes(entry.sealed[20:28])
         tags = await self.tags.generations(names, partition, (), entry.tags)
-        payload = bytes(entry.payload)
-        fresh = pack(
-            entry.kind, payload, fresh_until=entry.fresh_until, cost_ms=entry.cost_ms, tags=tags
-        )
-        sealed = seal_under(fresh, current, names.context(key), self.suite, expires_ms=expires)
+        sealed = await self.sealed(
+            key, current, names, expires, entry.kind, entry.payload,
+            fresh_until=entry.fresh_until, cost_ms=entry.cost_ms, tags=tags,
+        )  # fmt: skip
         left = max(1, expires - now_ms()) if expires else None
         mark = self.moved(names, key, current)
         if await self.replaced(entry, names.names(key)[0], sealed, left, mark):

@@ -13,6 +13,7 @@ from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.cache.policy import CachePolicy
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
+from anyseal.pages import copied
 
 __all__ = ["Payloads"]
 
@@ -60,7 +61,7 @@ class Payloads:
         if kind == RAW:
             if type not in _BYTES_TYPES:
                 raise FormatError("the entry holds bytes")
-            return payload if payload.__class__ is bytes else bytes(payload)
+            return copied(payload)
         if kind == ERROR:
             raise FormatError("the entry holds an exception, which nobody here expects")
         raise FormatError("not an entry of a cache")

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from anyseal import offload
 from anyseal.cache.entry import LARGE, OBJECT, RAW, TEMPORARY, VALUE, Entry
 from anyseal.errors import FormatError, SourceChangedError
+from anyseal.pages import Growing
 from anyseal.ports import Ends
 
 __all__ = [
@@ -128,10 +130,14 @@ class _Buffered:
         pieces = []
         while len(data):
             room = PIECE_BYTES - len(self._buffer)
-            self._buffer += data[:room]
+            if not self._buffer and len(data) >= room:
+                pieces.append((self._offset, bytes(data[:room])))
+                self._offset += room
+            else:
+                self._buffer += data[:room]
+                if len(self._buffer) == PIECE_BYTES:
+                    pieces.append(self._taken())
             data = data[room:]
-            if len(self._buffer) == PIECE_BYTES:
-                pieces.append(self._taken())
         return pieces
 
     def _taken(self) -> tuple[int, bytes]:
@@ -152,6 +158,7 @@ class PieceSink(_Buffered):
     async def write(self, data: memoryview) -> None:
         for offset, piece in self._filled(data):
             await self._put(offset, piece)
+            await offload.breathe(len(piece))
 
     async def _put(self, offset: int, piece: bytes) -> None:
         await self._backend.put_range(self._name, offset, piece, ttl_ms=TEMPORARY_TTL_MS)
@@ -215,13 +222,14 @@ class Pieces:
             piece: bytes = await self._backend.get_range(self._name, offset, length)
             _check_piece(piece, length)
             return piece
-        found = bytearray()
+        found = Growing()
         while len(found) < length:
             wanted = min(PIECE_BYTES, length - len(found))
             piece = await self._backend.get_range(self._name, offset + len(found), wanted)
             _check_piece(piece, wanted)
-            found += piece
-        return found
+            found.write(len(found), piece)
+            await offload.breathe(wanted)
+        return found.read()
 
     async def aclose(self) -> None:
         pass

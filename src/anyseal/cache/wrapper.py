@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from anyseal import offload
-from anyseal.cache.codecs import codec_named
+from anyseal.cache.codecs import RawCodec, codec_named
 from anyseal.cache.codecs.base import Codec, check_bytes
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.static import StaticKeyring
@@ -138,8 +138,10 @@ class EncryptionWrapper:
         worker thread. The codec runs on the event loop."""
         context = self._bound(name)
         key = await current_key(self._keyring, self._partition)
-        data = self._codec.encode(value)
-        if len(data) <= INLINE_BYTES[self._suite]:
+        data: Any = value
+        if not isinstance(self._codec, RawCodec) or not isinstance(value, bytearray | memoryview):
+            data = self._codec.encode(value)  # the others are sealed as they are
+        if memoryview(data).nbytes <= INLINE_BYTES[self._suite]:
             return seal_under(data, key, context, self._suite, expires_at)
         return await offload.run(seal_under, data, key, context, self._suite, expires_at)
 

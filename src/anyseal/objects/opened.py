@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from anyseal import offload
-from anyseal._ffi import ffi, fresh, lib, view_writable
+from anyseal._ffi import lib, view_writable
 from anyseal.config import STEP_BYTES, UNIT_BYTES
 from anyseal.errors import DecryptionError, FormatError, SourceError
 from anyseal.keys import Key
@@ -28,7 +28,6 @@ __all__ = [
     "OpenedObject",
     "Part",
     "Request",
-    "fresh_bytes",
     "opening",
 ]
 
@@ -36,15 +35,6 @@ TAIL_BYTES = 4096
 """Read at the end at once: the trailer of up to 253 segments (16 GiB in segments of 64 MiB)."""
 
 SEGMENT_KEYS_MAX = 64
-
-
-def fresh_bytes(size: int) -> tuple[bytes, memoryview]:
-    """A new bytes object and a writable view to fill it through, before anybody else sees it.
-
-    CPython shares bytes objects of length 0 and 1: *size* must be at least 2.
-    """
-    result = fresh(size)
-    return result, memoryview(ffi.buffer(ffi.from_buffer("uint8_t[]", result)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from anyseal.objects.chunks import SegmentKey
 from anyseal.objects.format import ObjectKeys
 from anyseal.objects.geometry import SALT_BYTES
 from anyseal.objects.parts import PartPlan
-from anyseal.objects.reader import fresh_bytes
 from anyseal.objects.sealer import Piece, bytes_view, unit_bytes
+from anyseal.pages import fresh_bytes
 
 __all__ = ["PartJob", "PartSealer", "seal_job"]
 

@@ -25,11 +25,11 @@ from anyseal.objects.opened import (
     OpenedObject,
     Part,
     Request,
-    fresh_bytes,
     opening,
 )
 from anyseal.objects.views import ObjectFile, ViewedReader
 from anyseal.objects.writer import check_context
+from anyseal.pages import fresh_bytes
 from anyseal.ports import BlockingSource, Keyring, Source, named_key, resolve_partition
 from anyseal.suites import INLINE_BYTES
 from anyseal.tasks import Ahead, each_awaited
@@ -41,7 +41,6 @@ __all__ = [
     "OpenedObject",
     "Part",
     "ReaderBase",
-    "fresh_bytes",
     "opening",
 ]
 
@@ -245,6 +244,7 @@ class ObjectReader(ReaderBase):
     ) -> None:
         if request.stop - request.start <= INLINE_BYTES[self._object.suite]:
             use(request, sealed, *out)
+            await offload.breathe(request.length)
         else:
             await offload.run(use, request, sealed, *out)
 
@@ -350,6 +350,7 @@ class ObjectReader(ReaderBase):
         if self._blocks:
             for at, end in _pieces(start, stop, piece_size):
                 yield await self.read_range(at, end)
+                await offload.breathe(end - at)
             return
         running: deque[Ahead[deque[bytes]]] = deque()
         windows = _windows(start, stop, piece_size)
@@ -366,6 +367,7 @@ class ObjectReader(ReaderBase):
                     running.append(Ahead(partial(self._window, *window, piece_size)))
                 while ready:
                     yield ready.popleft()
+                    await offload.breathe(piece_size)
         finally:
             for call in running:
                 await call.drop()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ from anyseal.objects.targets import (
     private_name,
     warn_open,
 )
+from anyseal.pages import Growing, copied
 from anyseal.ports import Ends
 
 __all__ = [
@@ -74,16 +74,14 @@ class MemorySink:
 
     Args:
         buffer: Writable and contiguous, used from its start and never grown, so that it can be
-            used again. Default: a ``bytearray`` that grows.
+            used again. Default: memory that grows, and whose pages are large.
     """
 
     blocks = False
 
     def __init__(self, buffer: Any = None) -> None:
-        self._fixed = buffer is not None
-        self._buffer: Any = bytearray() if buffer is None else buffer
-        self._view = memoryview(self._buffer).cast("B") if self._fixed else None
-        self._lock = threading.Lock()
+        self._grown = Growing()
+        self._view = None if buffer is None else memoryview(buffer).cast("B")
         self._size: int | None = None
 
     @property
@@ -98,10 +96,7 @@ class MemorySink:
                 raise ValueError(f"the buffer has {len(self._view):,} bytes and needs {end:,}")
             self._view[offset:end] = data
             return
-        with self._lock:
-            if len(self._buffer) < offset:
-                self._buffer.extend(bytes(offset - len(self._buffer)))
-            self._buffer[offset:end] = data
+        self._grown.write(offset, data)
 
     def window(self, offset: int, length: int) -> memoryview | None:
         if self._view is None or offset + length > len(self._view):
@@ -115,14 +110,15 @@ class MemorySink:
         if self._view is not None:
             self._view.release()
             self._view = None
-        self._buffer = bytearray()
-        self._fixed = False
+        self._grown = Growing()
 
     def getvalue(self) -> bytes:
         """The sealed object. Raises ValueError before it is finished."""
         if self._size is None:
             raise ValueError("the object is not finished")
-        return bytes(memoryview(self._buffer).cast("B")[: self._size])
+        if self._view is None:
+            return self._grown.read(0, self._size)
+        return copied(self._view[: self._size])
 
 
 class FileSource:

@@ -19,9 +19,10 @@ from anyseal.keys import Key
 from anyseal.objects.chunks import SegmentKey, open_run
 from anyseal.objects.format import HEADER_MAX_BYTES, Header, ObjectKeys, Trailer
 from anyseal.objects.geometry import SALT_BYTES, SEGMENTS_MAX
-from anyseal.objects.opened import NeedKey, fresh_bytes
+from anyseal.objects.opened import NeedKey
 from anyseal.objects.sealer import bytes_view
 from anyseal.objects.writer import check_context
+from anyseal.pages import fresh_bytes
 from anyseal.ports import Keyring, named_key, resolve_partition
 from anyseal.suites import INLINE_BYTES
 
@@ -66,18 +67,26 @@ class StreamParser:
     def __init__(self, context: bytes) -> None:
         self._context = context
         self._buffer = bytearray()
+        self._rest = memoryview(b"")
         self._ended = False
         self._salts = bytearray()
         self._size = 0
 
     def _have(self, count: int) -> Generator[Event, Any, bool]:
-        """Buffer *count* bytes; False if the stream ends before."""
+        """Buffer *count* bytes, or a few more; False if the stream ends before.
+
+        Of a long piece no more than that: it is not copied at once.
+        """
         while len(self._buffer) < count and not self._ended:
-            data = yield NeedData()
-            if data is None:
-                self._ended = True
-            else:
-                self._buffer += data
+            if not len(self._rest):
+                data = yield NeedData()
+                if data is None:
+                    self._ended = True
+                    break
+                self._rest = memoryview(data).cast("B")
+            part = self._rest[: max(count - len(self._buffer), STEP_BYTES)]
+            self._buffer += part
+            self._rest = self._rest[len(part) :]
         return len(self._buffer) >= count
 
     def _take(self, count: int) -> bytes:
@@ -210,5 +219,6 @@ class StreamOpener(OpenerBase):
                 answer = await named_key(self._keyring, self._partition, event.key_id)
             elif len(event.data) <= INLINE_BYTES[event.key.suite]:
                 yield event.open()
+                await offload.breathe(len(event.data))
             else:
                 yield await offload.run(event.open)

@@ -223,6 +223,7 @@ class ObjectWriter(WriterBase):
                 else:
                     await offload.run(piece.seal, run, part, buffer)
                 await sink.write(buffer)
+            await offload.breathe(run.size)  # a sink in memory never waits
 
     async def write(self, data: Any) -> None:
         """Seal *data* after what was written before.

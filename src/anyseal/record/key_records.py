@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyseal._ffi import copied, lib, raise_for, view, view_writable
+from anyseal._ffi import lib, raise_for, view, view_writable
 from anyseal.errors import FormatError
 from anyseal.keys import Slot
+from anyseal.pages import copied
 from anyseal.record import software
 from anyseal.record.fields import WRAPPED_BYTES, check_time, json_string
 

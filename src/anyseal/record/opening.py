@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyseal._ffi import ffi, fresh, lib, raise_for, view, view_writable
+from anyseal._ffi import ffi, lib, raise_for, view, view_writable
 from anyseal.errors import FormatError, WrongKeyError
 from anyseal.hints import not_record
+from anyseal.pages import fresh
 from anyseal.record import software
 from anyseal.record.fields import BLOB_OVERHEAD
 from anyseal.record.parsing import ParsedRow, parse_row

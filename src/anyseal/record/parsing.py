@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyseal._ffi import copied, ffi, fresh, lib, view
+from anyseal._ffi import ffi, lib, view
 from anyseal.config import ROW_MAX_BYTES
 from anyseal.errors import FormatError
 from anyseal.hints import foreign, not_record
+from anyseal.pages import copied, fresh
 from anyseal.record.fields import BLOB_OVERHEAD, WRAPPED_BYTES, json_string
 
 __all__ = ["ParsedRow", "parse_row"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from anyseal._ffi import fresh, fresh_text, lib, raise_for, view
+from anyseal._ffi import lib, raise_for, view
 from anyseal.config import ROW_MAX_BYTES
+from anyseal.pages import fresh, fresh_text
 from anyseal.record import software
 from anyseal.record.fields import check_time
 from anyseal.record.row_key import RowKey

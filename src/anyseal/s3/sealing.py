@@ -17,9 +17,9 @@ from anyseal import offload
 from anyseal.config import BYTES_LIKE, STEP_BYTES
 from anyseal.objects.geometry import Geometry
 from anyseal.objects.parts import OBJECT_MAX_BYTES, PART_MAX_BYTES, PART_MIN_BYTES, PARTS_MAX
-from anyseal.objects.reader import fresh_bytes
 from anyseal.objects.sealer import Job, Piece, Sealer, bytes_view, unit_bytes
 from anyseal.objects.sources import FileSource
+from anyseal.pages import fresh_bytes
 from anyseal.s3.body import checksum_of
 from anyseal.suites import INLINE_BYTES
 

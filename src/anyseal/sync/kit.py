@@ -25,6 +25,7 @@ __all__ = [
     "Renewals",
     "asked",
     "away",
+    "breathe",
     "called",
     "cancelled",
     "each",
@@ -76,6 +77,10 @@ def asked(keyring: Any, method: str, *args: Any) -> Any:
 def away(function: Callable[..., T], *args: Any) -> T:
     """What *function* returns; there is no event loop that it could hold up."""
     return function(*args)
+
+
+def breathe(done: int) -> None:
+    """Nothing: no other task waits for this thread."""
 
 
 def called(factory: Callable[[], T]) -> T:

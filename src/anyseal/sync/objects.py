@@ -16,7 +16,6 @@ from anyseal.objects.reader import (
     Part,
     ReaderBase,
     answer_blocking,
-    fresh_bytes,
     opening,
 )
 from anyseal.objects.sealer import Job, Sealer, bytes_view
@@ -24,6 +23,7 @@ from anyseal.objects.stream import NeedData, OpenerBase, StreamParser
 from anyseal.objects.targets import warn_open
 from anyseal.objects.views import seek_position, unsupported
 from anyseal.objects.writer import WriterBase, append_to_sink, check_context, seal_to_sink
+from anyseal.pages import fresh_bytes
 from anyseal.ports import BlockingSink, BlockingSource, Keyring, resolve_partition
 from anyseal.sync.values import current_key, named_key
 

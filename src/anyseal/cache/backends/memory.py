@@ -8,8 +8,11 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 
+from anyseal import offload
 from anyseal.errors import BackendError, ConfigurationError
+from anyseal.pages import Growing, copied
 
 __all__ = ["BlockingMemoryBackend", "MemoryBackend"]
 
@@ -21,12 +24,20 @@ ENTRY_BYTES = 300
 _SCAN_NAMES = 1000
 
 
+COPIED_BYTES = 1 << 20
+"""Copies of more are made in a worker thread by the backend that is awaited."""
+
+
 class _Entry:
     __slots__ = ("deadline", "value")
 
-    def __init__(self, value: bytes | bytearray, deadline: float | None) -> None:
+    def __init__(self, value: bytes | Growing, deadline: float | None) -> None:
         self.value = value
         self.deadline = deadline
+
+
+def _whole(value: bytes | Growing) -> bytes:
+    return value if isinstance(value, bytes) else value.read()
 
 
 def _deadline(ttl_ms: int | None) -> float | None:
@@ -92,7 +103,7 @@ class BlockingMemoryBackend:
         self._bytes -= ENTRY_BYTES + len(name) + len(entry.value)
         return True
 
-    def _store(self, name: str, value: bytes | bytearray, deadline: float | None) -> bool:
+    def _store(self, name: str, value: bytes | Growing, deadline: float | None) -> bool:
         self._drop(name)
         if not self._fits(name, len(value)):
             return False
@@ -115,13 +126,19 @@ class BlockingMemoryBackend:
         """The values, in the order of *names*; None for what is not there."""
         with self._lock:
             found = [self._find(name) for name in names]
-            return [None if entry is None else bytes(entry.value) for entry in found]
+        return [None if entry is None else _whole(entry.value) for entry in found]
+
+    def copies(self, names: Sequence[str]) -> int:
+        """Bytes that :meth:`get_many` copies: values that were written in pieces."""
+        found = map(self._entries.get, names)
+        values = [entry.value for entry in found if entry is not None]
+        return sum(len(value) for value in values if type(value) is not bytes)
 
     def set(
         self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
     ) -> bool:
         """Store *value*; False if *if_absent* forbids it, or it is larger than all may be."""
-        value = bytes(value)
+        value = copied(value)
         with self._lock:
             if if_absent and self._find(name) is not None:
                 return False
@@ -133,12 +150,12 @@ class BlockingMemoryBackend:
         """Replace *expected* by *value* (None: delete) in one step; whether it was there."""
         with self._lock:
             entry = self._find(name)
-            if entry is None or entry.value != expected:
+            if entry is None or _whole(entry.value) != expected:
                 return False
             if value is None:
                 self._drop(name)
             else:
-                self._store(name, bytes(value), _deadline(ttl_ms))
+                self._store(name, copied(value), _deadline(ttl_ms))
             return True
 
     def delete_many(self, names: Sequence[str]) -> int:
@@ -175,25 +192,28 @@ class BlockingMemoryBackend:
         Raises:
             BackendError: *offset* is beyond the end, or the value larger than all may be.
         """
+        size = offset + len(data)
         with self._lock:
             entry = self._find(name)
             old = 0 if entry is None else len(entry.value)
             if not 0 <= offset <= old:
                 raise BackendError("the pieces before this one are gone")
-            if not self._fits(name, max(old, offset + len(data))):
+            if not self._fits(name, max(old, size)):
                 self._drop(name)
                 error = BackendError("the value is larger than the backend's max_bytes")
                 error.retryable = False
                 raise error
             if entry is None:
-                self._store(name, bytearray(data), _deadline(ttl_ms))
-                return
-            if not isinstance(entry.value, bytearray):
-                entry.value = bytearray(entry.value)
-            entry.value[offset : offset + len(data)] = data
+                self._store(name, Growing(), None)
+                entry = self._entries[name]
+            if isinstance(entry.value, bytes):
+                entry.value = Growing(entry.value)
+            value = entry.value
+            value.reserve(size)
             entry.deadline = _deadline(ttl_ms)
-            self._bytes += len(entry.value) - old
+            self._bytes += len(value) - old
             self._evict()
+        value.write(offset, data)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         """Up to *length* bytes from *offset*; fewer at the end, none if there is no value."""
@@ -201,8 +221,10 @@ class BlockingMemoryBackend:
             entry = self._find(name)
             if entry is None:
                 return b""
-            with memoryview(entry.value) as view:
-                return bytes(view[offset : offset + length])
+            value = entry.value
+        if isinstance(value, bytes):
+            return value[offset : offset + length]
+        return value.read(offset, length)
 
     def publish(
         self, temporary: str, final: str, name: str, value: bytes, *, ttl_ms: int | None
@@ -211,7 +233,7 @@ class BlockingMemoryBackend:
 
         False if *temporary* is gone, or evicted for *value*.
         """
-        value = bytes(value)
+        value = copied(value)
         with self._lock:
             entry = self._find(temporary)
             if entry is None:
@@ -229,17 +251,17 @@ class BlockingMemoryBackend:
         with self._lock:
             taken = self._find(lock) is None and self._store(lock, owner, _deadline(ttl_ms))
             entry = self._find(name)
-            return taken, None if entry is None else bytes(entry.value)
+            return taken, None if entry is None else _whole(entry.value)
 
     def settle(
         self, name: str, value: bytes, lock: str, owner: bytes, *,
         others: Sequence[str] = (), ttl_ms: int | None = None,
     ) -> bool:  # fmt: skip
         """If *lock* is *owner*'s, store *value* and delete *lock* and *others*; whether it was."""
-        value = bytes(value)
+        value = copied(value)
         with self._lock:
             held = self._find(lock)
-            if held is None or held.value != owner:
+            if held is None or _whole(held.value) != owner:
                 return False
             for other in (lock, *others):
                 self._drop(other)
@@ -249,7 +271,7 @@ class BlockingMemoryBackend:
         self, name: str, value: bytes, others: Sequence[str], *, ttl_ms: int | None = None
     ) -> bool:
         """Store *value* and delete *others*; False if it is larger than all may be."""
-        value = bytes(value)
+        value = copied(value)
         with self._lock:
             for other in others:
                 self._drop(other)
@@ -280,7 +302,8 @@ os.register_at_fork(after_in_child=_renew)
 class MemoryBackend:
     """Entries in memory, the least recently used evicted first.
 
-    Safe to use from several threads and event loops. No method waits: none is a checkpoint.
+    Safe to use from several threads and event loops. No method waits, and none is a checkpoint,
+    unless it copies more than 1 MiB: that is done in a worker thread.
 
     Args:
         max_bytes: The most that names, values and ``ENTRY_BYTES`` per entry may take together.
@@ -304,12 +327,16 @@ class MemoryBackend:
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """As :meth:`BlockingMemoryBackend.get_many`."""
+        if self.blocking.copies(names) > COPIED_BYTES:
+            return await offload.run(self.blocking.get_many, names)
         return self.blocking.get_many(names)
 
     async def set(
         self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
     ) -> bool:
         """As :meth:`BlockingMemoryBackend.set`."""
+        if type(value) is not bytes:
+            value = await offload.run(copied, value)
         return self.blocking.set(name, value, ttl_ms=ttl_ms, if_absent=if_absent)
 
     async def compare_and_set(
@@ -329,10 +356,16 @@ class MemoryBackend:
 
     async def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
         """As :meth:`BlockingMemoryBackend.put_range`."""
-        self.blocking.put_range(name, offset, data, ttl_ms=ttl_ms)
+        if len(data) > COPIED_BYTES:
+            call = partial(self.blocking.put_range, name, offset, data, ttl_ms=ttl_ms)
+            await offload.run(call)
+        else:
+            self.blocking.put_range(name, offset, data, ttl_ms=ttl_ms)
 
     async def get_range(self, name: str, offset: int, length: int) -> bytes:
         """As :meth:`BlockingMemoryBackend.get_range`."""
+        if length > COPIED_BYTES:
+            return await offload.run(self.blocking.get_range, name, offset, length)
         return self.blocking.get_range(name, offset, length)
 
     async def publish(

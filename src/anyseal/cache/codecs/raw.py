@@ -9,6 +9,7 @@ from typing import Any
 from anyseal.cache.codecs.base import check_bytes
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
+from anyseal.pages import copied
 
 __all__ = ["RawCodec"]
 
@@ -27,7 +28,7 @@ class RawCodec:
         if type(value) is bytes:
             return value
         if isinstance(value, BYTES_LIKE):
-            return bytes(value)
+            return copied(value)
         raise TypeError(f"raw cannot encode $: {type(value).__name__}")
 
     def decode(self, data: bytes | memoryview, type: Any = Any) -> Any:
@@ -40,6 +41,8 @@ class RawCodec:
             return data
         check_bytes(data)
         wanted = _bytes_like(type)
+        if wanted is bytes:
+            return copied(data)
         return data if wanted is data.__class__ else wanted(data)
 
     def __repr__(self) -> str:

@@ -11,7 +11,12 @@ from anyseal.compat.asherah.config import hierarchy_of, settings_from_env, setti
 from anyseal.compat.asherah.exceptions import PartitionError, translated
 from anyseal.errors import AnysealError
 from anyseal.record import parse_row
-from anyseal.session import INLINE_ROW_BYTES, decode_text
+from anyseal.session import (
+    INLINE_ROW_BYTES,
+    decode_text,
+    decode_text_async,
+    encode_text_async,
+)
 from anyseal.settings import SessionSettings
 
 __all__ = ["Session", "SessionFactory", "check_data", "check_row", "check_str"]
@@ -167,7 +172,7 @@ class Session(_Closing):
 
     async def encrypt_text_async(self, text: str) -> str:
         """As :meth:`encrypt_text`."""
-        return await self.encrypt_bytes_async(check_str("text", text).encode())
+        return await self.encrypt_bytes_async(await encode_text_async(check_str("text", text)))
 
     async def decrypt_bytes_async(self, data_row_record: str | bytes) -> bytes:
         """As :meth:`decrypt_bytes`."""
@@ -182,7 +187,11 @@ class Session(_Closing):
 
     async def decrypt_text_async(self, data_row_record: str | bytes) -> str:
         """As :meth:`decrypt_text`."""
-        return _text(await self.decrypt_bytes_async(data_row_record))
+        data = await self.decrypt_bytes_async(data_row_record)
+        try:
+            return await decode_text_async(data)
+        except AnysealError as exc:
+            raise translated(exc) from exc.__cause__
 
     def close(self) -> None:
         """No more use. Idempotent."""

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from anyseal._ffi import copied
 from anyseal.compat.cachekit.errors import DecryptionAuthenticationError, TenantResolutionError
+from anyseal.pages import copied
 
 __all__ = ["NONCE_BYTES", "TAG_BYTES", "Keys", "TenantKey", "associated_data", "tenant_bytes"]
 

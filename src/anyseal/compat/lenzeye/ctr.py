@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from anyseal import offload
 from anyseal.compat.lenzeye.master import IV_BYTES, KEY_BYTES, check_bytes
-from anyseal.objects.reader import fresh_bytes
+from anyseal.pages import fresh_bytes
 
 __all__ = [
     "decrypt_multipart_chunk",

@@ -15,9 +15,9 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from anyseal._ffi import copied
 from anyseal.compat.lenzeye.errors import InvalidTagError
 from anyseal.errors import ConfigurationError
+from anyseal.pages import copied
 
 __all__ = [
     "create_upload_token",

@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from anyseal._ffi import copied, steady
+from anyseal._ffi import steady
 from anyseal.compat.lenzeye.ctr import SLICE_BYTES, view_of
+from anyseal.pages import copied
 
 __all__ = ["PIECE_BYTES", "cut", "pieces_of", "spool", "start_of", "update_mac"]
 

@@ -26,7 +26,7 @@ from anyseal.sync._generated.herd import Herd
 from anyseal.sync._generated.opening import RotationHook
 from anyseal.sync._generated.shelf import Shelf
 from anyseal.sync._generated.values import Values
-from anyseal.sync.kit import WAITS, each, shielded
+from anyseal.sync.kit import WAITS, breathe, each, shielded
 
 __all__ = ["Cache"]
 
@@ -144,6 +144,7 @@ class Cache(CacheBase):
             entry = entries.get(data)
             if entry is not None and not self._shelf.stale(entry):
                 value = self._values.value(partition, data, entry, type)
+                breathe(len(entry.payload))
                 if value is not UNSET:
                     found[key] = value
                     self._shelf.observer.count("local_hits" if data in local else "hits")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from anyseal.cache.entry import LARGE, LOCK, OBJECT, Entry, PartitionNames, Tag, pack
+from anyseal.cache.entry import LARGE, LOCK, OBJECT, Entry, PartitionNames, Tag
 from anyseal.cache.leases import Leases
 from anyseal.cache.local import Copies
 from anyseal.cache.pieces import Staged
@@ -17,8 +17,9 @@ from anyseal.errors import SourceChangedError
 from anyseal.suites import Suite
 from anyseal.sync._generated.guard import Guard
 from anyseal.sync._generated.keys import PartitionKeys
-from anyseal.sync._generated.opening import Opener
-from anyseal.value import key_id_of, seal_under
+from anyseal.sync._generated.opening import INLINE_ENTRY_BYTES, Opener
+from anyseal.sync.kit import breathe
+from anyseal.value import key_id_of
 
 __all__ = ["Entries", "is_stale"]
 
@@ -82,8 +83,13 @@ class Entries:
         versions = self.copies.versions(stored)
         answers = (self.guard(self.backend.get_many, stored)) if places else []
         found: dict[bytes, Entry] = {}
+        done = 0
         for (key, name), sealed, version in zip(places, answers, versions, strict=True):
             if sealed is not None and key not in found:
+                done += len(sealed)
+                if done > INLINE_ENTRY_BYTES:
+                    breathe(done)
+                    done = 0
                 entry = self.opener.opened(names, partition, key, name, sealed)
                 if entry is None:
                     entry = self.opener.open(names, partition, key, name, sealed)
@@ -97,7 +103,7 @@ class Entries:
         partition: str,
         key: bytes,
         kind: int,
-        payload: bytes,
+        payload: bytes | bytearray | memoryview,
         *,
         ttl: float | None,
         tags: Sequence[Tag] = (),
@@ -116,8 +122,10 @@ class Entries:
         fresh, end = self.policy.lifetime(ttl)
         if not all(tag.reaches(end) for tag in tags):
             self.opener.tags.extend(names, partition, tags, end)
-        plain = pack(kind, payload, fresh_until=fresh, cost_ms=cost_ms, tags=tags)
-        sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
+        sealed = self.opener.sealed(
+            key, with_key, names, end, kind, payload,
+            fresh_until=fresh, cost_ms=cost_ms, tags=tags,
+        )  # fmt: skip
         self.observer.used(partition, with_key._key_id, "encrypt", "ok")
         stored = names.names(key)
         if if_absent and len(stored) > 1:  # the backend looks under the newest name only
@@ -237,11 +245,10 @@ class Entries:
             fresh, end = self.policy.lifetime(ttl)
             if entry.tags:
                 self.opener.tags.extend(names, partition, entry.tags, end)
-            plain = pack(
-                entry.kind, bytes(entry.payload), fresh_until=fresh, cost_ms=entry.cost_ms,
-                tags=entry.tags,
+            sealed = self.opener.sealed(
+                key, with_key, names, end, entry.kind, entry.payload,
+                fresh_until=fresh, cost_ms=entry.cost_ms, tags=entry.tags,
             )  # fmt: skip
-            sealed = seal_under(plain, with_key, names.context(key), self.suite, expires_ms=end)
             ttl_ms = max(1, end - now_ms()) if end else None
             if entry.kind == LARGE:
                 if not self.guard(self.backend.get_range, name + OBJECT, 0, 1):

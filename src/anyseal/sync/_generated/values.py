@@ -64,9 +64,15 @@ class Values:
             entry = there
         return None
 
+    @staticmethod
+    def _is_long(kind: int, payload: Any) -> bool:
+        """Whether decoding, or copying, *payload* would hold the event loop up."""
+        copies = kind == VALUE or payload.__class__ is not bytes
+        return len(payload) > INLINE_DECODE_BYTES and copies
+
     def decoded(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for. Raises FormatError."""
-        if kind == VALUE and len(payload) > INLINE_DECODE_BYTES:
+        if self._is_long(kind, payload):
             return away(self._shelf.payloads.decoded, kind, payload, type)
         return self._shelf.payloads.decoded(kind, payload, type)
 
@@ -86,7 +92,7 @@ class Values:
                     return UNSET
                 kind, payload = found
             try:
-                if kind == VALUE and len(payload) > INLINE_DECODE_BYTES:
+                if self._is_long(kind, payload):
                     return self.decoded(kind, payload, type)
                 return shelf.payloads.decoded(kind, payload, type)
             except FormatError as exc:
@@ -105,7 +111,7 @@ class Values:
         """
         if len(payload) > self._shelf.policy.large_bytes and self._ranged:
             return self._put_large(partition, key, kind, payload, **options)
-        return self._shelf.entries.store(partition, key, kind, bytes(payload), **options)
+        return self._shelf.entries.store(partition, key, kind, payload, **options)
 
     def _put_large(
         self,
