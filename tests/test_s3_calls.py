@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 import trio
 import trio.testing
@@ -12,6 +20,7 @@ from botocore.exceptions import ClientError, NoCredentialsError, PartialCredenti
 from anyseal import ObjectNotFoundError, SourceError, StaticKeyring
 from anyseal.errors import ConfigurationError
 from anyseal.s3 import SealedBucket
+from anyseal.s3.body import Body
 from anyseal.s3.calls import Calls
 from anyseal.s3.multipart import Upload
 from storage_servers import SeaweedFS, s3_client
@@ -175,3 +184,87 @@ def test_aborting_does_not_outlast_the_calls_again() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert 5 == client.asked
     assert waited[0] < 3
+
+
+class Dying:
+    """A server that answers the first request of a connection, and dies in the second."""
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self._listener.accept()[0]
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(0.05)
+        with connection, contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            head = connection.recv(65536)
+            self.heads.append(head)
+            if head.startswith(b"GET"):
+                connection.sendall(b"HTTP/1.1 206 OK\r\nContent-Length: 100000\r\n\r\nhalf")
+            elif head.startswith(b"DELETE"):  # an answer; the connection is lost with the next one
+                connection.sendall(b"HTTP/1.1 204 OK\r\n\r\n")
+            else:
+                connection.recv(65536)
+
+    def __enter__(self) -> Dying:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._listener.close()
+
+
+async def cancelled(calls: Calls) -> None:
+    """A put of a task that is cancelled while the server dies."""
+
+    async def put() -> None:
+        with contextlib.suppress(SourceError):
+            await calls.put("k", b"x" * (4 << 20))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(put)
+        await anyio.sleep(0.005)
+        group.cancel_scope.cancel()
+
+
+DYING: dict[str, Callable[[Calls], Awaitable[object]]] = {
+    "put": lambda calls: calls.put("k", b"x" * (4 << 20)),
+    "small put": lambda calls: calls.put("k", b"x"),
+    "empty put": lambda calls: calls.put("k", Body(())),
+    "part": lambda calls: calls.upload_part("k", "u", 1, b"x" * (4 << 20)),
+    "completion": lambda calls: calls.complete_upload("k", "u", ["etag"] * 1000),
+    "get": lambda calls: calls.get_range("k", "0-99999", limit=100_000),
+    "cancelled": cancelled,
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("name", DYING)
+async def test_calls_end_quietly_when_the_server_dies(name: str, anyio_backend_name: str) -> None:
+    """The caller gets the error; a line "Task exception was never retrieved" tells it nothing.
+
+    aiohttp asks for leave to send a body in a task of its own, if it is told to ask.
+    """
+    unheard: list[dict[str, Any]] = []
+    if anyio_backend_name == "asyncio":
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: unheard.append(told))
+    with Dying() as server:
+        async with s3_client(server.url, read_timeout=5) as client:
+            calls = Calls(client, "bucket", attempts=1)
+            for _ in range(5):
+                await calls.delete("k")
+                with contextlib.suppress(SourceError):
+                    await DYING[name](calls)
+            gc.collect()
+            await anyio.sleep(0)
+            gc.collect()
+    assert [] == unheard
+    assert not any(b"100-continue" in head for head in server.heads)

@@ -8,6 +8,7 @@ told not to: what is sealed needs no such proof, and a checksum is made where it
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import copy
@@ -160,16 +161,37 @@ class Body:
         return _Slices(self._slices())
 
 
+def _task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # on trio
+        return None
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 class _Slices:
-    """No generator: nobody would close it when a request fails."""
+    """No generator: nobody would close it when a request fails.
+
+    aiohttp sends a body in a task of its own. When the connection is lost, the request fails, which
+    the caller sees, and so may that task, whose error no caller retrieves: asyncio would log it.
+    """
 
     def __init__(self, slices: Iterator[memoryview]) -> None:
         self._slices = slices
+        self._caller: asyncio.Task[Any] | None = _task()
 
     def __aiter__(self) -> _Slices:
         return self
 
     async def __anext__(self) -> memoryview:
+        sender = _task()
+        if sender is not None and sender is not self._caller:
+            self._caller = sender
+            sender.add_done_callback(_retrieve)
         await anyio.lowlevel.checkpoint()  # a fast network would take all in one go
         for part in self._slices:
             return part
@@ -180,7 +202,8 @@ def _before_call(params: dict[str, Any], context: dict[str, Any], **_: Any) -> N
     """Undo what botocore does to bodies; only to those of ours."""
     if not isinstance(params.get("body"), Body):
         return
-    # Asking whether the body is welcome takes a round trip, and a server may not answer.
+    # Asking whether the body is welcome takes a round trip, and a server may not answer. If it dies
+    # then, aiohttp's task that asks ends in an error that no caller retrieves.
     params["headers"].pop("Expect", None)
     checksum = context.get("checksum")
     if checksum is not None:
@@ -210,10 +233,8 @@ def leave_unhashed(client: Any) -> None:
     events = getattr(getattr(client, "meta", None), "events", None)
     if events is None:
         return
-    for operation in ("PutObject", "UploadPart"):
-        try:
-            events.register_last(
-                f"before-call.s3.{operation}", _before_call, unique_id=f"anyseal-{operation}"
-            )
-        except ValueError as exc:  # pragma: no cover - another version registered another one
-            raise ConfigurationError(str(exc)) from None
+    try:
+        # Of all operations, as botocore's handlers are: those of one operation run before them.
+        events.register_last("before-call.s3", _before_call, unique_id="anyseal-body")
+    except ValueError as exc:  # pragma: no cover - another version registered another one
+        raise ConfigurationError(str(exc)) from None
