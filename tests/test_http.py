@@ -221,6 +221,21 @@ async def test_http_weak_tag_is_refused(store: Store, key: Key) -> None:
         await anyseal.ObjectReader.open(HttpSource(store.url), key)
 
 
+@pytest.mark.parametrize(("etag", "told"), [('W/"v1"', "only a weak one"), ("", "but none")])
+async def test_http_tag_that_pins_nothing_says_what_to_do(
+    store: Store, key: Key, etag: str, told: str
+) -> None:
+    """A proxy that compresses is found by its weak tags: people would look for a missing one."""
+    store.etag = etag
+    with pytest.raises(SourceError, match=rf"no strong entity tag .*{told}.*served") as caught:
+        await anyseal.ObjectReader.open(HttpSource(store.url), key)
+    assert not caught.value.retryable
+    with pytest.raises(SourceError, match=told):
+        await anyio.to_thread.run_sync(
+            lambda: sync.ObjectReader.open(sync.HttpSource(store.url), key)
+        )
+
+
 @pytest.mark.parametrize(
     ("status", "retryable"),
     [(403, False), (404, False), (408, True), (429, True), (500, True), (503, True), (302, False)],

@@ -20,9 +20,11 @@ from botocore.exceptions import ClientError, NoCredentialsError, PartialCredenti
 from anyseal import ObjectNotFoundError, SourceError, StaticKeyring
 from anyseal.errors import ConfigurationError
 from anyseal.s3 import SealedBucket
+from anyseal.s3.arguments import conditions
 from anyseal.s3.body import Body
-from anyseal.s3.calls import Calls
+from anyseal.s3.calls import Calls, Ranged
 from anyseal.s3.multipart import Upload
+from anyseal.s3.source import S3Source
 from storage_servers import SeaweedFS, s3_client
 
 pytest_plugins = ["server_fixtures"]
@@ -268,3 +270,24 @@ async def test_calls_end_quietly_when_the_server_dies(name: str, anyio_backend_n
             gc.collect()
     assert [] == unheard
     assert not any(b"100-continue" in head for head in server.heads)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("first", [0, 1000])
+@pytest.mark.parametrize(("etag", "told"), [('W/"v1"', "only a weak one"), ("", "but none")])
+async def test_source_without_a_strong_tag_says_what_to_do(
+    first: int, etag: str, told: str
+) -> None:
+    """Of a store behind a proxy; asked before anything else, since If-Match never holds then."""
+
+    class Weak:
+        bucket = "bucket"
+
+        async def get_range(self, key: str, wanted: str, **_: Any) -> Ranged:
+            return Ranged(bytes(50), 0, 100, etag)
+
+    with pytest.raises(SourceError, match=rf"no strong entity tag .*{told}.*served") as caught:
+        await S3Source(Weak(), "k", first=first).ends(50, 50)  # type: ignore[arg-type]
+    assert not caught.value.retryable
+    with pytest.raises(ValueError, match="weak"):
+        conditions(False, 'W/"v1"')

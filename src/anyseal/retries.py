@@ -5,7 +5,9 @@ Secrets never become arguments of a retried function: stamina logs those.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from anyseal.errors import AnysealError, MissingExtraError
@@ -28,6 +30,22 @@ LONGEST_WAIT = 2.0
 """Seconds."""
 
 
+_log = logging.getLogger("anyseal.retries")
+_log.addHandler(logging.NullHandler())  # a program that has set up no logging is told by the error
+
+_ours: ContextVar[bool] = ContextVar("_anyseal_retries", default=False)
+
+
+class _NotOurs(logging.Filter):
+    """Drops stamina's line for each retry of ours: it does not say whose it is or what failed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _ours.get()
+
+
+logging.getLogger("stamina").addFilter(_NotOurs())
+
+
 def _retryable(exc: Exception) -> bool:
     return isinstance(exc, AnysealError) and exc.retryable
 
@@ -46,17 +64,29 @@ async def retried(
         if attempts < 2 or not _retryable(exc):
             raise
         failed: Exception | None = exc
-    async for attempt in stamina.retry_context(
-        on=_retryable,
-        attempts=attempts,
-        timeout=None,
-        wait_initial=0.1,
-        wait_max=longest_wait,
-        wait_jitter=0.2,
-    ):
-        with attempt:
-            if failed is not None:  # the first attempt, which took no part in the ceremony
-                first, failed = failed, None
-                raise first
-            return await call()
+    ours = _ours.set(True)
+    try:
+        async for attempt in stamina.retry_context(
+            on=_retryable,
+            attempts=attempts,
+            timeout=None,
+            wait_initial=0.1,
+            wait_max=longest_wait,
+            wait_jitter=0.2,
+        ):
+            with attempt:
+                if failed is not None:  # the first attempt, which took no part in the ceremony
+                    first, failed = failed, None
+                    raise first
+                _log.warning("attempt %d of %d: %s", attempt.num, attempts, first)
+                _ours.set(False)  # what the call retries itself is its own
+                try:
+                    return await call()
+                except Exception as exc:
+                    first = exc
+                    raise
+                finally:
+                    _ours.set(True)
+    finally:
+        _ours.reset(ours)
     raise AssertionError("unreachable")

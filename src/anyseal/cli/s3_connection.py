@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import signal
@@ -280,8 +279,6 @@ class Connection:
         if self.endpoint_url is not None and not re.match("https?://.", self.endpoint_url):
             raise CliError("--endpoint-url begins with http:// or https://")
         from anyseal.s3 import connect
-
-        logging.getLogger("stamina").addHandler(logging.NullHandler())  # retries are no news here
 
         async def work() -> T:
             async with connect(

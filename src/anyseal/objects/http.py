@@ -16,6 +16,7 @@ import anyio
 
 from anyseal.deadline import bounded_client, deadline
 from anyseal.errors import ConfigurationError, MissingExtraError, SourceChangedError, SourceError
+from anyseal.objects.sources import check_tag
 from anyseal.objects.targets import warn_open
 from anyseal.ports import Ends
 
@@ -103,12 +104,12 @@ class _Ranges:
         """Both ends as one version, or None if they are of two."""
         first, size, etag, head_body = self.answer(head)
         tail_first, tail_size, tail_etag, tail_body = self.answer(tail)
+        for tag in (etag, tail_etag) if size else ():
+            check_tag(self.name, tag)
         if (size, etag) != (tail_size, tail_etag):
             return None
         if first != 0 or tail_first + len(tail_body) != size:
             raise SourceError(f"{self.name}: other bytes than were asked for")
-        if size and (not etag or etag.startswith("W/")):
-            raise SourceError(f"{self.name}: the server gives no strong entity tag to pin reads to")
         self._etag, self._size = etag or None, size
         return Ends(size=size, head=bytes(head_body[:head_bytes]), tail=bytes(tail_body))
 
@@ -116,6 +117,7 @@ class _Ranges:
         """The body of a read, if it is exactly what was asked for."""
         first, size, etag, body = self.answer(response)
         if (size, etag) != (self._size, self._etag):
+            check_tag(self.name, etag)  # a proxy that began to compress
             raise SourceChangedError(f"{self.name}: another version than was opened")
         if first != offset or len(body) != length:
             raise SourceError(f"{self.name}: other bytes than were asked for")

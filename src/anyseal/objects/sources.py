@@ -34,6 +34,23 @@ __all__ = [
 ]
 
 
+def check_tag(name: str, etag: str) -> None:
+    """Refuse an entity tag that cannot hold reads to one version of *name*.
+
+    Raises:
+        SourceError: There is none, or a weak one. Trying again does not help.
+    """
+    if etag and not etag.startswith("W/"):
+        return
+    what = "only a weak one (W/...), which says nothing about the bytes" if etag else "none"
+    error = SourceError(
+        f"{name}: no strong entity tag to hold reads to one version, but {what}: have the object "
+        "served with a strong ETag, without compression on the way"
+    )
+    error.retryable = False
+    raise error
+
+
 class MemorySource:
     """A sealed object in memory: any contiguous bytes-like.
 

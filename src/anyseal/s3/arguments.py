@@ -81,6 +81,8 @@ def conditions(if_none_match: bool, if_match: str | None) -> dict[str, str]:
     tag = checked_text("if_match", if_match)
     if if_none_match and tag is not None:
         raise ValueError("if_none_match and if_match exclude each other")
+    if tag is not None and tag.startswith("W/"):
+        raise ValueError("if_match needs a strong entity tag: a weak one (W/...) matches nothing")
     if if_none_match:
         return {"IfNoneMatch": "*"}
     return {} if tag is None else {"IfMatch": tag}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from anyseal.errors import PreconditionFailedError, SourceChangedError, SourceError
+from anyseal.objects.sources import check_tag
 from anyseal.ports import Ends
 from anyseal.s3.calls import Calls, Ranged
 from anyseal.s3.failures import RangeNotSatisfiableError
@@ -79,6 +80,7 @@ class S3Source:
     async def _long(self, tail: int) -> Ends | None:
         """A first request that may hold everything, and the tail only if it does not."""
         first = await self._get(f"0-{self._first - 1}", self._first)
+        check_tag(self._where, first.etag)
         if first.total <= len(first.data):
             return self._pin(first, first)
         missing = min(tail, first.total - len(first.data))
@@ -88,12 +90,12 @@ class S3Source:
 
     def _pin(self, first: Ranged, last: Ranged) -> Ends | None:
         """Both ends as one version, or None if they are of two."""
+        for one in (first, last):
+            check_tag(self._where, one.etag)
         if (first.total, first.etag) != (last.total, last.etag):
             return None
         if first.start != 0 or last.start + len(last.data) != first.total:
             raise SourceError(f"{self._where}: other bytes than were asked for")
-        if not first.etag or first.etag.startswith("W/"):
-            raise SourceError(f"{self._where}: there is no strong entity tag to pin reads to")
         self.etag, self._size = first.etag, first.total
         self._held = [(one.start, one.data) for one in (first, last)]
         return Ends(size=self._size, head=first.data, tail=last.data)
@@ -119,6 +121,7 @@ class S3Source:
         except (PreconditionFailedError, RangeNotSatisfiableError) as exc:
             raise self._changed() from exc
         if (found.total, found.etag) != (self._size, self.etag):
+            check_tag(self._where, found.etag)
             raise self._changed()
         if found.start != offset or len(found.data) != length:
             raise SourceError(f"{self._where}: other bytes than were asked for")
