@@ -237,7 +237,7 @@ async def test_cache_undecodable_is_a_miss(face: Face, make: Any) -> None:
         await face.set("k", "text")
         assert "d" == await face.get("k", "d", type=int)
         assert not await face.contains("k")
-    assert "closed" == face.cache._shelf.breaker.state
+    assert "closed" == face.cache._shelf.circuits.state
     assert 6 == face.stats().tampered
 
 

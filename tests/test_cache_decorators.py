@@ -483,7 +483,7 @@ def test_cached_types_results(twin: sync.Cache, caplog: Any) -> None:
         assert odd() in ([Point(1)], [{"x": 1, "y": 0}])
         assert Point(1, 2) == told()
     assert (3, 1) == (calls.count("wrong"), calls.count("odd"))
-    assert "closed" == twin._shelf.breaker.state
+    assert "closed" == twin._shelf.circuits.state
     assert any("return annotation" in record.getMessage() for record in caplog.records)
 
 

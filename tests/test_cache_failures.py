@@ -86,13 +86,13 @@ async def test_failure_redis_killed_and_restarted_under_load(
     await until(lambda: results > 200)
     assert 10 == calls
     await run(server.crash)
-    await until(lambda: cache._shelf.breaker.state == "open")
+    await until(lambda: cache._shelf.circuits.state == "open")
     seen = results
     await until(lambda: results > seen + 200)
     with pytest.raises(BackendError):
         await cache.delete("k")
     await run(server.start)
-    await until(lambda: cache._shelf.breaker.state == "closed")
+    await until(lambda: cache._shelf.circuits.state == "closed")
     hits = cache.stats().hits
     await until(lambda: cache.stats().hits > hits + 100)
     over = True
@@ -113,7 +113,7 @@ async def test_failure_redis_frozen_is_bounded(server: RedisServer) -> None:
         assert time.monotonic() - started < 10
         for _ in range(3):
             await cache.get("k")
-        assert "open" == cache._shelf.breaker.state
+        assert "open" == cache._shelf.circuits.state
         started = time.monotonic()
         for _ in range(100):
             assert await cache.get("k") is None
@@ -130,7 +130,7 @@ async def test_failure_redis_frozen_is_bounded(server: RedisServer) -> None:
     finally:
         server.thaw()
     await until(lambda: cache.get("k"))
-    assert "closed" == cache._shelf.breaker.state
+    assert "closed" == cache._shelf.circuits.state
     assert cache.stats().backend_errors >= 3
     await cache.aclose()
 
@@ -165,12 +165,12 @@ def test_failure_redis_of_the_sync_side(server: RedisServer) -> None:
     for _ in range(50):
         assert 1 == load(1)
     assert time.monotonic() - started < 15
-    assert "open" == cache._shelf.breaker.state
+    assert "open" == cache._shelf.circuits.state
     with pytest.raises(BackendError):
         load.invalidate(1)
     server.start()
     end = time.monotonic() + 60
-    while cache._shelf.breaker.state != "closed":
+    while cache._shelf.circuits.state != "closed":
         load(1)
         time.sleep(0.02)
         assert time.monotonic() < end

@@ -135,14 +135,14 @@ async def test_cache_refusals_open_the_circuit(make: Any, clock: Clock) -> None:
     for n in range(2):
         assert await face.get(f"k{n}") is None
     assert 1 == await face.get("good")
-    assert "closed" == face.cache._shelf.breaker.state
+    assert "closed" == face.cache._shelf.circuits.state
     for n in range(2, 5):
         assert await face.get(f"k{n}") is None
-    assert "open" == face.cache._shelf.breaker.state
+    assert "open" == face.cache._shelf.circuits.state
     assert await face.get("good") is None, "nothing is asked"
     await clock.turn(3001)
     assert 1 == await face.get("good")
-    assert "closed" == face.cache._shelf.breaker.state
+    assert "closed" == face.cache._shelf.circuits.state
 
 
 @both

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from anyseal import MetastoreError, flight
 from anyseal.flight import SingleFlight
 
 BACKENDS = ["asyncio", "trio"]
+tenant: ContextVar[str] = ContextVar("tenant")
 
 
 class Work:
@@ -82,29 +84,28 @@ async def test_flight_error_reaches_all_and_is_not_kept() -> None:
 
 @pytest.mark.anyio
 async def test_flight_survives_a_cancelled_leader() -> None:
-    """A client that hangs up must not fail the requests that waited for its call."""
-    flights, work = SingleFlight[int](), Work()
+    """A client that hangs up must neither fail the requests that wait for its call nor begin it
+    again."""
+    flights, work = SingleFlight[int](), Work(1.0)
     got: list[int] = []
 
     async def ask() -> None:
         got.append(await flights.run("k", work))
 
-    work.seconds = 60
     async with anyio.create_task_group() as group, anyio.create_task_group() as leader:
         leader.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
         for _ in range(10):
             group.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
-        work.seconds = 0.01
         leader.cancel_scope.cancel()
-    assert ([2] * 10, 2) == (got, work.calls)
+    assert ([1] * 10, 1) == (got, work.calls)
 
 
 @pytest.mark.anyio
 async def test_flight_survives_a_cancelled_waiter() -> None:
     """Nor may a waiter that gives up disturb the call."""
-    flights, work = SingleFlight[int](), Work()
+    flights, work = SingleFlight[int](), Work(1.0)
     got: list[int] = []
 
     async def ask() -> None:
@@ -120,6 +121,72 @@ async def test_flight_survives_a_cancelled_waiter() -> None:
         group.start_soon(ask)
     assert ([1, 1], 1) == (got, work.calls)
     assert not flights._flights
+
+
+@pytest.mark.anyio
+async def test_flight_without_callers_continues_for_a_while() -> None:
+    """The next client must find the call that the one before gave up on; but calls that no client
+    ever comes back for must end, and must not pile up."""
+    dropped: list[int] = []
+    flights = SingleFlight[int](60.0, 2, lambda: dropped.append(1))
+    works = {key: Work(60) for key in "abc"}
+
+    async def give_up(key: str) -> None:
+        with anyio.move_on_after(0.01):
+            await flights.run(key, works[key])
+
+    for key in "abc":
+        await give_up(key)
+    await _until(lambda: dropped)
+    assert (1, {"a", "b"}) == (len(dropped), set(flights._flights))
+    await give_up("a")
+    assert 1 == works["a"].calls
+    await flights.aclose()
+    assert ({}, 3) == (flights._flights, len(dropped))
+    brief = SingleFlight[int](0.05, 2, lambda: dropped.append(1))
+    with anyio.move_on_after(0.01):
+        await brief.run("d", Work(60))
+    await _until(lambda: len(dropped) == 4)
+    assert {} == brief._flights
+
+
+@pytest.mark.anyio
+async def test_flight_runs_in_the_context_of_its_first_caller() -> None:
+    """A tenant in a ContextVar is that of the caller that began the call."""
+    flights = SingleFlight[str]()
+
+    async def read() -> str:
+        await anyio.sleep(0)
+        return tenant.get()
+
+    tenant.set("a")
+    assert "a" == await flights.run("k", read)
+    tenant.set("b")
+    assert "b" == await flights.run("k", read)
+
+
+@pytest.mark.anyio
+async def test_flight_variants_are_calls_of_their_own() -> None:
+    """What differs in type or key generation is no result for another; one name forgets all."""
+    flights, work = SingleFlight[int](), Work(0.3)
+    got: list[int] = []
+
+    async def ask(variant: str) -> None:
+        got.append(await flights.run("k", work, variant))
+
+    async with anyio.create_task_group() as group:
+        for variant in "aab":
+            group.start_soon(ask, variant)
+        await _until(lambda: work.calls == 2)
+        flights.forget(["k"])
+        group.start_soon(ask, "a")
+    assert (4, 3, {1, 2, 3}) == (len(got), work.calls, set(got))
+
+
+async def _until(true: Callable[[], Any]) -> None:
+    with anyio.fail_after(60):
+        while not true():
+            await anyio.sleep(0.005)
 
 
 def _in_threads(*jobs: Callable[[], Any]) -> None:

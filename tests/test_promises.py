@@ -1,11 +1,11 @@
-"""What the documentation promises and the code does not keep yet.
+"""What the documentation promises of the cache, over both faces.
 
-Each test here fails today, on both faces, and is marked so: when its cause is mended the mark must
-go (``xfail_strict``), and the test moves to its neighbours.
+A promise that is not kept yet is marked ``expected_by`` with its cause: the mark is strict.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import time
@@ -23,7 +23,7 @@ import anyio.to_thread
 import pydantic
 import pytest
 
-from anyseal import StaticKeyring, sync
+from anyseal import BackendError, StaticKeyring, sync
 from anyseal.cache import Cache, CachePolicy, MemoryBackend, cached
 from anyseal.cache.backends.memory import BlockingMemoryBackend
 from anyseal.compat.cachekit import ArrowSerializer
@@ -37,6 +37,7 @@ from support import pattern
 pytest_plugins = ["server_fixtures"]
 
 KEYRING = StaticKeyring(pattern(32, "cache master"))
+tenant: ContextVar[str] = ContextVar("tenant")
 faces = pytest.mark.parametrize("face", ["async", "sync"])
 
 
@@ -110,7 +111,6 @@ async def test_structured_values_are_encoded_in_steps(face: str, verb: str, code
 
 
 @faces
-@expected_by("refused writes open the breaker for reads and deletes")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_full_redis_still_serves_and_deletes(face: str, anyio_backend: str) -> None:
@@ -142,6 +142,70 @@ async def test_full_redis_still_serves_and_deletes(face: str, anyio_backend: str
         assert ([1] * 20, 1) == (found, deleted)
     finally:
         server.close()
+
+
+KINDS = {
+    "read": ("get_many",),
+    "write": ("set", "take_lease", "settle", "set_and_delete"),
+    "delete": ("delete_many", "delete_beside"),
+}
+
+
+class Choosy:
+    """A backend in memory that refuses, or does not answer, one kind of call."""
+
+    def __init__(self, inner: Any, kind: str, refused: bool) -> None:
+        self._inner = inner
+        self._bad = KINDS[kind]
+        self._error = BackendError("no")
+        self._error.refused = refused
+        self.calls = 0
+        self.on = True
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if name not in self._bad:
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self.on:
+                return method(*args, **kwargs)
+            self.calls += 1
+            raise self._error
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            made = call(*args, **kwargs)
+            return await made if hasattr(made, "__await__") else made
+
+        return awaited if isinstance(self._inner, MemoryBackend) else call
+
+
+@faces
+@pytest.mark.parametrize("kind", ["read", "write", "delete"])
+@pytest.mark.parametrize("refused", [True, False], ids=["refuses", "is silent"])
+@pytest.mark.anyio
+async def test_reads_writes_and_deletes_fail_apart(face: str, kind: str, refused: bool) -> None:
+    """A backend that has stopped taking one kind of call still serves the others; and only silence
+    opens a circuit."""
+    inner = MemoryBackend() if face == "async" else BlockingMemoryBackend()
+    backend = Choosy(inner, kind, refused)
+    cache = Face(a_cache(face, backend, policy=CachePolicy(lease=None)))
+    backend.on = False
+    assert await cache.set_many({"a": 1, "b": 2})
+    backend.on = True
+    for n in range(8):
+        await cache.get("a")
+        await cache.set(f"new {n}", 1)
+        with contextlib.suppress(BackendError):
+            await cache.delete(f"new {n}")
+    assert (8 if refused else 5) == backend.calls
+    assert ("closed" if refused else "open") == (await cache.health()).breaker
+    if kind != "read":
+        assert 1 == await cache.get("a")
+    if kind != "write":
+        assert await cache.set("c", 3)
+    if kind != "delete":
+        assert 1 == await cache.delete("b")
 
 
 # ---- cancelled callers
@@ -199,7 +263,6 @@ def _by_hierarchy(slow: Slow) -> Callable[[], Any]:
     return encrypt
 
 
-@expected_by("the first caller's cancellation ends the work that others wait for")
 @pytest.mark.parametrize(
     ("made", "waiting"),
     [
@@ -242,6 +305,76 @@ async def test_work_outlives_its_first_caller(made: Any, waiting: bool) -> None:
     assert {7} == set(results)
 
 
+@pytest.mark.anyio
+async def test_tenants_with_equal_arguments_share_nothing() -> None:
+    """A flight is one partition's: of two tenants that ask at the same time, each gets its own."""
+    go = anyio.Event()
+
+    @cached(cache=a_cache("async"), partition=tenant)
+    async def load(n: int) -> str:
+        await go.wait()
+        return tenant.get()
+
+    results: dict[str, str] = {}
+
+    async def use(name: str) -> None:
+        tenant.set(name)
+        results[name] = await load(7)
+
+    async with anyio.create_task_group() as group:
+        for name in ("a", "b"):
+            group.start_soon(use, name)
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+    assert {"a": "a", "b": "b"} == results
+
+
+@pytest.mark.anyio
+async def test_unshared_work_ends_with_its_caller() -> None:
+    """A function that uses its request's database session must not run after the request."""
+    cache = a_cache("async", policy=CachePolicy(lease=None))
+    ended: list[str] = []
+    outer: ContextVar[str] = ContextVar("outer", default="")
+
+    @cached(cache=cache, shared=False)
+    async def load() -> str:
+        try:
+            await anyio.sleep(0.2)
+            outer.set("changed")
+            return "done"
+        finally:
+            ended.append("ended")
+
+    with anyio.move_on_after(0.01):
+        await load()
+    assert ["ended"] == ended
+    assert "done" == await load()
+    assert "changed" == outer.get()
+
+
+@pytest.mark.anyio
+async def test_work_without_callers_is_bounded() -> None:
+    """Clients that never come back must not leave ever more functions running."""
+    cache = a_cache("async", policy=CachePolicy(abandoned_max=3))
+    running = 0
+
+    async def forever() -> None:
+        nonlocal running
+        running += 1
+        try:
+            await anyio.sleep(600)
+        finally:
+            running -= 1
+
+    for n in range(8):
+        with anyio.move_on_after(0.01):
+            await cache.get_or_set(f"k{n}", forever)
+    await until(lambda: running == 3)
+    assert 5 == cache.stats().abandoned
+    await cache.aclose()
+    assert (0, 8) == (running, cache.stats().abandoned)
+
+
 # ---- a hit has the types of the miss
 
 
@@ -257,7 +390,6 @@ class Model(pydantic.BaseModel):
 
 
 Pair = namedtuple("Pair", "a b")
-tenant: ContextVar[str] = ContextVar("tenant")
 
 VALUES: list[Any] = [
     date(2026, 11, 30), datetime(2026, 11, 30, 12), time_of_day(1, 2), timedelta(1, 2),

@@ -214,9 +214,12 @@ class CacheError(AnysealError):
 
 
 class BackendError(CacheError):
-    """The cache's backend did not answer, or not usably."""
+    """The cache's backend did not answer, refused, or answered with something unusable."""
 
     retryable = True
+    refused = False
+    """True: the backend answered that it will not do this, such as a full Redis for a write. It is
+    alive, so the circuit breaker does not count it."""
 
 
 class OutputExistsError(AnysealError, FileExistsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import threading
 import weakref
@@ -12,6 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 from anyio.lowlevel import current_token
+
+from anyseal.tasks import Detached
 
 __all__ = ["SingleFlight", "ThreadFlight", "set_elsewhere"]
 
@@ -33,13 +36,16 @@ os.register_at_fork(after_in_child=_renew_all)
 
 
 class _Flight:
-    """One call under way, and those who wait for it."""
+    """One call under way, and the callers that wait for it."""
 
-    __slots__ = ("done", "error", "result", "token", "waiters")
+    __slots__ = ("done", "error", "result", "task", "token", "waiters", "waiting")
 
     def __init__(self, token: Any) -> None:
         self.token = token
         """The event loop that makes the call."""
+        self.task: Detached | None = None
+        self.waiting = 0
+        """Callers in that loop or another one."""
         self.done = False
         self.result: Any = None
         self.error: Exception | None = None
@@ -47,82 +53,161 @@ class _Flight:
 
 
 class SingleFlight(Generic[T]):
-    """Runs a function once per key at a time.
+    """Runs a function once per key at a time, in a task of its own.
 
-    The first caller runs it; those who come meanwhile get its result or its exception. If the
-    first caller is cancelled one of the others takes over, so that a cancellation ends nobody
-    else's call. A forked child does not wait for its parent, nor an event loop for another one
-    longer than ``PATIENCE``.
+    The first caller starts it, in a copy of that caller's context; callers that come while it runs
+    get its result or its exception. A cancelled caller disturbs no other: the call continues. One
+    that no caller waits for any more continues for *abandoned_timeout* seconds, so that the next
+    caller finds it; at most *abandoned_max* of these at a time, beyond that they are cancelled.
+
+    A forked child does not wait for its parent, nor an event loop for another one longer than
+    ``PATIENCE``.
+
+    Args:
+        abandoned_timeout: Seconds.
+        abandoned_max: Calls.
+        dropped: Called for each call that is cancelled since no caller waits for it.
+
+    Cost: a task for each call, some 10 us.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._flights: dict[Hashable, _Flight] = {}
+    def __init__(
+        self,
+        abandoned_timeout: float = 30.0,
+        abandoned_max: int = 32,
+        dropped: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._timeout = abandoned_timeout
+        self._max = abandoned_max
+        self._dropped = dropped
+        self._abandoned: set[_Flight] = set()
+        self._renew()
         _live.add(self)
 
     def _renew(self) -> None:
-        """In a forked child: the parent's calls, and its threads that hold the lock, are gone."""
+        """Also in a forked child: the parent's calls, and its threads that hold the lock, are
+        gone."""
         self._lock = threading.Lock()
-        self._flights = {}
+        self._flights: dict[Hashable, dict[Hashable, _Flight]] = {}
+        self._abandoned = set()
 
     def forget(self, keys: Iterable[Hashable]) -> None:
-        """Who comes from now on waits for no call for one of *keys* that is under way."""
+        """Let no later caller wait for a call for one of *keys* that is under way."""
         if self._flights:
             with self._lock:
                 for key in keys:
                     self._flights.pop(key, None)
 
     def forget_those(self, match: Callable[[Any], bool]) -> None:
-        """The same for the keys of which *match* says so."""
+        """The same for the keys that *match* picks."""
         self.forget([key for key in list(self._flights) if match(key)])
 
-    async def run(self, key: Hashable, function: Callable[[], Awaitable[T]]) -> T:
-        """The result of *function*, called here or by someone else for the same *key*."""
+    async def run(
+        self, key: Hashable, function: Callable[[], Awaitable[T]], variant: Hashable = None
+    ) -> T:
+        """The result of *function*, called for this caller or for an earlier one.
+
+        Args:
+            key: What :meth:`forget` knows the call by.
+            function: Called without arguments and awaited.
+            variant: Calls with the same key and another variant are other calls.
+        """
         here = current_token()
         passed_by: _Flight | None = None
         while True:
+            landed = anyio.Event()
             with self._lock:
-                flight = self._flights.get(key)
+                flights = self._flights.setdefault(key, {})
+                flight = flights.get(variant)
                 leads = flight is None or flight is passed_by
                 if flight is None or leads:
-                    flight = self._flights[key] = _Flight(here)
-                else:
-                    landed = anyio.Event()
-                    flight.waiters.append((here, landed))
+                    flight = flights[variant] = _Flight(here)
+                flight.waiters.append((here, landed))
+                flight.waiting += 1
+                found = flight in self._abandoned
+                self._abandoned.discard(flight)
             if leads:
-                return await self._lead(key, flight, function)
-            with anyio.move_on_after(None if flight.token == here else PATIENCE):
-                await landed.wait()
+                self._start(key, variant, flight, function)
+            elif found:
+                _limit(flight, math.inf)
+            try:
+                with anyio.move_on_after(None if flight.token == here else PATIENCE):
+                    await landed.wait()
+            finally:
+                self._leave(flight)
             if flight.error is not None:
-                raise _twin(flight.error)
+                raise flight.error if leads else _twin(flight.error)
             if flight.done:
                 result: T = flight.result
                 return result
+            if leads:
+                raise RuntimeError("the call was cancelled from elsewhere")
             passed_by = flight
 
-    async def _lead(
-        self, key: Hashable, flight: _Flight, function: Callable[[], Awaitable[T]]
-    ) -> T:
-        try:
-            flight.result = await function()
-            flight.done = True
-            result: T = flight.result
-            return result
-        except Exception as exc:
-            flight.error = exc
-            raise
-        finally:
-            with self._lock:
-                if self._flights.get(key) is flight:
+    def _start(
+        self, key: Hashable, variant: Hashable, flight: _Flight,
+        function: Callable[[], Awaitable[T]],
+    ) -> None:  # fmt: skip
+        async def call() -> None:
+            try:
+                flight.result = await function()
+                flight.done = True
+            except Exception as exc:
+                flight.error = exc
+
+        flight.task = Detached(call, lambda: self._land(key, variant, flight))
+
+    def _land(self, key: Hashable, variant: Hashable, flight: _Flight) -> None:
+        """The call is over: tell the callers."""
+        with self._lock:
+            flights = self._flights.get(key)
+            if flights is not None and flights.get(variant) is flight:
+                del flights[variant]
+                if not flights:
                     del self._flights[key]
-            elsewhere: dict[Any, list[anyio.Event]] = {}
-            for token, landed in flight.waiters:
-                if token == flight.token:
-                    landed.set()
-                else:
-                    elsewhere.setdefault(token, []).append(landed)
-            for token, events in elsewhere.items():
-                set_elsewhere(token, events)
+            self._abandoned.discard(flight)
+            waiters, flight.waiters = flight.waiters, []
+        if not flight.done and flight.error is None:
+            self._dropped()
+        elsewhere: dict[Any, list[anyio.Event]] = {}
+        for token, landed in waiters:
+            if token == flight.token:
+                landed.set()
+            else:
+                elsewhere.setdefault(token, []).append(landed)
+        for token, events in elsewhere.items():
+            set_elsewhere(token, events)
+
+    def _leave(self, flight: _Flight) -> None:
+        """A caller waits no longer: it has its result, or gave up."""
+        with self._lock:
+            flight.waiting -= 1
+            if flight.waiting or flight.task is None or flight.task.ended:
+                return
+            stays = len(self._abandoned) < self._max
+            self._abandoned.add(flight)
+        _limit(flight, self._timeout if stays else 0.0)
+
+    async def aclose(self) -> None:
+        """Cancel this event loop's calls that no caller waits for, and wait for their end."""
+        here = current_token()
+        with self._lock:
+            mine = [flight for flight in self._abandoned if flight.token == here]
+        for flight in mine:
+            if flight.task is not None:
+                flight.task.limit(0.0)
+                await flight.task.wait()
+
+
+def _limit(flight: _Flight, seconds: float) -> None:
+    """Give a call that much time from now on."""
+    task = flight.task
+    if task is None:
+        return
+    if flight.token == current_token():
+        task.limit(seconds)
+    else:
+        _soon(flight.token, lambda: task.limit(seconds))
 
 
 def _twin(error: Exception) -> Exception:
@@ -142,10 +227,15 @@ def set_elsewhere(token: Any, events: list[anyio.Event]) -> None:
         for event in events:
             event.set()
 
+    _soon(token, set_all)
+
+
+def _soon(token: Any, call: Callable[[], object]) -> None:
+    """Have another event loop make a call, without waiting for that loop."""
     loop = token.native_token
     soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon  # asyncio, trio
-    with contextlib.suppress(Exception):  # that loop may have ended, and its waiters with it
-        soon(set_all)
+    with contextlib.suppress(Exception):  # that loop may have ended, and its callers with it
+        soon(call)
 
 
 class _Landing:
@@ -162,13 +252,18 @@ class _Landing:
 class ThreadFlight(Generic[T]):
     """SingleFlight for threads: the first caller runs the function, the others wait for it.
 
-    If what the first one raised is no Exception (its thread was told to end), one of the others
-    takes over.
+    A thread is not cancelled, so no call is abandoned. If what the first one raised is no
+    Exception (its thread was told to end), one of the others takes over.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        abandoned_timeout: float = 0.0,
+        abandoned_max: int = 0,
+        dropped: Callable[[], object] = lambda: None,
+    ) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[Hashable, _Landing] = {}
+        self._flights: dict[Hashable, dict[Hashable, _Landing]] = {}
         _live.add(self)
 
     def _renew(self) -> None:
@@ -177,26 +272,27 @@ class ThreadFlight(Generic[T]):
         self._flights = {}
 
     def forget(self, keys: Iterable[Hashable]) -> None:
-        """Who comes from now on waits for no call for one of *keys* that is under way."""
+        """Let no later caller wait for a call for one of *keys* that is under way."""
         if self._flights:
             with self._lock:
                 for key in keys:
                     self._flights.pop(key, None)
 
     def forget_those(self, match: Callable[[Any], bool]) -> None:
-        """The same for the keys of which *match* says so."""
+        """The same for the keys that *match* picks."""
         self.forget([key for key in list(self._flights) if match(key)])
 
-    def run(self, key: Hashable, function: Callable[[], T]) -> T:
-        """The result of *function*, called here or by another thread for the same *key*."""
+    def run(self, key: Hashable, function: Callable[[], T], variant: Hashable = None) -> T:
+        """The result of *function*, called here or by another thread; see SingleFlight."""
         while True:
             with self._lock:
-                flight = self._flights.get(key)
+                flights = self._flights.setdefault(key, {})
+                flight = flights.get(variant)
                 leads = flight is None
                 if flight is None:
-                    flight = self._flights[key] = _Landing()
+                    flight = flights[variant] = _Landing()
             if leads:
-                return self._lead(key, flight, function)
+                return self._lead(key, variant, flight, function)
             flight.over.wait()
             if isinstance(flight.error, Exception):
                 raise _twin(flight.error)
@@ -204,7 +300,9 @@ class ThreadFlight(Generic[T]):
                 result: T = flight.result
                 return result
 
-    def _lead(self, key: Hashable, flight: _Landing, function: Callable[[], T]) -> T:
+    def _lead(
+        self, key: Hashable, variant: Hashable, flight: _Landing, function: Callable[[], T]
+    ) -> T:
         try:
             flight.result = function()
             result: T = flight.result
@@ -214,6 +312,12 @@ class ThreadFlight(Generic[T]):
             raise
         finally:
             with self._lock:
-                if self._flights.get(key) is flight:
-                    del self._flights[key]
+                flights = self._flights.get(key)
+                if flights is not None and flights.get(variant) is flight:
+                    del flights[variant]
+                    if not flights:
+                        del self._flights[key]
             flight.over.set()
+
+    def close(self) -> None:
+        """Nothing to do: no call is abandoned."""

@@ -143,6 +143,10 @@ class Detached:
         """Ask it to end. Idempotent."""
         self._scope.cancel()
 
+    def limit(self, seconds: float) -> None:
+        """Cancel it if it has not ended that many seconds from now; ``math.inf``: never."""
+        self._scope.deadline = anyio.current_time() + seconds
+
     async def wait(self) -> None:
         """Wait for its end."""
         await self._ended.wait()

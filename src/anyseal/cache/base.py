@@ -63,7 +63,7 @@ class CacheBase:
         return CacheHealth(
             ok=failure == "ok",
             backend=failure,
-            breaker=self._shelf.breaker.state,
+            breaker=self._shelf.circuits.state,
             latency_ms=(perf_counter() - started) * 1000,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from anyseal.errors import BackendError, MissingExtraError
 
-__all__ = ["Breaker"]
+__all__ = ["Breaker", "Circuits"]
 
 CLOSED, OPEN = "closed", "open"
 """pybreaker's names of states."""
@@ -158,3 +158,18 @@ class Breaker:
         """A probe is over, however it ended."""
         if probe and self._probing.locked():
             self._probing.release()
+
+
+class Circuits:
+    """A breaker for each kind of call: a backend that takes no writes may still serve reads."""
+
+    def __init__(self, failures: int, reset: float, name: str) -> None:
+        self.reads, self.writes, self.deletes = (
+            Breaker(failures, reset, f"{name} {kind}") for kind in ("reads", "writes", "deletes")
+        )
+
+    @property
+    def state(self) -> str:
+        """The worst of the three: ``open``, ``half-open``, ``closed``; ``off`` without breakers."""
+        states = {each.state for each in (self.reads, self.writes, self.deletes)}
+        return next(state for state in (OPEN, "half-open", CLOSED, "off") if state in states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -37,6 +37,8 @@ class Computation:
     """A value that cannot be stored is returned all the same."""
     force: bool = False
     """Compute even if there is a value."""
+    shared: bool = True
+    """Callers of one value wait for one computation; else each computes in its own task."""
     name: str = ""
     """Of the function whose result it is."""
     info: Any = None
@@ -53,10 +55,15 @@ class Computation:
         said = f"{self.name}: {message}" if self.name else message
         shelf.observer.warn(said, self.partition, error)
 
-    @property
-    def flight(self) -> tuple[str, bytes, bool]:
-        """Computations with the same flight are one."""
-        return self.partition, self.key, self.force
+    def variant(self, shelf: Shelf) -> Hashable:
+        """Computations of one key with the same variant are one."""
+        names = shelf.keys.names_hit(self.partition)
+        generation = b"" if names is None else names.keys[0]._key_id
+        try:
+            hash(self.type)
+        except TypeError:
+            return self.force, generation, repr(self.type)
+        return self.force, generation, self.type
 
     def excludes(self, shelf: Shelf, entry: Entry) -> bool:
         """Whether *entry* holds an exception that is not expected; one that is, is raised."""

@@ -263,13 +263,13 @@ class Cache(CacheBase):
             value = await self._values.value(partition, data, entry, type, closed=True)
             call = self._shelf.backend.compare_and_set
             try:
-                taken = await self._shelf.guard(call, entry.stored, entry.sealed, None)
+                taken = await self._shelf.guard.delete(call, entry.stored, entry.sealed, None)
             finally:
                 self._shelf.copies.forget(partition, data, entry.stored)
                 self._shelf.leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
-                    await self._shelf.guard(
+                    await self._shelf.guard.delete(
                         self._shelf.backend.delete_many, [object_name(entry.stored)]
                     )
                 self._shelf.observer.count("deletes")
@@ -329,6 +329,7 @@ class Cache(CacheBase):
         type: Any = Any,
         partition: str = "default",
         condition: Callable[[Any], bool] | None = None,
+        shared: bool = True,
     ) -> Any:
         """The value of *key*; if there is none, what *factory* returns, which is then stored.
 
@@ -344,6 +345,10 @@ class Cache(CacheBase):
             type: As for ``get``.
             partition: See ``get``.
             condition: Given the value, whether to store it. Default: always.
+            shared: *factory* runs in a task of its own, in a copy of the context of the caller that
+                began it, and continues for the policy's ``abandoned_timeout`` if its callers are
+                cancelled. False for one that uses what belongs to a request, such as its database
+                session: then it runs in the caller's task.
         """
         work = Computation(
             partition=partition,
@@ -353,6 +358,7 @@ class Cache(CacheBase):
             tags=tag_names(tags),
             type=type,
             condition=condition,
+            shared=shared,
         )
         return await self._herd.value(work)
 
@@ -392,4 +398,5 @@ class Cache(CacheBase):
         """End background refreshes of this event loop, and close the backend. Idempotent."""
         with shielded():
             await self._shelf.background.aclose()
+            await self._herd.aclose()
             await self._shelf.backend.aclose()

@@ -77,6 +77,7 @@ def cached(
     condition: Callable[[Any], bool] | None = None,
     exceptions: Sequence[type[Exception]] = (),
     strict: bool = False,
+    shared: bool = True,
     name: str | None = None,
 ) -> Any:
     """Keep the results of a function, sealed, in *cache*; on ``async def`` and on ``def``.
@@ -104,6 +105,7 @@ def cached(
         condition: Given the result (or the exception), whether to keep it.
         exceptions: Classes of exceptions that are kept, too, and raised again.
         strict: A result that cannot be encoded raises TypeError instead of not being kept.
+        shared: See ``Cache.get_or_set``. False for a function that uses what belongs to a request.
         name: Stands for the function in keys. Default: its module and qualified name.
 
     Raises:
@@ -117,7 +119,7 @@ def cached(
     options = {
         "cache": cache, "ttl": ttl, "key": key, "of_self": of_self, "partition": partition,
         "tags": tags, "type": type, "condition": condition, "exceptions": exceptions,
-        "strict": strict, "name": name,
+        "strict": strict, "shared": shared, "name": name,
     }  # fmt: skip
     options = check_options(options)
     if function is None:

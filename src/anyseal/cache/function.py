@@ -67,7 +67,7 @@ class CachedFunction:
         self.how: dict[str, Any] = {
             "ttl": options["ttl"], "condition": options["condition"],
             "exceptions": options["exceptions"], "lenient": not options["strict"],
-            "name": self.name, "info": self.info,
+            "shared": options["shared"], "name": self.name, "info": self.info,
         }  # fmt: skip
         """What a Computation is told, whatever the arguments are."""
         self._needs: list[str] = []

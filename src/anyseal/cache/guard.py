@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from anyseal.cache.answers import checked, checked_page
-from anyseal.cache.breaker import Breaker
+from anyseal.cache.breaker import Breaker, Circuits
 from anyseal.cache.entry import LOCK
 from anyseal.cache.kit import fail_after, last_steps
 from anyseal.cache.policy import CachePolicy
@@ -23,25 +23,19 @@ SCAN_BATCH = 1000
 """Names that are deleted in one call."""
 
 
-class Guard:
-    """Makes the calls of one backend.
+class Caller:
+    """Makes one kind of call: reads, writes or deletes.
 
     Args:
-        backend: Its methods are given to :meth:`__call__`.
-        breaker: Told of each outcome; while it is open, no call is made.
+        breaker: Told of each outcome; while it is open, no call is made. A call that the backend
+            refused shows that the backend is alive, and is not counted.
         observer: Told of each failure.
-        policy: The cache's.
         timeout: Seconds for one call; None where the backend bounds its calls itself.
     """
 
-    __slots__ = ("_breaker", "_observer", "_timeout", "backend", "policy")
+    __slots__ = ("_breaker", "_observer", "_timeout")
 
-    def __init__(
-        self, backend: Any, *, breaker: Breaker, observer: Observer, policy: CachePolicy,
-        timeout: float | None,
-    ) -> None:  # fmt: skip
-        self.backend = backend
-        self.policy = policy
+    def __init__(self, breaker: Breaker, observer: Observer, timeout: float | None) -> None:
         self._breaker = breaker
         self._observer = observer
         self._timeout = timeout
@@ -59,7 +53,10 @@ class Guard:
         except (BackendError, TimeoutError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
             self._observer.failed(error)
-            self._breaker.failed(error, probe)
+            if error.refused:
+                self._breaker.succeeded(probe)
+            else:
+                self._breaker.failed(error, probe)
             raise error from (None if error is exc else exc)
         except BaseException:
             self._breaker.left(probe)
@@ -67,13 +64,29 @@ class Guard:
         self._breaker.succeeded(probe)
         return result
 
+
+class Guard:
+    """Makes the calls of one backend: ``read``, ``write`` and ``delete`` fail apart."""
+
+    __slots__ = ("_policy", "backend", "delete", "read", "write")
+
+    def __init__(
+        self, backend: Any, circuits: Circuits, observer: Observer, policy: CachePolicy,
+        timeout: float | None,
+    ) -> None:  # fmt: skip
+        self.backend = backend
+        self._policy = policy
+        self.read = Caller(circuits.reads, observer, timeout)
+        self.write = Caller(circuits.writes, observer, timeout)
+        self.delete = Caller(circuits.deletes, observer, timeout)
+
     async def sweep(self, prefixes: Iterable[str]) -> int:
         """Delete all names that begin with one of *prefixes*; return how many.
 
         First the leases: a scan may miss what is stored under one that still holds. Each step of
         the scan is a call of the backend like others.
         """
-        if self.policy.lease is not None:
+        if self._policy.lease is not None:
             await self._swept(prefixes, "}" + LOCK)
         return await self._swept(prefixes)
 
@@ -83,18 +96,18 @@ class Guard:
             pages = aiter(self.backend.scan(prefix))
             before, since = None, monotonic()
             try:
-                while (page := await self(anext, pages, None)) is not None:
+                while (page := await self.read(anext, pages, None)) is not None:
                     if page and page != before:
                         before, since = page, monotonic()
-                    elif monotonic() - since > (self.policy.timeout or math.inf):
+                    elif monotonic() - since > (self._policy.timeout or math.inf):
                         raise BackendError("the backend's scan does not come to an end")
                     names = [name for name in checked_page(page, prefix) if name.endswith(suffix)]
                     for at in range(0, len(names), SCAN_BATCH):
                         batch = names[at : at + SCAN_BATCH]
-                        deleted += await self(self.backend.delete_many, batch)
+                        deleted += await self.delete(self.backend.delete_many, batch)
             finally:  # also of a scan that broke off: it may hold a connection
                 if hasattr(pages, "aclose"):
-                    with last_steps(self.policy.timeout):
+                    with last_steps(self._policy.timeout):
                         await pages.aclose()
         return deleted
 

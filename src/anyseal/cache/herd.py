@@ -8,6 +8,7 @@ caller takes it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
@@ -30,7 +31,10 @@ class Herd:
     def __init__(self, shelf: Shelf, values: Values) -> None:
         self._shelf = shelf
         self._values = values
-        self._flights: Flight[Computed] = Flight()
+        policy, observer = shelf.policy, shelf.observer
+        self._flights: Flight[Computed] = Flight(
+            policy.abandoned_timeout, policy.abandoned_max, lambda: observer.count("abandoned")
+        )
         shelf.leases.flights = self._flights
 
     async def value(self, work: Computation, entry: Any = UNSET) -> Any:
@@ -55,6 +59,8 @@ class Herd:
             work.count(shelf, "misses")
         if computes((shelf, work.partition, work.key)):
             return await called(work.factory)
+        if not work.shared:
+            return (await self._compute(work)).value
         led = False
 
         async def lead() -> Computed:
@@ -62,9 +68,9 @@ class Herd:
             led = True
             return await self._compute(work)
 
-        computed = await self._flights.run(work.flight, lead)
+        computed = LEFT
         while computed is LEFT:  # it was a refresh, and another process has the lease
-            computed = await self._flights.run(work.flight, lead)
+            computed = await self._flight(work, lead)
         if led or computed.kind < 0:
             return computed.value
         try:
@@ -89,9 +95,18 @@ class Herd:
         """Compute in the background, unless that is already under way here."""
 
         async def refresh() -> None:
-            await self._flights.run(work.flight, lambda: self._refresh(work))
+            await self._flight(work, lambda: self._refresh(work))
 
         self._shelf.background.once((work.partition, work.key), refresh)
+
+    def _flight(self, work: Computation, lead: Callable[[], Awaitable[Computed]]) -> Any:
+        """One computation for all callers in this process."""
+        subject = work.partition, work.key
+        return self._flights.run(subject, lead, work.variant(self._shelf))
+
+    async def aclose(self) -> None:
+        """Cancel the computations that no caller waits for."""
+        await self._flights.aclose()
 
     async def _refresh(self, work: Computation) -> Computed:
         """Compute under the lease; if another process has it, leave it to that one."""

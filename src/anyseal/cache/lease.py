@@ -66,7 +66,7 @@ class Lease:
 
     def asks(self, work: Computation) -> bool:
         """Whether to ask the backend for it at all."""
-        if not work.force and self._shelf.breaker.just_failed(JUST_NOW):
+        if not work.force and self._shelf.circuits.reads.just_failed(JUST_NOW):
             self.unreached = True  # by the look for the value
         return bool(self.seconds) and not self.unreached
 
@@ -78,11 +78,11 @@ class Lease:
         shelf, backend = self._shelf, self._shelf.backend
         try:
             if shelf.leasing and len(stored) == 1:
-                self.held, self.found = await shelf.guard(
+                self.held, self.found = await shelf.guard.write(
                     backend.take_lease, self.lock, self.owner, stored[0], ttl_ms=self.ttl_ms
                 )
             else:
-                self.held = await shelf.guard(
+                self.held = await shelf.guard.write(
                     backend.set, self.lock, self.owner, ttl_ms=self.ttl_ms, if_absent=True
                 )
             return self.held
@@ -95,7 +95,7 @@ class Lease:
         """Hold it for its time from now on; return whether it is still held."""
         shelf, own = self._shelf, self.owner
         call = shelf.backend.compare_and_set
-        kept = await shelf.guard(call, self.lock, own, own, ttl_ms=self.ttl_ms)
+        kept = await shelf.guard.write(call, self.lock, own, own, ttl_ms=self.ttl_ms)
         if not kept and self.held:
             shelf.leases.lost(self)
         return bool(kept)
@@ -108,7 +108,7 @@ class Lease:
             return False
         shelf, backend = self._shelf, self._shelf.backend
         if self.held and shelf.leasing and staged is None:
-            done = await shelf.guard(
+            done = await shelf.guard.write(
                 backend.settle, name, sealed, self.lock, self.owner,
                 others=[name + OBJECT], ttl_ms=ttl_ms,
             )  # fmt: skip
@@ -120,7 +120,9 @@ class Lease:
         self.stored = (name, sealed, staged)
         if staged is not None:
             return bool(await staged.publish(shelf.guard, name, sealed, ttl_ms))
-        return bool(await shelf.guard(backend.set, name, sealed, ttl_ms=ttl_ms, if_absent=False))
+        return bool(
+            await shelf.guard.write(backend.set, name, sealed, ttl_ms=ttl_ms, if_absent=False)
+        )
 
     async def _end(self) -> None:
         """Give it back. If it was lost while the entry was being stored, take that back too."""
@@ -134,13 +136,13 @@ class Lease:
         kept = True
         if self.held:
             self.held = False
-            kept = await shelf.guard(call, self.lock, self.owner, None)
+            kept = await shelf.guard.delete(call, self.lock, self.owner, None)
         if self.stored is None or (kept and not self.revoked):
             return
         name, sealed, staged = self.stored
         try:
-            if await shelf.guard(call, name, sealed, None) and staged is not None:
-                await shelf.guard(shelf.backend.delete_many, [name + OBJECT])
+            if await shelf.guard.delete(call, name, sealed, None) and staged is not None:
+                await shelf.guard.delete(shelf.backend.delete_many, [name + OBJECT])
         finally:
             shelf.copies.forget(*self.subject, name)
 

@@ -65,7 +65,7 @@ class Leases:
     def part(self, partition: str, keys: Sequence[bytes]) -> None:
         """The entries of *keys* have changed: callers from now on wait for no computation that
         began before."""
-        self.flights.forget([(partition, key, force) for key in keys for force in (False, True)])
+        self.flights.forget([(partition, key) for key in keys])
 
     def revoke_all(self, partition: str | None, prefix: bytes = b"") -> None:
         """As :meth:`revoke`, for every key of *partition* (None: of all) with this *prefix*."""

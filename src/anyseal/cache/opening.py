@@ -173,7 +173,7 @@ class Opener:
         self.copies.forget(partition, key)
         if self.policy.on_tamper == "raise" and not isinstance(error, ExpiredError):
             raise error
-        await self.guard(self.backend.compare_and_set, stored, sealed, None)
+        await self.guard.delete(self.backend.compare_and_set, stored, sealed, None)
 
     async def _rotated(
         self, names: PartitionNames, partition: str, key: bytes, entry: Entry, with_key: Key
@@ -212,15 +212,15 @@ class Opener:
         """
         swap, at = self.backend.compare_and_set, entry.stored
         if name == at:
-            done = await self.guard(swap, name, entry.sealed, sealed, ttl_ms=ttl_ms)
+            done = await self.guard.write(swap, name, entry.sealed, sealed, ttl_ms=ttl_ms)
         else:
-            done = await self.guard(swap, at, entry.sealed, mark, ttl_ms=MOVING_MS)
+            done = await self.guard.write(swap, at, entry.sealed, mark, ttl_ms=MOVING_MS)
             if done:
                 put = self.backend.set
-                done = await self.guard(put, name, sealed, ttl_ms=ttl_ms, if_absent=True)
-                still = await self.guard(swap, at, mark, None)
+                done = await self.guard.write(put, name, sealed, ttl_ms=ttl_ms, if_absent=True)
+                still = await self.guard.delete(swap, at, mark, None)
                 if done and not still:
-                    await self.guard(swap, name, sealed, None)
+                    await self.guard.delete(swap, name, sealed, None)
                     done = False
         if done:
             entry.stored, entry.sealed = name, sealed

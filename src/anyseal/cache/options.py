@@ -118,6 +118,8 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         found["tags"] = tag_names(found["tags"])
         if len(found["tags"]) > TAGS_MAX:
             raise ValueError(f"an entry has at most {TAGS_MAX} tags")
+    for name in ("strict", "shared"):
+        _check(found[name], name, isinstance(found[name], bool), "True or False")
     found["exceptions"] = _classes(found["exceptions"])
     _check_name(found["name"])
     return found

@@ -8,7 +8,6 @@ object than its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +94,7 @@ class Staged:
     def publish(self, guard: Any, name: str, sealed: bytes, ttl_ms: int | None) -> Any:
         """Rename the object and store *sealed* under *name*, in one step; what *guard* returns."""
         publish = self.backend.publish
-        return guard(publish, self.temporary, self.final, name, sealed, ttl_ms=ttl_ms)
+        return guard.write(publish, self.temporary, self.final, name, sealed, ttl_ms=ttl_ms)
 
 
 class GuardedRanges:
@@ -104,18 +103,18 @@ class GuardedRanges:
     For both sides: it returns what the guard returns.
     """
 
-    def __init__(self, backend: Any, guard: Callable[..., Any]) -> None:
+    def __init__(self, backend: Any, guard: Any) -> None:
         self._backend = backend
         self._guard = guard
 
     def put_range(self, *args: Any, **options: Any) -> Any:
-        return self._guard(self._backend.put_range, *args, **options)
+        return self._guard.write(self._backend.put_range, *args, **options)
 
     def get_range(self, *args: Any) -> Any:
-        return self._guard(self._backend.get_range, *args)
+        return self._guard.read(self._backend.get_range, *args)
 
     def delete_many(self, *args: Any) -> Any:
-        return self._guard(self._backend.delete_many, *args)
+        return self._guard.delete(self._backend.delete_many, *args)
 
 
 class _Buffered:

@@ -119,6 +119,13 @@ class CachePolicy:
     reseal: bool = False
     """Seal an entry anew when it was read under a key that is no longer current."""
 
+    abandoned_timeout: float = 30.0
+    """How long a computation continues that no caller waits for any more, so that the next caller
+    finds it: clients that give up early must not keep a slow value from ever being computed."""
+
+    abandoned_max: int = 32
+    """So many of these at a time; beyond that they are cancelled."""
+
     local_bytes: int = 0
     """Sealed bytes kept in this process, least recently used first out; 0 keeps none."""
 
@@ -146,6 +153,8 @@ class CachePolicy:
             "stale_ttl": (0, TTL_MAX),
             "early_refresh": (0, 100),
             "lease": (0.05, 3600),
+            "abandoned_timeout": (0, 86400),
+            "abandoned_max": (0, 1_000_000),
             "local_bytes": (0, 1 << 40),
             "local_ttl": (0.001, TTL_MAX),
             "large_bytes": (1 << 10, 1 << 28),

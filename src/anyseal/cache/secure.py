@@ -164,7 +164,7 @@ def secure(
         ValueError: An option is out of bounds.
     """
     unknown = set(options) - {
-        "key", "of_self", "tags", "type", "condition", "exceptions", "strict", "name",
+        "key", "of_self", "tags", "type", "condition", "exceptions", "strict", "shared", "name",
     }  # fmt: skip
     if unknown:
         raise ConfigurationError(f"cache.secure does not know {', '.join(sorted(unknown))}")
@@ -180,7 +180,7 @@ def secure(
     keyring = _keyring(master_key, key_rotation_enabled, previous_master_keys)
     given = check_options({
         "key": None, "of_self": ..., "tags": (), "type": UNSET, "condition": None,
-        "exceptions": (), "strict": False, "name": None, **options, "ttl": ttl,
+        "exceptions": (), "strict": False, "shared": True, "name": None, **options, "ttl": ttl,
         "partition": partition,
     })  # fmt: skip
 

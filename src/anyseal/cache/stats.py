@@ -40,6 +40,8 @@ class CacheStats:
     expired: int = 0
     """Outlived their sealed expiry: the backend kept, or brought back, what had ended."""
     backend_errors: int = 0
+    abandoned: int = 0
+    """Computations that were cancelled since no caller waited for them."""
     local_entries: int = 0
     local_bytes: int = 0
 
@@ -78,6 +80,7 @@ _OUTCOMES = {
     "resealed": "resealed",
     "expired": "expired",
     "backend_errors": "backend-error",
+    "abandoned": "abandoned",
 }
 
 

@@ -58,7 +58,7 @@ class Tags:
                 found[name] = tag
         stored = [names.tag_record(name) for name in asked]
         versions = self.copies.versions(stored)
-        answers = (await self.guard(self.backend.get_many, stored)) if asked else []
+        answers = (await self.guard.read(self.backend.get_many, stored)) if asked else []
         for name, record, sealed, version in zip(asked, stored, answers, versions, strict=True):
             if sealed is None:
                 continue
@@ -144,7 +144,7 @@ class Tags:
         """Let the records of *tags* live at least until *end*, when an entry that carries them
         does; ms since the epoch, 0 for ever."""
         stored = [names.tag_record(tag.name) for tag in tags]
-        answers = await self.guard(self.backend.get_many, stored)
+        answers = await self.guard.read(self.backend.get_many, stored)
         for tag, record, sealed in zip(tags, stored, answers, strict=True):
             if sealed is None:  # then the entry has ended
                 continue
@@ -155,7 +155,7 @@ class Tags:
             longer = await self._sealed(names, partition, tag.name, tag.generation, until)
             try:
                 self.copies.forget("", tag.name.encode(), record)
-                await self.guard(
+                await self.guard.write(
                     self.backend.compare_and_set, record, sealed, longer, ttl_ms=left_ms(until)
                 )
             finally:
@@ -184,7 +184,7 @@ class Tags:
         record = names.tag_record(name)
         try:
             self.copies.forget("", name.encode(), record)
-            stored = await self.guard(
+            stored = await self.guard.write(
                 self.backend.set, record, sealed, ttl_ms=left_ms(until), if_absent=only_absent
             )
         finally:
@@ -192,7 +192,7 @@ class Tags:
         if stored:
             return Tag(name, generation, until)
         # Someone else was first; or what is there does not open.
-        (there,) = await self.guard(self.backend.get_many, [record])
+        (there,) = await self.guard.read(self.backend.get_many, [record])
         found = None
         if there is not None:
             found = await self._open(names, partition, name, there)

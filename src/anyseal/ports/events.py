@@ -23,7 +23,7 @@ class CacheEvent:
     outcome: Literal[
         "hit", "miss", "stale",
         "local-hit", "set", "delete", "tampered", "wrong-key", "old-key", "resealed", "expired",
-        "backend-error",
+        "backend-error", "abandoned",
     ]  # fmt: skip
     cache: str
     """``session``, ``intermediate-key`` or ``system-key``; for ``anyseal.cache`` the namespace.

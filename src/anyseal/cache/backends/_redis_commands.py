@@ -243,6 +243,7 @@ def backend_error(command: str, cause: BaseException) -> BackendError:
     missing = isinstance(cause, redis_errors.NoScriptError)
     error = (ScriptMissingError if missing else BackendError)(f"{command}: {reason}")
     error.retryable = isinstance(cause, _PASSING) or not isinstance(cause, _FINAL)
+    error.refused = isinstance(cause, redis_errors.ResponseError)
     return error
 
 

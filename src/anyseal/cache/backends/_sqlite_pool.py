@@ -57,6 +57,9 @@ _TABLES = (
 
 _PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_PROTOCOL")
 
+_REFUSALS = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_TOOBIG", "SQLITE_PERM")
+"""A write is refused; reads may still be answered."""
+
 _inherited: list[sqlite3.Connection] = []
 """Connections of the parent: closing them here could undo the parent's file locks."""
 
@@ -68,6 +71,7 @@ def failure(path: Path, exc: sqlite3.Error | OSError) -> BackendError:
     what = getattr(exc, "sqlite_errorname", None) or type(exc).__name__
     error = BackendError(f"{path}: {what}")
     error.retryable = what.startswith(_PASSING)
+    error.refused = what.startswith(_REFUSALS)
     return error
 
 

@@ -105,6 +105,7 @@ class _Api:
         if status != 200:
             error = self.unusable(f"HTTP status {status}")
             error.retryable = status in (408, 429) or (status >= 500 and status != 501)
+            error.refused = status in (501, 507) or (400 <= status < 500 and status != 408)
             raise error
 
     def grow(self, body: bytearray, piece: bytes) -> None:

@@ -142,7 +142,9 @@ class BlockingMemcachedBackend:
         except (BackendError, ConfigurationError):
             raise
         except (MemcacheServerError, OSError) as exc:
-            raise BackendError(f"memcached: {type(exc).__name__}") from None
+            error = BackendError(f"memcached: {type(exc).__name__}")
+            error.refused = isinstance(exc, MemcacheServerError)  # such as: out of memory
+            raise error from None
         except MemcacheError as exc:
             raise _unable(f"memcached: {type(exc).__name__}") from None
         except Exception as exc:  # pymemcache raises what it likes for what it cannot read

@@ -201,7 +201,7 @@ class BlockingMemoryBackend:
             if not self._fits(name, max(old, size)):
                 self._drop(name)
                 error = BackendError("the value is larger than the backend's max_bytes")
-                error.retryable = False
+                error.retryable, error.refused = False, True
                 raise error
             if entry is None:
                 self._store(name, Growing(), None)

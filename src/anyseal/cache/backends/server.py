@@ -276,6 +276,8 @@ def _ttl_ms(message: dict[str, Any]) -> int | None:
 
 def _unavailable(exc: BackendError) -> _Refused:
     # Its text may say where the backend is, which is not the client's business.
+    if exc.refused:
+        return _Refused(507, "the backend refuses")
     if exc.retryable:
         return _Refused(503, "the backend does not answer")
     return _Refused(501, "the backend cannot")

@@ -193,7 +193,7 @@ class BlockingSQLiteBackend:
         end = offset + len(data)
         if self._max_bytes is not None and end > self._max_bytes:
             error = BackendError("the value is larger than the backend's max_bytes")
-            error.retryable = False
+            error.retryable, error.refused = False, True
             raise error
         with self._pool.writing() as connection:
             object, size = _in_pieces(connection, name, now)

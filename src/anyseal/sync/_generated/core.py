@@ -262,13 +262,15 @@ class Cache(CacheBase):
             value = self._values.value(partition, data, entry, type, closed=True)
             call = self._shelf.backend.compare_and_set
             try:
-                taken = self._shelf.guard(call, entry.stored, entry.sealed, None)
+                taken = self._shelf.guard.delete(call, entry.stored, entry.sealed, None)
             finally:
                 self._shelf.copies.forget(partition, data, entry.stored)
                 self._shelf.leases.part(partition, [data])
             if taken:
                 if entry.kind == LARGE:
-                    self._shelf.guard(self._shelf.backend.delete_many, [object_name(entry.stored)])
+                    self._shelf.guard.delete(
+                        self._shelf.backend.delete_many, [object_name(entry.stored)]
+                    )
                 self._shelf.observer.count("deletes")
                 return default if value is UNSET or self._shelf.stale(entry) else value
 
@@ -324,6 +326,7 @@ class Cache(CacheBase):
         type: Any = Any,
         partition: str = "default",
         condition: Callable[[Any], bool] | None = None,
+        shared: bool = True,
     ) -> Any:
         """The value of *key*; if there is none, what *factory* returns, which is then stored.
 
@@ -339,6 +342,10 @@ class Cache(CacheBase):
             type: As for ``get``.
             partition: See ``get``.
             condition: Given the value, whether to store it. Default: always.
+            shared: *factory* runs in a task of its own, in a copy of the context of the caller that
+                began it, and continues for the policy's ``abandoned_timeout`` if its callers are
+                cancelled. False for one that uses what belongs to a request, such as its database
+                session: then it runs in the caller's task.
         """
         work = Computation(
             partition=partition,
@@ -348,6 +355,7 @@ class Cache(CacheBase):
             tags=tag_names(tags),
             type=type,
             condition=condition,
+            shared=shared,
         )
         return self._herd.value(work)
 
@@ -387,4 +395,5 @@ class Cache(CacheBase):
         """End background refreshes of this event loop, and close the backend. Idempotent."""
         with shielded():
             self._shelf.background.close()
+            self._herd.close()
             self._shelf.backend.close()

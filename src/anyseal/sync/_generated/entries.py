@@ -63,7 +63,7 @@ class Entries:
         names = self.keys.names(partition)
         stored = names.names(key)
         versions = self.copies.versions(stored)
-        answers = self.guard(self.backend.get_many, stored)
+        answers = self.guard.read(self.backend.get_many, stored)
         for name, sealed, version in zip(stored, answers, versions, strict=True):
             if sealed is None:
                 continue
@@ -81,7 +81,7 @@ class Entries:
         places = [(key, name) for key in dict.fromkeys(keys) for name in names.names(key)]
         stored = [name for _, name in places]
         versions = self.copies.versions(stored)
-        answers = (self.guard(self.backend.get_many, stored)) if places else []
+        answers = (self.guard.read(self.backend.get_many, stored)) if places else []
         found: dict[bytes, Entry] = {}
         done = 0
         for (key, name), sealed, version in zip(places, answers, versions, strict=True):
@@ -156,7 +156,9 @@ class Entries:
             if if_absent:
                 self.leases.revoke(partition, [key])
             if len(stored) > 1:  # else an older entry would come back when this one ends
-                self.guard(self.backend.delete_many, [*self._others(stored[1:]), *stored[1:]])
+                self.guard.delete(
+                    self.backend.delete_many, [*self._others(stored[1:]), *stored[1:]]
+                )
         return bool(done)
 
     def _others(self, stored: Sequence[str]) -> list[str]:
@@ -172,14 +174,14 @@ class Entries:
         """Store an entry unconditionally. That ends the leases of other processes, and the object
         of the entry before where that takes no further exchange."""
         if staged is not None:
-            self.guard(self.backend.delete_many, [name + LOCK])
+            self.guard.delete(self.backend.delete_many, [name + LOCK])
             return bool(staged.publish(self.guard, name, sealed, ttl_ms))
         if self.leasing:
             others = self._others([name])
             call = self.backend.set_and_delete
-            return bool(self.guard(call, name, sealed, others, ttl_ms=ttl_ms))
+            return bool(self.guard.write(call, name, sealed, others, ttl_ms=ttl_ms))
         call = self.backend.set
-        return bool(self.guard(call, name, sealed, ttl_ms=ttl_ms, if_absent=False))
+        return bool(self.guard.write(call, name, sealed, ttl_ms=ttl_ms, if_absent=False))
 
     def _set_absent(
         self, names: PartitionNames, partition: str, key: bytes, sealed: bytes, ttl_ms: int | None
@@ -187,15 +189,15 @@ class Entries:
         """Store if there is no entry, or only one that has ended: by a tag, or by its expiry."""
         name = names.names(key)[0]
         for _ in range(3):
-            if self.guard(self.backend.set, name, sealed, ttl_ms=ttl_ms, if_absent=True):
+            if self.guard.write(self.backend.set, name, sealed, ttl_ms=ttl_ms, if_absent=True):
                 return True
-            (there,) = self.guard(self.backend.get_many, [name])
+            (there,) = self.guard.read(self.backend.get_many, [name])
             if there is None:
                 continue  # deleted since
             entry = self.opener.open(names, partition, key, name, there)
             if entry is not None and not is_stale(entry):
                 return False
-            if self.guard(self.backend.compare_and_set, name, there, sealed, ttl_ms=ttl_ms):
+            if self.guard.write(self.backend.compare_and_set, name, there, sealed, ttl_ms=ttl_ms):
                 return True
         return False
 
@@ -210,11 +212,11 @@ class Entries:
         try:
             self.copies.forget_all(partition, keys, stored)
             if self.leasing:
-                count = self.guard(self.backend.delete_beside, stored, others)
+                count = self.guard.delete(self.backend.delete_beside, stored, others)
             else:  # first the leases: under one that holds, the entry would be stored again
                 if others:
-                    self.guard(self.backend.delete_many, others)
-                count = self.guard(self.backend.delete_many, stored)
+                    self.guard.delete(self.backend.delete_many, others)
+                count = self.guard.delete(self.backend.delete_many, stored)
         finally:
             self.copies.forget_all(partition, keys, stored)
             self.leases.part(partition, keys)
@@ -226,7 +228,7 @@ class Entries:
         self.leases.revoke(partition, [key])
         if self.policy.lease is not None:
             names = self.keys.names(partition)
-            self.guard(self.backend.delete_many, [name + LOCK for name in names.names(key)])
+            self.guard.delete(self.backend.delete_many, [name + LOCK for name in names.names(key)])
 
     def touch(self, partition: str, key: bytes, ttl: float | None) -> bool:
         """Give an entry a new time to live; return whether it exists."""
@@ -251,11 +253,11 @@ class Entries:
             )  # fmt: skip
             ttl_ms = max(1, end - now_ms()) if end else None
             if entry.kind == LARGE:
-                if not self.guard(self.backend.get_range, name + OBJECT, 0, 1):
-                    self.guard(self.backend.compare_and_set, name, entry.sealed, None)
+                if not self.guard.read(self.backend.get_range, name + OBJECT, 0, 1):
+                    self.guard.delete(self.backend.compare_and_set, name, entry.sealed, None)
                     return False
                 lives = FOREVER_MS if ttl_ms is None else ttl_ms
-                self.guard(self.backend.put_range, name + OBJECT, 0, b"", ttl_ms=lives)
+                self.guard.write(self.backend.put_range, name + OBJECT, 0, b"", ttl_ms=lives)
             try:
                 self.copies.forget(partition, key, entry.stored, name)
                 mark = self.opener.moved(names, key, with_key)
@@ -268,6 +270,6 @@ class Entries:
     def without_object(self, partition: str, key: bytes, entry: Entry, error: Exception) -> None:
         """The object that *entry* tells of is gone, or does not open."""
         if isinstance(error, SourceChangedError):
-            self.guard(self.backend.compare_and_set, entry.stored, entry.sealed, None)
+            self.guard.delete(self.backend.compare_and_set, entry.stored, entry.sealed, None)
         else:
             self.opener.refused(partition, key, entry.stored, entry.sealed, error)

@@ -9,6 +9,7 @@ caller takes it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -31,7 +32,10 @@ class Herd:
     def __init__(self, shelf: Shelf, values: Values) -> None:
         self._shelf = shelf
         self._values = values
-        self._flights: Flight[Computed] = Flight()
+        policy, observer = shelf.policy, shelf.observer
+        self._flights: Flight[Computed] = Flight(
+            policy.abandoned_timeout, policy.abandoned_max, lambda: observer.count("abandoned")
+        )
         shelf.leases.flights = self._flights
 
     def value(self, work: Computation, entry: Any = UNSET) -> Any:
@@ -56,6 +60,8 @@ class Herd:
             work.count(shelf, "misses")
         if computes((shelf, work.partition, work.key)):
             return called(work.factory)
+        if not work.shared:
+            return (self._compute(work)).value
         led = False
 
         def lead() -> Computed:
@@ -63,9 +69,9 @@ class Herd:
             led = True
             return self._compute(work)
 
-        computed = self._flights.run(work.flight, lead)
+        computed = LEFT
         while computed is LEFT:  # it was a refresh, and another process has the lease
-            computed = self._flights.run(work.flight, lead)
+            computed = self._flight(work, lead)
         if led or computed.kind < 0:
             return computed.value
         try:
@@ -90,9 +96,18 @@ class Herd:
         """Compute in the background, unless that is already under way here."""
 
         def refresh() -> None:
-            self._flights.run(work.flight, lambda: self._refresh(work))
+            self._flight(work, lambda: self._refresh(work))
 
         self._shelf.background.once((work.partition, work.key), refresh)
+
+    def _flight(self, work: Computation, lead: Callable[[], Computed]) -> Any:
+        """One computation for all callers in this process."""
+        subject = work.partition, work.key
+        return self._flights.run(subject, lead, work.variant(self._shelf))
+
+    def close(self) -> None:
+        """Cancel the computations that no caller waits for."""
+        self._flights.close()
 
     def _refresh(self, work: Computation) -> Computed:
         """Compute under the lease; if another process has it, leave it to that one."""

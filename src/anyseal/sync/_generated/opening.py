@@ -172,7 +172,7 @@ class Opener:
         self.copies.forget(partition, key)
         if self.policy.on_tamper == "raise" and not isinstance(error, ExpiredError):
             raise error
-        self.guard(self.backend.compare_and_set, stored, sealed, None)
+        self.guard.delete(self.backend.compare_and_set, stored, sealed, None)
 
     def _rotated(
         self, names: PartitionNames, partition: str, key: bytes, entry: Entry, with_key: Key
@@ -211,15 +211,15 @@ class Opener:
         """
         swap, at = self.backend.compare_and_set, entry.stored
         if name == at:
-            done = self.guard(swap, name, entry.sealed, sealed, ttl_ms=ttl_ms)
+            done = self.guard.write(swap, name, entry.sealed, sealed, ttl_ms=ttl_ms)
         else:
-            done = self.guard(swap, at, entry.sealed, mark, ttl_ms=MOVING_MS)
+            done = self.guard.write(swap, at, entry.sealed, mark, ttl_ms=MOVING_MS)
             if done:
                 put = self.backend.set
-                done = self.guard(put, name, sealed, ttl_ms=ttl_ms, if_absent=True)
-                still = self.guard(swap, at, mark, None)
+                done = self.guard.write(put, name, sealed, ttl_ms=ttl_ms, if_absent=True)
+                still = self.guard.delete(swap, at, mark, None)
                 if done and not still:
-                    self.guard(swap, name, sealed, None)
+                    self.guard.delete(swap, name, sealed, None)
                     done = False
         if done:
             entry.stored, entry.sealed = name, sealed

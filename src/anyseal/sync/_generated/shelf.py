@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from anyseal.cache.breaker import Breaker
+from anyseal.cache.breaker import Circuits
 from anyseal.cache.codecs import codec_named
 from anyseal.cache.entry import Entry, check_namespace
 from anyseal.cache.leases import Leases
@@ -65,7 +65,8 @@ class Shelf:
         self.ttl = seconds_of(ttl)
         self.suite = suite_named(suite)
         self.observer = Observer(namespace, metrics, audit)
-        self.breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset, namespace)
+        failures, reset = self.policy.breaker_failures, self.policy.breaker_reset
+        self.circuits = Circuits(failures, reset, namespace)
         traits = BackendTraits.of(backend)
         self.everywhere = () if traits.can_scan else ("\0clear",)
         size = self.policy.local_bytes
@@ -77,10 +78,8 @@ class Shelf:
         self.background = Background(self.leases.abandon)
         self.renewals = Renewals(self.background)
         self.watch = watching(backend, f"{self.namespace}:", self.local, self.background)
-        self.guard = Guard(
-            backend, breaker=self.breaker, observer=self.observer, policy=self.policy,
-            timeout=timeout_of(self.policy, traits),
-        )  # fmt: skip
+        timeout = timeout_of(self.policy, traits)
+        self.guard = Guard(backend, self.circuits, self.observer, self.policy, timeout)
         self.keys = PartitionKeys(
             keyring, name_key, namespace=namespace, codec=self.codec.name, plain=plain_keys,
             observer=self.observer,
@@ -94,7 +93,7 @@ class Shelf:
         }
         self.tags = Tags(**shared, everywhere=self.everywhere)
         self.opener = Opener(
-            **shared, tags=self.tags, breaker=self.breaker, on_rotation=on_rotation
+            **shared, tags=self.tags, breaker=self.circuits.reads, on_rotation=on_rotation
         )
         self.entries = Entries(
             **shared, opener=self.opener, leases=self.leases,
@@ -137,7 +136,7 @@ class Shelf:
             # As Entries.find, for the usual case of one name: one frame less.
             stored = names.names(key)
             (version,) = self.copies.versions(stored)
-            (sealed,) = self.guard(self.backend.get_many, stored)
+            (sealed,) = self.guard.read(self.backend.get_many, stored)
             if sealed is None:
                 return None
             entry = self.opener.opened(names, partition, key, stored[0], sealed)

@@ -59,7 +59,7 @@ class Tags:
                 found[name] = tag
         stored = [names.tag_record(name) for name in asked]
         versions = self.copies.versions(stored)
-        answers = (self.guard(self.backend.get_many, stored)) if asked else []
+        answers = (self.guard.read(self.backend.get_many, stored)) if asked else []
         for name, record, sealed, version in zip(asked, stored, answers, versions, strict=True):
             if sealed is None:
                 continue
@@ -141,7 +141,7 @@ class Tags:
         """Let the records of *tags* live at least until *end*, when an entry that carries them
         does; ms since the epoch, 0 for ever."""
         stored = [names.tag_record(tag.name) for tag in tags]
-        answers = self.guard(self.backend.get_many, stored)
+        answers = self.guard.read(self.backend.get_many, stored)
         for tag, record, sealed in zip(tags, stored, answers, strict=True):
             if sealed is None:  # then the entry has ended
                 continue
@@ -152,7 +152,7 @@ class Tags:
             longer = self._sealed(names, partition, tag.name, tag.generation, until)
             try:
                 self.copies.forget("", tag.name.encode(), record)
-                self.guard(
+                self.guard.write(
                     self.backend.compare_and_set, record, sealed, longer, ttl_ms=left_ms(until)
                 )
             finally:
@@ -181,7 +181,7 @@ class Tags:
         record = names.tag_record(name)
         try:
             self.copies.forget("", name.encode(), record)
-            stored = self.guard(
+            stored = self.guard.write(
                 self.backend.set, record, sealed, ttl_ms=left_ms(until), if_absent=only_absent
             )
         finally:
@@ -189,7 +189,7 @@ class Tags:
         if stored:
             return Tag(name, generation, until)
         # Someone else was first; or what is there does not open.
-        (there,) = self.guard(self.backend.get_many, [record])
+        (there,) = self.guard.read(self.backend.get_many, [record])
         found = None
         if there is not None:
             found = self._open(names, partition, name, there)
