@@ -37,9 +37,10 @@ FLOORS = [
         "objects.rewrap", "objects.upload",
     ],
     [
-        "ports", "offload", "computing", "flight", "retries", "tasks", "loops", "transient",
-        "deadline", "pickles",
+        "ports", "offload", "computing", "retries", "tasks", "loops", "transient", "deadline",
+        "pickles",
     ],
+    ["flight"],
     ["patience"],
     ["aws"],
     ["kms", "metastore"],

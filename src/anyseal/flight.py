@@ -167,6 +167,7 @@ class SingleFlight(Generic[T]):
                     del self._flights[key]
             self._abandoned.discard(flight)
             waiters, flight.waiters = flight.waiters, []
+            flight.task = None  # the task knows the flight: a result may be a key, which must go
         if not flight.done and flight.error is None:
             self._dropped()
         elsewhere: dict[Any, list[anyio.Event]] = {}
@@ -182,7 +183,7 @@ class SingleFlight(Generic[T]):
         """A caller waits no longer: it has its result, or gave up."""
         with self._lock:
             flight.waiting -= 1
-            if flight.waiting or flight.task is None or flight.task.ended:
+            if flight.waiting or flight.task is None:
                 return
             stays = len(self._abandoned) < self._max
             self._abandoned.add(flight)

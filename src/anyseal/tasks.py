@@ -131,8 +131,10 @@ class Detached:
     def _end(self, task: object = None) -> None:
         if not self._ended.is_set():
             self._ended.set()
-            if self._over is not None:
-                self._over()
+            over, self._over = self._over, None
+            del self._function  # the loop may still hold this object, and a result may be a key
+            if over is not None:
+                over()
 
     @property
     def ended(self) -> bool:
