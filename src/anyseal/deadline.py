@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 LATE: Final = "no answer in time"
 CLOSE_ENOUGH: Final = 1.1
-"""A socket's timeout that is so near to the time left is not set again."""
+"""A socket's timeout that is above the time left by so little is not set again."""
+SHORTEST: Final = 0.001
 
 
 class ExcessError(ValueError):
@@ -71,7 +72,7 @@ class deadline:  # noqa: N801 - a context manager, named like those of contextli
     Cost: 0.5 us; with *stop* 1 us, and one thread per process, started on first use.
     """
 
-    __slots__ = ("_changed", "_outer", "_stop", "_watchdog", "expired", "room", "until")
+    __slots__ = ("_changed", "_outer", "_stop", "_watchdog", "counts", "expired", "room", "until")
 
     def __init__(
         self,
@@ -84,6 +85,8 @@ class deadline:  # noqa: N801 - a context manager, named like those of contextli
         """When the block must have ended, by ``time.monotonic``."""
         self.room = room
         """Bytes that may still arrive."""
+        self.counts = room is not None
+        """Whether this deadline, or one around it, has a limit of bytes."""
         self.expired = False
         """Whether *stop* was run."""
         self._stop = stop
@@ -94,6 +97,7 @@ class deadline:  # noqa: N801 - a context manager, named like those of contextli
         self._outer = outer = _thread.current
         if outer is not None:
             self.until = min(self.until, outer.until)
+            self.counts = self.counts or outer.counts
         _thread.current = self
         if self._stop is not None:
             self._watchdog = _watchdog
@@ -133,9 +137,10 @@ class deadline:  # noqa: N801 - a context manager, named like those of contextli
 
     def arm(self, sock: socket.socket) -> None:
         """Let the next read or write of *sock* wait for no longer than is left."""
-        left = self.left()
+        left = self.until - monotonic()
         timeout = sock.gettimeout()
-        if timeout is None or not timeout <= left * CLOSE_ENOUGH <= timeout * CLOSE_ENOUGH**2:
+        if timeout is None or not SHORTEST < left <= timeout <= left * CLOSE_ENOUGH:
+            left = self.left()
             if self._changed is None:
                 self._changed = {}
             self._changed.setdefault(sock, timeout)
@@ -144,7 +149,7 @@ class deadline:  # noqa: N801 - a context manager, named like those of contextli
     def received(self, size: int) -> None:
         """Count what arrived. Raises ExcessError."""
         limit: deadline | None = self
-        while limit is not None:
+        while limit is not None and limit.counts:
             if limit.room is not None:
                 limit.room -= size
                 if limit.room < 0:
@@ -208,48 +213,50 @@ def _renew() -> None:
 os.register_at_fork(after_in_child=_renew)
 
 
-class _Bounded:
-    """What a bounded socket does beside: look at the deadline of its thread."""
+def _looking(base: type[Any]) -> type[Any]:
+    """A subclass of *base*, a socket's class, that looks at its thread's deadline."""
+    base_recv_into, base_recv = base.recv_into, base.recv
+    base_sendall, base_send = base.sendall, base.send
 
-    __slots__ = ()
+    class Bounded(base):  # type: ignore[misc]
+        __slots__ = ()
 
-    def recv_into(self, *args: Any) -> int:
-        limit = _thread.current
-        if limit is None:
-            return super().recv_into(*args)  # type: ignore[misc,no-any-return]
-        limit.arm(self)  # type: ignore[arg-type]
-        size: int = super().recv_into(*args)  # type: ignore[misc]
-        limit.received(size)
-        return size
+        def recv_into(self, *args: Any) -> Any:
+            limit = _thread.current
+            if limit is None:
+                return base_recv_into(self, *args)
+            limit.arm(self)
+            size = base_recv_into(self, *args)
+            if limit.counts:
+                limit.received(size)
+            return size
 
-    def recv(self, *args: Any) -> bytes:
-        limit = _thread.current
-        if limit is None:
-            return super().recv(*args)  # type: ignore[misc,no-any-return]
-        limit.arm(self)  # type: ignore[arg-type]
-        data: bytes = super().recv(*args)  # type: ignore[misc]
-        limit.received(len(data))
-        return data
+        def recv(self, *args: Any) -> Any:
+            limit = _thread.current
+            if limit is None:
+                return base_recv(self, *args)
+            limit.arm(self)
+            data = base_recv(self, *args)
+            if limit.counts:
+                limit.received(len(data))
+            return data
 
-    def send(self, *args: Any) -> int:
-        limit = _thread.current
-        if limit is not None:
-            limit.arm(self)  # type: ignore[arg-type]
-        return super().send(*args)  # type: ignore[misc,no-any-return]
+        def send(self, *args: Any) -> Any:
+            limit = _thread.current
+            if limit is not None:
+                limit.arm(self)
+            return base_send(self, *args)
 
-    def sendall(self, *args: Any) -> None:
-        limit = _thread.current
-        if limit is not None:
-            limit.arm(self)  # type: ignore[arg-type]
-        super().sendall(*args)  # type: ignore[misc]
+        def sendall(self, *args: Any) -> Any:
+            limit = _thread.current
+            if limit is not None:
+                limit.arm(self)
+            return base_sendall(self, *args)
 
-
-class _Socket(_Bounded, socket.socket):
-    __slots__ = ()
+    return Bounded
 
 
-class _TlsSocket(_Bounded, ssl.SSLSocket):
-    __slots__ = ()
+_Socket, _TlsSocket = _looking(socket.socket), _looking(ssl.SSLSocket)
 
 
 def bounded(sock: socket.socket) -> socket.socket:

@@ -8,7 +8,6 @@ hiredis counts.
 from __future__ import annotations
 
 import functools
-import re
 from typing import Any, Final
 
 from redis import ConnectionPool
@@ -31,9 +30,32 @@ __all__ = [
 ANSWER_MAX_BYTES: Final = VALUE_MAX_BYTES + (1 << 20)
 """One value, or a page of names, and what is around it."""
 
-_LOOK_BYTES: Final = 4096
-_LARGE: Final = re.compile(rb"(?:\A|\n)[*~>%|][0-9]{6,}\r")
-"""An aggregate of a million: hiredis would make the list at once, before its items come."""
+_DIGITS: Final = 6
+_SMALL_BYTES: Final = 64
+_AGGREGATES: Final = frozenset(b"*~>%|")
+_BULK: Final = ord("$")
+_CR: Final = ord("\r")
+
+
+def _modest(data: Any, size: int) -> bool:
+    """Whether an answer that begins with *data* has less than a million items: hiredis would make
+    the list at once, before they come. Looks at four levels, and over a SCAN's cursor."""
+    if size > 8 and data[4] == _BULK and data[6] != _CR and data[7] != _CR:
+        return data[0] not in _AGGREGATES or data[2] == _CR  # the usual one: a list of one value
+    at = 0
+    for _ in range(4):
+        if at >= size or not (data[at] == _BULK or data[at] in _AGGREGATES):
+            return True
+        end = data.find(b"\r", at, at + _DIGITS + 2)
+        if end < 0 or end >= size:
+            return size - at <= _DIGITS + 1 or data[at] == _BULK
+        if data[at] == _BULK:
+            length = data[at + 1 : end]
+            if not length.isdigit() or int(length) > _SMALL_BYTES:
+                return True
+            end += int(length) + 2
+        at = end + 2
+    return True
 
 
 def _has_room() -> bool:
@@ -45,27 +67,28 @@ def _has_room() -> bool:
 class _Gauge:
     """A reader of hiredis's that takes no answer above its measure."""
 
-    __slots__ = ("_reader", "has_data", "most", "received")
+    __slots__ = ("_feed", "_gets", "_reader", "has_data", "most", "received")
 
     def __init__(self, reader: Any) -> None:
         self._reader = reader
+        self._feed = reader.feed
+        self._gets = reader.gets
         self.has_data = reader.has_data
         self.most = ANSWER_MAX_BYTES
         self.received = 0
 
     def feed(self, data: Any, *span: int) -> None:
         size = span[1] if span else len(data)
+        if not self.received and not _modest(data, size):
+            raise ExcessError("the answer has more items than it may have")
         self.received += size
         if self.received > self.most and not _has_room():
             raise ExcessError("the answer is larger than it may be")
-        end = size if size <= _LOOK_BYTES else _LOOK_BYTES // 16
-        if _LARGE.search(data, 0, end):
-            raise ExcessError("the answer has more items than it may have")
-        self._reader.feed(data, *span)
+        self._feed(data, *span)
 
     def gets(self, *args: Any) -> Any:
-        answer = self._reader.gets(*args)
-        if self.received and not self._reader.has_data():
+        answer = self._gets(*args)
+        if not self.has_data():
             self.received = 0
         return answer
 

@@ -53,7 +53,7 @@ async def _listen(connect: Connect, prefix: str, timeout: float) -> AsyncGenerat
             # Runs out without an error, and reads on where it stopped.
             news = await connection.read_response(timeout=PING_SECONDS, push_request=True)
             if isinstance(news, list) and len(news) == 2 and news[0] == b"invalidate":
-                yield None if news[1] is None else scanned(news[1])
+                yield None if news[1] is None else _names(news[1])
             elif news is not None:
                 asked = False
             elif asked:
@@ -67,12 +67,21 @@ async def _listen(connect: Connect, prefix: str, timeout: float) -> AsyncGenerat
             await connection.disconnect(nowait=True)
 
 
+def _names(told: Any) -> list[str] | None:
+    """The names in a message; None, as if some were missed, for one that is none of Redis's."""
+    if isinstance(told, list) and all(isinstance(name, bytes) for name in told):
+        return scanned(told)
+    return None
+
+
 async def _follow(connect: Connect, prefix: str, timeout: float) -> AsyncGenerator[Change, None]:
     """The same for good. None also when a connection is lost and with each vain attempt: what is
     held in the meantime goes unwatched, and must not get old."""
     pause = FIRST_PAUSE
     while True:
-        with contextlib.suppress(*FAILURES):
+        with contextlib.suppress(
+            Exception
+        ):  # redis-py raises what it likes for what it cannot read
             async with contextlib.aclosing(_listen(connect, prefix, timeout)) as told:
                 async for change in told:
                     pause = FIRST_PAUSE
