@@ -27,7 +27,7 @@ ROOT = Path(anyseal.__file__).parent
 # A module imports only from floors above its own in this list, or from its own package.
 FLOORS = [
     ["errors", "hints"],
-    ["config", "pickles"],
+    ["config", "early", "pickles"],
     ["_native"],
     ["_ffi"],
     ["keys", "suites", "pages"],

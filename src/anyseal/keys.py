@@ -8,6 +8,7 @@ import warnings
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from anyseal import early
 from anyseal._ffi import lib, raise_for, view, view_writable
 from anyseal.config import KEY_BYTES, KEY_ID_BYTES
 from anyseal.errors import ConfigurationError
@@ -130,6 +131,7 @@ class Key:
 
     @classmethod
     def _from_slot(cls, slot: Slot, key_id: bytes | None = None) -> Self:
+        early.prepare()
         self = cls.__new__(cls)
         self._slot = slot
         self._subkeys = {}

@@ -18,6 +18,7 @@ from typing import Self
 
 import anyio
 
+from anyseal import early
 from anyseal.config import CryptoPolicy
 from anyseal.errors import (
     ConfigurationError,
@@ -87,6 +88,7 @@ class KeyHierarchy:
             raise wrong_type(
                 "policy", "a CryptoPolicy", policy, "CryptoPolicy(**settings) makes one"
             )
+        early.prepare()
         self.policy = CryptoPolicy() if policy is None else policy
         self.meter = Meter(metrics)
         self._store = KeyStore(

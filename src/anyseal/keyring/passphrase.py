@@ -7,7 +7,7 @@ import os
 from collections import OrderedDict
 from typing import Any, NoReturn, Self
 
-from anyseal import offload
+from anyseal import early, offload
 from anyseal._ffi import ffi, lib, view, view_writable
 from anyseal.config import KEY_BYTES
 from anyseal.errors import ConfigurationError, WrongKeyError
@@ -53,6 +53,7 @@ class PassphraseKeyring:
     ) -> None:
         if not isinstance(passphrase, (str, bytes)):
             raise TypeError(f"passphrase must be str or bytes, not {type(passphrase).__name__}")
+        early.prepare()
         self._secret: list[Slot] = []
         self._length = 0
         self._keep(passphrase)

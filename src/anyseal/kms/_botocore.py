@@ -18,7 +18,7 @@ from typing import Any
 
 import anyio
 
-from anyseal import offload
+from anyseal import early, offload
 from anyseal.aws.answers import SMALL_BYTES, limit_answers
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
 from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError
@@ -111,6 +111,7 @@ class AwsClients:
         session: AioSession | None,
         timeout: float,
     ) -> None:
+        early.prepare(*early.AWS)
         if session is not None and profile is not None:
             raise ConfigurationError("give a session or a profile, not both")
         self._service = service

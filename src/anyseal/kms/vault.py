@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import anyio
 import anyio.abc
 
-from anyseal import offload
+from anyseal import early, offload
 from anyseal.config import KEY_BYTES
 from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError, one_line
 from anyseal.hints import only_async_with
@@ -115,6 +115,7 @@ class VaultTransitKms:
         timeout: float = 5.0,
         attempts: int = 3,
     ) -> None:
+        early.prepare(*early.HTTP)
         check_patience(timeout=timeout, attempts=attempts)
         if auth is None:
             auth = TokenAuth(os.environ.get("VAULT_TOKEN", "").strip())

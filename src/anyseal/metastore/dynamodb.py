@@ -14,7 +14,7 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
-from anyseal import offload
+from anyseal import early, offload
 from anyseal.aws.answers import limit_answers
 from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
 from anyseal.errors import (
@@ -122,6 +122,7 @@ class DynamoDbMetastore:
             raise ConfigurationError("a client brings its own session, region and endpoint")
         if signing_region is not None and region is not None and signing_region != region:
             endpoint_url = endpoint_url or f"https://dynamodb.{region}.amazonaws.com"
+        early.prepare(*early.AWS)
         self.table = table
         self._client = client
         self._session = session

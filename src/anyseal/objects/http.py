@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 
+from anyseal import early
 from anyseal.deadline import bounded_client, deadline
 from anyseal.errors import ConfigurationError, MissingExtraError, SourceChangedError, SourceError
 from anyseal.objects.sources import check_tag
@@ -51,6 +52,7 @@ class _Ranges:
     def __init__(
         self, url: str, headers: Mapping[str, str] | None, client: Any, timeout: float | None
     ) -> None:
+        early.prepare(*early.HTTP)
         if timeout is None:
             timeout = getattr(getattr(client, "timeout", None), "read", None) or DEFAULT_SECONDS
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyseal import early
 from anyseal.config import BYTES_LIKE, CONTEXT_MAX_BYTES
 from anyseal.errors import ConfigurationError
 from anyseal.keys import Key
@@ -62,6 +63,7 @@ class BucketBase:
         bind_location: bool = False,
         attempts: int = ATTEMPTS,
     ) -> None:
+        early.prepare(*early.AWS)
         suite_named(suite)
         if whole("attempts", attempts) < 1:
             raise ConfigurationError("attempts must be positive")

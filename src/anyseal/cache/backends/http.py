@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 
-from anyseal import offload
+from anyseal import early, offload
 from anyseal._ffi import process_number
 from anyseal.cache.backends._wire import (
     ANSWER_MAX_BYTES,
@@ -61,6 +61,7 @@ class _Api:
     """The requests and what their answers must look like. No I/O."""
 
     def __init__(self, url: str, token: str | None, headers: Mapping[str, str] | None) -> None:
+        early.prepare(*early.HTTP)
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, TypeError):

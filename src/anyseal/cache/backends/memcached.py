@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from anyseal import early
 from anyseal._ffi import process_number
 from anyseal.cache.backends._threads import ThreadedBackend
 from anyseal.deadline import bounded, current, deadline
@@ -116,6 +117,7 @@ class BlockingMemcachedBackend:
     def __init__(self, host: str = "127.0.0.1", port: int = 11211, *, timeout: float = 5.0) -> None:
         if not host or not 0 < port < 65536 or timeout <= 0:
             raise ConfigurationError("memcached needs a host, a port and a positive timeout")
+        early.prepare("encodings.idna")
         self._server = (host, port)
         self._timeout = timeout
         self._pools: dict[int, Any] = {}  # by process: a forked child has connections of its own

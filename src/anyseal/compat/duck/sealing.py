@@ -12,6 +12,7 @@ import nacl.exceptions
 import nacl.secret
 import nacl.utils
 
+from anyseal import early
 from anyseal.compat.duck.plain import PICKLE_PROTOCOL, PlainPickles
 from anyseal.errors import FormatError
 from anyseal.pickles import allowed_classes
@@ -119,6 +120,7 @@ class NaClEncryptor:
                 f"the secret key has {len(key)} bytes, and must have {NACL_KEY_SIZE}: "
                 "resolve_nacl_key makes them of others"
             )
+        early.prepare()
         self._box = nacl.secret.SecretBox(key)
         self._trusted = trusted_pickle
         self._plain = PlainPickles(allowed_classes(allow, trusted_pickle))

@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from anyseal import offload
+from anyseal import early, offload
 from anyseal.compat.lenzeye.master import IV_BYTES, KEY_BYTES, check_bytes
 from anyseal.pages import fresh_bytes
 
@@ -21,6 +21,8 @@ __all__ = [
     "encrypt_multipart_chunk",
     "encrypt_multipart_chunk_async",
 ]
+
+early.prepare()  # nothing is made before its functions are awaited
 
 INLINE_BYTES = 1 << 16
 """Up to here the async twins do the work on the spot: 15 us, less than a hop to a thread."""
