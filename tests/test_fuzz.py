@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from run import TARGETS
 
-@pytest.fixture(scope="module", params=["fuzz_object", "fuzz_record", "fuzz_value"])
+
+@pytest.fixture(scope="module", params=TARGETS)
 def target(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(request.param)
 
