@@ -69,8 +69,10 @@ bench: $(VENV)/.bench
 # The extension is instrumented, libsodium is not. Without pymalloc each Python object is a block of
 # its own, so that ASan sees the end of every buffer. The interpreter's own leaks are not ours.
 SANITIZED := build/sanitize
-SANITIZE_TESTS := tests/test_values*.py tests/test_keys.py tests/test_record.py \
-	tests/test_base64.py tests/test_objects*.py tests/test_vectors.py tests/test_fuzz.py
+SANITIZE_TESTS := tests/test_values*.py tests/test_keys.py tests/test_keyrings_passphrase.py \
+	tests/test_record.py tests/test_base64.py tests/test_objects*.py tests/test_vectors.py \
+	tests/test_third_party.py tests/test_inputs.py tests/test_overlap.py tests/test_races.py \
+	tests/test_fuzz.py
 
 sanitize: venv
 	ANYSEAL_SANITIZE=1 $(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(SANITIZED)/lib .
@@ -88,7 +90,7 @@ $(FUZZ)/.ready: $(SOURCES) $(wildcard src/anyseal/*.py src/anyseal/*/*.py)
 	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
 	$(FUZZ)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(FUZZ)/bin/python -m pip install --quiet --force-reinstall --no-deps .
-	$(FUZZ)/bin/python -m pip install --quiet . atheris
+	$(FUZZ)/bin/python -m pip install --quiet ".[arrow,cache,cachekit]" atheris
 	touch $@
 
 fuzz: $(FUZZ)/.ready
