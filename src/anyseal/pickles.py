@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from anyseal.errors import ConfigurationError
 
-__all__ = ["PLAIN", "RestrictedUnpickler", "allowed_classes", "by_name"]
+__all__ = ["PLAIN", "RestrictedUnpickler", "allowed_classes", "by_name", "restricted_loads"]
 
 PLAIN: tuple[type[Any], ...] = (
     collections.OrderedDict,
@@ -287,3 +287,70 @@ def _makes_new_ones(kind: type) -> bool:
 
 def _is_special(name: Any) -> bool:
     return isinstance(name, str) and name.startswith("__") and name.endswith("__")
+
+
+_GETS = frozenset((pickle.BINGET[0], pickle.LONG_BINGET[0]))
+_TUPLES = frozenset(code[0] for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3))
+
+
+def _simple() -> list[int | None]:
+    """By opcode: the bytes of its argument, or those of the argument's length as a negative number;
+    None of what is not simple."""
+    found: list[int | None] = [None] * 256
+    for size, codes in {
+        0: b"(.N\x88\x89]})\x8faseu\x90\x91t\x85\x86\x87\x94", 1: b"\x80Kh", 2: b"M", 4: b"Jj",
+        8: b"\x95G", -1: b"C\x8c\x8a", -4: b"BX", -8: b"\x8d\x8e",
+    }.items():  # fmt: skip
+        for code in codes:
+            found[code] = size
+    return found
+
+
+_SIMPLE = _simple()
+
+
+def _is_simple(data: bytes) -> bool:
+    """Whether *data* has only opcodes that make built-in values, and lengths that are there.
+
+    Tuples and references to what was made before would have to be counted: not both are simple.
+    """
+    at, end, tuples, gets = 0, len(data), 0, False
+    while at < end:
+        code = data[at]
+        size = _SIMPLE[code]
+        if size is None:
+            return False
+        at += 1
+        if size < 0:
+            at, size = at - size, int.from_bytes(data[at : at - size], "little")
+        at += size if code != 0x95 else 8  # of a frame the opcodes follow
+        if code in _TUPLES:
+            tuples += 1
+        elif code in _GETS:
+            gets = True
+    return at == end and not (tuples and gets) and tuples <= HASH_DEPTH
+
+
+class _NoClasses(pickle.Unpickler):
+    """The implementation in C, for what is simple."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        raise _refuse("not a plain type")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _refuse("not a plain value")
+
+
+def restricted_loads(
+    data: bytes,
+    classes: Mapping[tuple[str, str], type],
+    stateful: Iterable[type] = (),
+) -> Any:
+    """What :class:`RestrictedUnpickler` makes of *data*; raises what it raises.
+
+    Cost: of values without classes about 0.1 us for each opcode and what pickle's C takes; of
+    others 0.5 to 1 us for each.
+    """
+    if _is_simple(data):
+        return _NoClasses(io.BytesIO(data)).load()
+    return RestrictedUnpickler(data, classes, stateful).load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +36,10 @@ class State:
         if path is None or (read_only and not path.exists()):
             return
         flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
-        self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise CliError(f"{path} is no regular file: name another one with --state")
             self._load(path, of, read_only)
         except BaseException:
             self.close()

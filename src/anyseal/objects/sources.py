@@ -376,7 +376,8 @@ class FileSink:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            warn_open(self, f"{self.path}")
+            if process_number() == self._process:
+                warn_open(self, f"{self.path}")
             self._collected()
 
     def _collected(self) -> None:

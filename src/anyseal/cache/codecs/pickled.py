@@ -10,7 +10,7 @@ from typing import Any
 from anyseal.cache.codecs.base import check_bytes, fits
 from anyseal.cache.codecs.blame import blame
 from anyseal.errors import ConfigurationError, FormatError
-from anyseal.pickles import PLAIN, RestrictedUnpickler, allowed_classes, by_name
+from anyseal.pickles import PLAIN, allowed_classes, by_name, restricted_loads
 
 __all__ = ["PickleCodec"]
 
@@ -89,7 +89,7 @@ class PickleCodec:
     def _load(self, data: bytes | memoryview) -> Any:
         if self._trusted:
             return pickle.loads(data)  # noqa: S301 - asked for by name, after authentication
-        return RestrictedUnpickler(bytes(data), self._classes, self._stateful).load()
+        return restricted_loads(bytes(data), self._classes, self._stateful)
 
     def __repr__(self) -> str:
         return f"<PickleCodec {'trusted' if self._trusted else 'restricted'}>"

@@ -6,7 +6,7 @@ import io
 import pickle
 from typing import Any
 
-from anyseal.pickles import PLAIN, RestrictedUnpickler, allowed_classes, by_name
+from anyseal.pickles import PLAIN, allowed_classes, by_name, restricted_loads
 
 __all__ = ["PICKLE_PROTOCOL", "PlainPickles"]
 
@@ -61,4 +61,4 @@ class PlainPickles:
 
     def loads(self, data: bytes) -> Any:
         """What *data* is a pickle of. Raises what unpickling raises."""
-        return RestrictedUnpickler(data, self._classes).load()
+        return restricted_loads(data, self._classes)
