@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TypeVar
 
-from anyseal.errors import AnysealError, MissingExtraError
+from anyseal.errors import AnysealError, MissingExtraError, one_line
 
 try:
     import stamina
@@ -78,7 +78,7 @@ async def retried(
                 if failed is not None:  # the first attempt, which took no part in the ceremony
                     first, failed = failed, None
                     raise first
-                _log.warning("attempt %d of %d: %s", attempt.num, attempts, first)
+                _log.warning("attempt %d of %d: %s", attempt.num, attempts, one_line(first))
                 _ours.set(False)  # what the call retries itself is its own
                 try:
                     return await call()

@@ -139,7 +139,7 @@ class EncryptionWrapper:
         context = self._bound(name)
         key = await current_key(self._keyring, self._partition)
         data: Any = value
-        if not isinstance(self._codec, RawCodec) or not isinstance(value, bytearray | memoryview):
+        if not isinstance(self._codec, RawCodec) or not isinstance(value, (bytearray, memoryview)):
             data = self._codec.encode(value)  # the others are sealed as they are
         if memoryview(data).nbytes <= INLINE_BYTES[self._suite]:
             return seal_under(data, key, context, self._suite, expires_at)
