@@ -7,7 +7,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
+import redis
+import redis.asyncio
 
 from anyseal.cache.backends.http import BlockingHttpBackend, HttpBackend
 from anyseal.cache.backends.memcached import BlockingMemcachedBackend, MemcachedBackend
@@ -210,6 +213,63 @@ MADE = [
     ),
 ]  # fmt: skip
 TARGETS = {str(target): (target, calls) for target, calls in MADE}
+
+
+class Given:
+    """A backend over a client that its user made, and closes."""
+
+    def __init__(self, kind: Any, client: Any, *args: Any, **options: Any) -> None:
+        self._client = client
+        self._backend = kind(*args, client=client, **options) if args else kind(client, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def close(self) -> None:
+        self._backend.close()
+        self._client.close()
+
+    async def aclose(self) -> None:
+        await self._backend.aclose()
+        await self._client.aclose()
+
+
+def _given_redis(kind: Any, backend: Any, **settings: Any) -> Callable[[EvilServer], Any]:
+    def made(server: EvilServer) -> Given:
+        server.speaks.port = server.port  # type: ignore[attr-defined]
+        options = {} if backend is BlockingRedisBackend else {"timeout": TIMEOUT}
+        return Given(backend, kind(host="127.0.0.1", port=server.port, **settings), **options)
+
+    return made
+
+
+def _given_http(kind: Any, backend: Any) -> Callable[[EvilServer], Any]:
+    return lambda server: Given(
+        backend, kind(), f"http://127.0.0.1:{server.port}/api", timeout=TIMEOUT
+    )
+
+
+GIVEN_MADE = [
+    _target("redis-given", RedisProtocol, _given_redis(redis.asyncio.Redis, RedisBackend),
+            blocking=False, more={}),
+    _target("redis-blocking-given", RedisProtocol,
+            _given_redis(redis.Redis, BlockingRedisBackend, socket_timeout=TIMEOUT),
+            blocking=True, more={}),
+    _target("redis-blocking-given-3", RedisProtocol,
+            _given_redis(redis.Redis, BlockingRedisBackend, socket_timeout=TIMEOUT, protocol=3),
+            blocking=True, more={}),
+    _target("cluster-given", _cluster_speaks,
+            _given_redis(redis.asyncio.RedisCluster, RedisBackend),
+            blocking=False, more={}),
+    _target("cluster-blocking-given", _cluster_speaks,
+            _given_redis(redis.RedisCluster, BlockingRedisBackend, socket_timeout=TIMEOUT),
+            blocking=True, more={}),
+    _target("http-given", _http, _given_http(httpx.AsyncClient, HttpBackend),
+            blocking=False, more={}),
+    _target("http-blocking-given", _http, _given_http(httpx.Client, BlockingHttpBackend),
+            blocking=True, more={}),
+]  # fmt: skip
+GIVEN = {str(target): target for target, _ in GIVEN_MADE}
 FIRST = {
     "redis": [b"MGET", b"a"], "cluster": [b"MGET", b"a"], "sentinel": [b"MGET", b"a"],
     "http": HttpRequest("POST", "/api/get", {}, b'{"keys": ["a"]}'), "memcached": [b"get", b"a"],
@@ -219,7 +279,7 @@ SCAN = {**FIRST, "redis": [b"SCAN", b"0", b"MATCH", b"x*"], "cluster": [b"SCAN",
 
 def _behaviours(target: Target, call: str) -> list[str]:
     requests: dict[str, Any] = SCAN if call == "scan" else FIRST
-    return behaviours(target.speaks(), requests[target.name.removesuffix("-blocking")])
+    return behaviours(target.speaks(), requests[target.name.partition("-")[0]])
 
 
 WHOLE = ("get_many", "scan")
@@ -285,3 +345,15 @@ def test_backend_survives_a_handshake(name: str) -> None:
     if "memcached" in name:
         does = ["drip", "silent", "endless_line"]
     assert survives_cold(target, "get_many", does) == []
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_backend_over_a_given_client_survives(name: str) -> None:
+    """A client that its user made is bounded as well, whatever timeouts it has."""
+    target = GIVEN[name]
+    every = _behaviours(target, "get_many")
+    late = [does for does in every if is_slow(does)]
+    some = ["huge_bulk_in_array", "large_array", "integer", "twice", "twice_late", "cut", "closes"]
+    some += ["endless_body", "endless_headers", "body_null"]
+    wrong = survives(target, "get_many", [does for does in some if does in every])
+    assert wrong + survives_late(target, ["get_many"], late) == []

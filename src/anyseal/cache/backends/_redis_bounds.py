@@ -7,10 +7,12 @@ hiredis counts.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any, Final
 
 from redis import ConnectionPool
+from redis.backoff import AbstractBackoff
 from redis.exceptions import ConnectionError
 from redis.sentinel import SentinelManagedConnection
 
@@ -135,8 +137,35 @@ class _Patience:
         connection.__dict__[self._name(connection)] = seconds
 
 
+class _Backoff(AbstractBackoff):
+    """Pauses between attempts, as *inner* has them, that do not go beyond the deadline."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def reset(self) -> None:
+        self._inner.reset()
+
+    def compute(self, failures: int) -> float:
+        seconds: float = self._inner.compute(failures)
+        limit = current()
+        if limit is not None and limit.left() <= seconds:
+            raise TimeoutError("no time for another attempt")
+        return seconds
+
+
 class _Blocking(_Connection):
     """A connection whose whole conversation, connecting included, ends at the deadline."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.bound_retry()
+
+    def bound_retry(self) -> None:
+        """Let no pause between attempts go beyond the deadline."""
+        retry: Any = copy.copy(self.retry)  # type: ignore[has-type]
+        retry._backoff = _Backoff(retry._backoff)
+        self.retry = retry
 
     def _connect(self) -> Any:
         sock = super()._connect()  # type: ignore[misc]
@@ -212,8 +241,13 @@ def _bound_pool(pool: Any, *, blocking: bool) -> None:
     pool.connection_class = _connection(pool.connection_class, blocking=blocking)
     if blocking:
         for connection in getattr(pool, "_available_connections", ()):
-            if getattr(connection, "_sock", None) is not None:
-                bounded(connection._sock)
+            if not isinstance(connection, _Blocking):
+                # Made before; it connects again when it is used.
+                kind: Any = type(connection)
+                connection.disconnect()
+                connection.__class__ = _connection(kind, blocking=True)
+                connection.set_parser(type(connection._parser))
+                connection.bound_retry()
 
 
 def _bound_nodes(manager: Any) -> None:
@@ -238,9 +272,13 @@ class BoundedPool(ConnectionPool):
 
 def allow(connection: Any, values: int) -> None:
     """Let the next answers of *connection* have this many values."""
-    gauge = getattr(connection._parser, "_reader", None)
-    if type(gauge) is _Gauge:
-        gauge.most = values * ANSWER_MAX_BYTES
+    parser = connection._parser
+    gauge = getattr(parser, "_reader", None)
+    if type(gauge) is not _Gauge:
+        if not _of_hiredis(type(parser)):  # pragma: no cover - redis-py without hiredis
+            return
+        gauge = parser._reader = _Gauge(gauge)  # the connection was made before its client came
+    gauge.most = values * ANSWER_MAX_BYTES
 
 
 def pending(connection: Any) -> bool:
