@@ -18,7 +18,8 @@ import pytest
 import anyseal
 from anyseal import FileSink, OutputExistsError, SourceChangedError, SourceError, sync
 from anyseal.cli.app import run as command
-from anyseal.cli.process import signals
+from anyseal.cli.process import CliError, signals
+from anyseal.cli.s3_state import State
 from anyseal.s3.part_file import PartFile
 from anyseal.s3.sealing import plaintext
 from support import C, a_key, names, pattern, seal_bytes
@@ -482,3 +483,12 @@ def test_key_file_is_private_under_any_umask(
     finally:
         os.umask(before)
     assert 0o600 == stat.S_IMODE(target.stat().st_mode)
+
+
+def test_state_file_of_a_migration_is_a_regular_file(tmp_path: Path) -> None:
+    """Reading a FIFO would wait for ever, and a device would keep nothing of what was done."""
+    path = tmp_path / "state"
+    os.mkfifo(path)
+    for read_only in (True, False):
+        with pytest.raises(CliError, match="no regular file"):
+            State(path, {}, read_only=read_only)
