@@ -28,7 +28,7 @@ def _cashews() -> Any:
     from anyseal.cache import CashewsBackend
 
     cashews = Cashews()
-    cashews.setup("mem://")
+    cashews.setup("mem://", pickle_type="null")
     return CashewsBackend(cashews)
 
 
@@ -128,7 +128,7 @@ _CACHE_CALLS: dict[str, tuple[Callable[[Any, Cache], Awaitable[object]], bool, t
     "set and delete": (_set_and_deleted, False, ("delete",)),
 }
 
-_COPYING = "cashews copies what it keeps some ten times, on the loop"
+_COPYING = "cashews itself copies a value some ten times, on the loop"
 _BACKEND_METHODS = (
     "set", "get_many", "compare_and_set", "delete_many", "put_range", "get_range", "publish",
     "set_and_delete", "settle", "take_lease", "delete_beside",
@@ -143,7 +143,7 @@ for _backend in BACKENDS:
             f"cache.{_name} over {_backend}", *_names,
             needs=_backend if _backend in ("redis", "http") else "",
             often=_backend == "memory" or _name in ("set", "get"),
-            unbounded=_COPYING if _backend == "cashews" else ""
+            unbounded=_COPYING if _backend == "cashews" else "",
         )(_cached(_backend, "bytes", _call, _fill))  # fmt: skip
 
 
