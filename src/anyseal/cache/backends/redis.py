@@ -42,8 +42,9 @@ class RedisBackend:
 
     Args:
         client: A ``redis.asyncio.Redis`` (also Sentinel's ``master_for``) or ``RedisCluster``,
-            without ``decode_responses``. It is used as it is, belongs to one event loop, must not
-            be used after a fork, and is not closed.
+            without ``decode_responses``. It belongs to one event loop, must not be used after a
+            fork, and is not closed. Its connections from now on take no larger answers than an
+            entry or a page of names can have.
         timeout: Seconds that any one call may take, connecting included; above 0, at most 300.
 
     Raises:

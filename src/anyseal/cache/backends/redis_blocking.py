@@ -34,7 +34,8 @@ class BlockingRedisBackend:
 
     Args:
         client: A ``redis.Redis`` (also Sentinel's ``master_for``) or ``RedisCluster``, without
-            ``decode_responses``. It is used as it is, and is not closed.
+            ``decode_responses``. It is not closed. Its connections from now on keep to the deadline
+            of each call, and take no larger answers than an entry or a page of names can have.
         timeout: Seconds that any one call may take, connecting included; above 0, at most 300.
             Default: the client's ``socket_timeout``, or 5.
 
