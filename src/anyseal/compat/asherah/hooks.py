@@ -102,9 +102,12 @@ class _Handler(logging.Handler):
         finally:
             self._inside.now = False
 
-    def createLock(self) -> None:  # noqa: N802 - the base class's name
-        """None: a hook may take its time, and may log."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        """The base class's, without its lock: a hook may take its time, and may log."""
+        passed = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
 
 
 def _event_of(record: logging.LogRecord) -> LogEvent:
