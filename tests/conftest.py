@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from anyseal import Key, StaticKeyring, Suite, sync
 from shell import forks, shell
 from support import SUITES, a_key, pattern
 
-__all__ = ["forks", "shell"]
+__all__ = ["forks", "pytest_terminal_summary", "shell"]
 
 # The same examples in every run, and no limit to their time: whether a test fails must depend on
 # the code alone. `--hypothesis-profile=default` looks for new ones, and so does `make fuzz`.
@@ -25,6 +26,18 @@ settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("steady")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell in one line what was skipped, and what would run it."""
+    reasons = collections.Counter(
+        str(report.longrepr[2]).removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple)
+    )
+    if reasons:
+        told = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"{reasons.total()} skipped: {told}")
 
 
 @pytest.fixture(

@@ -289,7 +289,9 @@ def _find(*names: str) -> str:
         found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
         if found is not None:
             return found
-    raise ServerUnavailableError(f"{names[0]} is not installed on this system")
+    raise ServerUnavailableError(
+        f"{names[0]} is not installed on this system: apt-get install mariadb-server"
+    )
 
 
 class Moto:

@@ -300,7 +300,9 @@ class Memcached(Process):
     def __init__(self) -> None:
         binary = shutil.which("memcached")
         if binary is None:
-            raise ServerUnavailableError("memcached is not installed on this system")
+            raise ServerUnavailableError(
+                "memcached is not installed on this system: apt-get install memcached"
+            )
         self._binary = binary
         self.port = free_port()
         super().__init__()
