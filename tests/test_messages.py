@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime
+import inspect
 import io
 import pathlib
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 import redis
 import redis.asyncio as redis_async
@@ -22,14 +24,16 @@ import sqlalchemy
 
 import anyseal
 from anyseal import cache, errors, s3, sync
-from anyseal.kms import StaticKms
+from anyseal.kms import StaticKms, VaultTransitKms
 from anyseal.metastore import MemoryMetastore, SqlMetastore
 from shell import Shell
 
 NAMES = {
     "base64": base64,
     "boto3": boto3,
+    "VaultTransitKms": VaultTransitKms,
     "datetime": datetime,
+    "httpx": httpx,
     "io": io,
     "redis": redis,
     "redis_async": redis_async,
@@ -288,7 +292,7 @@ SAID = {
     "sync.ObjectReader.open(AsyncSource(), KEY)": SOURCE + "AsyncSource: it is an "
     "async one: take it from anyseal.sync",
     "anyseal.ObjectWriter('x.sealed', KEY)": SINK + "str: FileSink(path) makes one",
-    "sync.ObjectWriter(io.BytesIO(), KEY)": SINK + "BytesIO: StreamSink(stream) makes one",
+    "sync.ObjectWriter(io.BytesIO(), KEY)": SINK + "BytesIO: StreamSink(file) makes one",
     "anyseal.ObjectWriter(bytearray(9), KEY)": SINK + "bytearray: MemorySink(buffer) makes one",
     "anyseal.FileSource(b'data')": "TypeError: path must be str or a Path, not bytes: "
     "MemorySource(data) reads bytes",
@@ -297,11 +301,28 @@ SAID = {
     "anyseal.MemorySource('x')": "TypeError: data must be bytes-like, not str: encode it first, "
     "text.encode()",
     "s3.SealedBucket(boto3.client('s3', region_name='us-east-1'), 'b', KEYS)": "TypeError: client "
-    "must be an aiobotocore S3 client, not botocore.client.S3: boto3's blocks; SealedBucket.connect() "
+    "must be an aiobotocore S3 client, not botocore.client.S3: SealedBucket.connect(bucket, keyring) "
     "makes one, also in anyseal.sync",
     "sync.SealedBucket(boto3.client('s3', region_name='us-east-1'), 'b', KEYS)": "TypeError: client "
     "must be a function such as anyseal.s3.connect, not botocore.client.S3: "
     "SealedBucket.connect(bucket, keyring) needs none",
+    "anyseal.StreamSink(io.BytesIO())": "TypeError: send must be a function, not BytesIO",
+    "anyseal.StreamSink('x')": "TypeError: send must be a function, not str",
+    "sync.StreamSink('x')": "TypeError: file must be a binary file open for writing, not str: FileSink(path) makes a file",
+    "anyseal.MemorySink(b'xx')": "TypeError: buffer must be contiguous and writable",
+    "anyseal.MemorySink(100)": "TypeError: buffer must be a writable bytes-like object, not int",
+    "anyseal.HttpSource(pathlib.Path('x'))": "TypeError: url must be a str, not PosixPath: FileSource(path) reads files",
+    "sync.HttpSource('x.sealed')": "ConfigurationError: url must begin with http:// or https:// without a client",
+    "anyseal.HttpSource('http://h/x', httpx.Client())": "TypeError: client must be an httpx.AsyncClient, not Client: anyseal.sync takes this one",
+    "anext(anyseal.StreamOpener(KEY).open(VALUE))": "TypeError: stream must be an async iterable of bytes, not bytes: ObjectReader.open(MemorySource(data), key) reads it",
+    "anext(anyseal.StreamOpener(KEY).open([VALUE]))": "TypeError: stream must be an async iterable of bytes, not list: anyseal.sync.StreamOpener takes it",
+    "list(sync.StreamOpener(KEY).open(VALUE))": "TypeError: stream must be an iterable of bytes, not bytes: ObjectReader.open(MemorySource(data), key) reads it",
+    "list(sync.StreamOpener(KEY).open('x.sealed'))": "TypeError: stream must be an iterable of bytes, not str: open_file() and ObjectReader.open(FileSource(path), key) read files",
+    "s3.SealedBucket(None, 'b', HEX)": A_KEY + "str" + MADE,
+    "s3.SealedBucket('http://h', 'b', KEYS)": "TypeError: client must be an aiobotocore S3 client, not str: SealedBucket.connect(bucket, keyring) makes one, also in anyseal.sync",
+    "hierarchy(metrics='x')": "TypeError: metrics must be a function, not str",
+    "anyseal.SessionFactory(hierarchy(), audit='x')": "TypeError: audit must be a function, not str",
+    "VaultTransitKms('https://v', 'key', auth='s.token')": "TypeError: auth must be a TokenAuth, AppRoleAuth or the like, not str: TokenAuth(token)",
     # The cache
     "cache.Cache(sync.MemoryBackend(), KEYS, namespace='n')": "TypeError: BlockingMemoryBackend is "
     "not an async backend: it is a blocking one, for anyseal.sync.Cache; those for this cache are in "
@@ -309,6 +330,9 @@ SAID = {
     "sync.Cache(cache.MemoryBackend(), KEYS, namespace='n')": "TypeError: MemoryBackend is not a "
     "blocking backend: it is an async one, for anyseal.cache.Cache; those for this cache are in "
     "anyseal.sync",
+    "a_cache().get_or_set('k', 'value')": "TypeError: factory must be a function, not str: it is called if the value is missing, so without ()",
+    "a_cache().get_or_set('k', a_coroutine())": "TypeError: factory must be a function, not coroutine: it is called if the value is missing, so without ()",
+    "sync_cache().get_or_set('k', 'value')": "TypeError: factory must be a function, not str: it is called if the value is missing, so without ()",
     "cache.RedisBackend(redis.Redis())": "ConfigurationError: expected a redis.asyncio.Redis or "
     "RedisCluster, not redis.Redis: redis.asyncio.from_url(url) makes one",
     "sync.RedisBackend(redis_async.Redis())": "ConfigurationError: expected a redis.Redis or "
@@ -332,12 +356,16 @@ def test_message_says_the_remedy(
     assert [] == list(tmp_path.iterdir())
 
 
+async def awaited(call: Any) -> Any:
+    return await call
+
+
 def message(code: str) -> str:
     """What *code* raises, called or awaited."""
     try:
         result = eval(code, NAMES | globals())
-        if asyncio.iscoroutine(result):
-            result = asyncio.run(result)
+        if inspect.isawaitable(result):
+            result = asyncio.run(awaited(result))
     except (errors.AnysealError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return f"returned {result!r}"

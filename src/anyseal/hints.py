@@ -14,6 +14,7 @@ __all__ = [
     "Misuse",
     "MisuseError",
     "as_path",
+    "check_callable",
     "foreign",
     "not_bytes",
     "not_hierarchy",
@@ -23,6 +24,7 @@ __all__ = [
     "not_record",
     "not_sink",
     "not_source",
+    "not_stream",
     "only_async_with",
     "use_async_with",
     "use_with",
@@ -60,7 +62,7 @@ def wrong_type(name: str, expected: str, given: Any, remedy: str = "") -> TypeEr
     """*name* must be *expected*, and *given* is not."""
     if isinstance(given, type):
         return TypeError(f"{name} must be {expected}, not the class {given.__name__}: make one")
-    if hasattr(type(given), "__await__"):
+    if hasattr(type(given), "__await__") and not remedy:
         remedy = "await it first; in anyseal.sync nothing is awaited"
     kind = type(given).__name__
     module = type(given).__module__.partition(".")[0]
@@ -171,8 +173,27 @@ def not_sink(given: Any, *, waits: bool) -> TypeError:
     elif isinstance(given, (bytes, bytearray, memoryview)):
         remedy = "MemorySink(buffer) makes one"
     elif not hasattr(given, "commit") and (hasattr(given, "write") or hasattr(given, "send")):
-        remedy = "StreamSink(stream) makes one"
+        remedy = "StreamSink(stream.send) makes one" if waits else "StreamSink(file) makes one"
     return wrong_type("sink", "a FileSink, MemorySink, StreamSink or the like", given, remedy)
+
+
+def not_stream(given: Any, *, waits: bool) -> TypeError:
+    """For what gives no pieces of bytes, one after the other."""
+    remedy = ""
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        remedy = "ObjectReader.open(MemorySource(data), key) reads it"
+    elif isinstance(given, (str, os.PathLike)):
+        remedy = "open_file() and ObjectReader.open(FileSource(path), key) read files"
+    elif hasattr(type(given), "__aiter__" if not waits else "__iter__"):
+        remedy = f"{'anyseal.sync' if waits else 'anyseal'}.StreamOpener takes it"
+    kind = "an async iterable of bytes" if waits else "an iterable of bytes"
+    return wrong_type("stream", kind, given, remedy)
+
+
+def check_callable(name: str, given: Any, remedy: str = "") -> None:
+    """Raise TypeError unless *given* can be called."""
+    if not callable(given):
+        raise wrong_type(name, "a function", given, remedy)
 
 
 def as_path(given: Any, remedy: str = "") -> Path:

@@ -21,7 +21,7 @@ from anyseal import offload
 from anyseal._ffi import view
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import ConfigurationError, FormatError
-from anyseal.hints import not_hierarchy, not_record, use_async_with, wrong_type
+from anyseal.hints import check_callable, not_hierarchy, not_record, use_async_with, wrong_type
 from anyseal.keyring.cached import IntermediateKey, Partition, trim
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.pages import decoded, encoded
@@ -344,6 +344,8 @@ class FactoryBase:
     def __init__(self, hierarchy: KeyHierarchy, *, audit: AuditHook | None = None) -> None:
         if not isinstance(hierarchy, KeyHierarchy):
             raise not_hierarchy(hierarchy)
+        if audit is not None:
+            check_callable("audit", audit)
         self.hierarchy = hierarchy
         self._audit = audit
         self._cache: OrderedDict[str, Partition] = OrderedDict()

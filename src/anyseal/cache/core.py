@@ -22,7 +22,7 @@ from anyseal.cache.shelf import Shelf
 from anyseal.cache.stats import CacheHealth
 from anyseal.cache.values import Values
 from anyseal.errors import BackendError
-from anyseal.hints import use_async_with
+from anyseal.hints import check_callable, use_async_with
 from anyseal.keys import Key
 from anyseal.ports import AuditHook, Backend, Keyring, MetricsHook
 from anyseal.suites import Suite
@@ -350,6 +350,7 @@ class Cache(CacheBase):
                 cancelled. False for one that uses what belongs to a request, such as its database
                 session: then it runs in the caller's task.
         """
+        check_callable("factory", factory, "it is called if the value is missing, so without ()")
         work = Computation(
             partition=partition,
             key=check_key(key),

@@ -26,7 +26,7 @@ from anyseal.errors import (
     WrongKeyError,
     WrongPartitionError,
 )
-from anyseal.hints import only_async_with, wrong_type
+from anyseal.hints import check_callable, only_async_with, wrong_type
 from anyseal.keyring.cached import IntermediateKey, Partition, Partitions, trim
 from anyseal.keyring.ids import KeyIds
 from anyseal.keyring.intermediate import IntermediateKeys
@@ -88,6 +88,8 @@ class KeyHierarchy:
             raise wrong_type(
                 "policy", "a CryptoPolicy", policy, "CryptoPolicy(**settings) makes one"
             )
+        if metrics is not None:
+            check_callable("metrics", metrics)
         early.prepare()
         self.policy = CryptoPolicy() if policy is None else policy
         self.meter = Meter(metrics)

@@ -23,7 +23,7 @@ import anyio.abc
 from anyseal import early, offload
 from anyseal.config import KEY_BYTES
 from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError, one_line
-from anyseal.hints import only_async_with
+from anyseal.hints import only_async_with, wrong_type
 from anyseal.kms._blob import check_key, check_wrapped, wipe
 from anyseal.kms._calls import check_patience, retried
 from anyseal.kms._vault import (
@@ -119,6 +119,9 @@ class VaultTransitKms:
         check_patience(timeout=timeout, attempts=attempts)
         if auth is None:
             auth = TokenAuth(os.environ.get("VAULT_TOKEN", "").strip())
+        if not hasattr(auth, "credentials"):
+            remedy = "TokenAuth(token)" if isinstance(auth, str) else ""
+            raise wrong_type("auth", "a TokenAuth, AppRoleAuth or the like", auth, remedy)
         self._base = base_of(address)
         self._key_name = path_of("key_name", key_name)
         self._mount = path_of("mount", mount)

@@ -17,6 +17,7 @@ import anyio
 from anyseal import early
 from anyseal.deadline import bounded_client, deadline
 from anyseal.errors import ConfigurationError, MissingExtraError, SourceChangedError, SourceError
+from anyseal.hints import wrong_type
 from anyseal.objects.sources import check_tag
 from anyseal.objects.targets import warn_open
 from anyseal.ports import Ends
@@ -57,6 +58,10 @@ class _Ranges:
             timeout = getattr(getattr(client, "timeout", None), "read", None) or DEFAULT_SECONDS
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
             raise ConfigurationError("timeout must be seconds, above 0")
+        if not isinstance(url, str):
+            raise wrong_type("url", "a str", url, "FileSource(path) reads files")
+        if client is None and not url.lower().startswith(("http://", "https://")):
+            raise ConfigurationError("url must begin with http:// or https:// without a client")
         self._timeout = timeout
         self.url = url
         self.name = _shown(url)
@@ -170,6 +175,10 @@ class HttpSource:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
+        if isinstance(client, httpx.Client):
+            raise wrong_type(
+                "client", "an httpx.AsyncClient", client, "anyseal.sync takes this one"
+            )
         self._ranges = _Ranges(url, headers, client, timeout)
         self._client = httpx.AsyncClient() if client is None else client
         self._own = client is None
@@ -245,6 +254,10 @@ class BlockingHttpSource:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
+        if isinstance(client, httpx.AsyncClient):
+            raise wrong_type(
+                "client", "an httpx.Client", client, "anyseal, not anyseal.sync, awaits"
+            )
         self._ranges = _Ranges(url, headers, client, timeout)
         self._client = bounded_client(httpx.Client() if client is None else client)
         self._own = client is None

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from anyseal import offload
-from anyseal._ffi import process_number, view
+from anyseal._ffi import process_number, view, view_writable
 from anyseal.errors import OutputExistsError, SourceChangedError, SourceError
-from anyseal.hints import as_path
+from anyseal.hints import as_path, check_callable, wrong_type
 from anyseal.objects.targets import (
     Replaced,
     check_absent,
@@ -98,6 +98,8 @@ class MemorySink:
 
     def __init__(self, buffer: Any = None) -> None:
         self._grown = Growing()
+        if buffer is not None:
+            view_writable(buffer)  # raises what says the remedy
         self._view = None if buffer is None else memoryview(buffer).cast("B")
         self._size: int | None = None
 
@@ -393,6 +395,8 @@ class StreamSink:
     """
 
     def __init__(self, send: Callable[[bytes], Awaitable[Any]]) -> None:
+        method = "its method, StreamSink(stream.send)" if hasattr(send, "send") else ""
+        check_callable("send", send, method)
         self._send = send
 
     async def write(self, data: memoryview) -> None:
@@ -413,6 +417,9 @@ class BlockingStreamSink:
     """
 
     def __init__(self, file: Any) -> None:
+        if not hasattr(file, "write"):
+            remedy = "FileSink(path) makes a file" if isinstance(file, (str, os.PathLike)) else ""
+            raise wrong_type("file", "a binary file open for writing", file, remedy)
         self._file = file
 
     def append(self, data: memoryview) -> None:

@@ -15,6 +15,7 @@ from anyseal import offload
 from anyseal._ffi import lib
 from anyseal.config import STEP_BYTES
 from anyseal.errors import DecryptionError, FormatError
+from anyseal.hints import not_stream
 from anyseal.keys import Key
 from anyseal.objects.chunks import SegmentKey, open_run
 from anyseal.objects.format import HEADER_MAX_BYTES, Header, ObjectKeys, Trailer
@@ -203,6 +204,8 @@ class StreamOpener(OpenerBase):
             WrongKeyError: The key id is unknown under this partition.
             DecryptionError: It does not verify.
         """
+        if not hasattr(type(stream), "__aiter__"):
+            raise not_stream(stream, waits=True)
         iterator = aiter(stream)
         events = StreamParser(self._context).events()
         answer: Any = None

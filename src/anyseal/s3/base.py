@@ -7,6 +7,7 @@ from typing import Any
 from anyseal import early
 from anyseal.config import BYTES_LIKE, CONTEXT_MAX_BYTES
 from anyseal.errors import ConfigurationError
+from anyseal.hints import not_keyring
 from anyseal.keys import Key
 from anyseal.objects.sealer import CHUNK_SIZE
 from anyseal.ports import Keyring, resolve_partition
@@ -67,6 +68,8 @@ class BucketBase:
         suite_named(suite)
         if whole("attempts", attempts) < 1:
             raise ConfigurationError("attempts must be positive")
+        if not isinstance(keyring, (Key, Keyring)):
+            raise not_keyring(keyring)
         self._calls = Calls(client, bucket, attempts=attempts)
         self._keyring = keyring
         self._suite = suite

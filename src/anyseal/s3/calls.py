@@ -128,10 +128,10 @@ class Calls:
     def __init__(self, client: Any, bucket: str, *, attempts: int = ATTEMPTS) -> None:
         if not isinstance(bucket, str) or not bucket:
             raise ConfigurationError("bucket must be a non-empty str")
-        if blocks(client):
+        if isinstance(client, str) or blocks(client):
             raise wrong_type(
                 "client", "an aiobotocore S3 client", client,
-                "boto3's blocks; SealedBucket.connect() makes one, also in anyseal.sync",
+                "SealedBucket.connect(bucket, keyring) makes one, also in anyseal.sync",
             )  # fmt: skip
         self.client = client
         self.bucket = bucket

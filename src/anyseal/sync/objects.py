@@ -9,7 +9,8 @@ from typing import Any, NoReturn, Self
 
 from anyseal import offload
 from anyseal._ffi import lib, view_writable
-from anyseal.hints import not_source, use_with
+from anyseal.config import BYTES_LIKE
+from anyseal.hints import not_source, not_stream, use_with
 from anyseal.keys import Key
 from anyseal.objects.reader import (
     NeedKey,
@@ -304,6 +305,8 @@ class StreamOpener(OpenerBase):
 
     def open(self, stream: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
         """The plaintext of *stream*, in verified pieces of about 1 MiB."""
+        if isinstance(stream, (str, *BYTES_LIKE)) or not hasattr(type(stream), "__iter__"):
+            raise not_stream(stream, waits=False)
         iterator = iter(stream)
         events = StreamParser(self._context).events()
         answer: Any = None

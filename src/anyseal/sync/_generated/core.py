@@ -16,7 +16,7 @@ from anyseal.cache.pieces import object_name
 from anyseal.cache.policy import TTL, UNSET, CachePolicy
 from anyseal.cache.stats import CacheHealth
 from anyseal.errors import BackendError
-from anyseal.hints import use_with
+from anyseal.hints import check_callable, use_with
 from anyseal.keys import Key
 from anyseal.ports import AuditHook, BlockingBackend, Keyring, MetricsHook
 from anyseal.suites import Suite
@@ -347,6 +347,7 @@ class Cache(CacheBase):
                 cancelled. False for one that uses what belongs to a request, such as its database
                 session: then it runs in the caller's task.
         """
+        check_callable("factory", factory, "it is called if the value is missing, so without ()")
         work = Computation(
             partition=partition,
             key=check_key(key),
