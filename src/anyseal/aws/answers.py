@@ -25,14 +25,17 @@ __all__ = ["ANSWER_MAX_BYTES", "SMALL_BYTES", "limit_answers", "pieces_of"]
 ANSWER_MAX_BYTES = 4 << 20
 """A page of 1,000 of the longest keys of S3, or of 1 MB of DynamoDB, as it is sent."""
 
+TAGS_MAX = 50_000
+"""A page of 1,000 has half of them; botocore parses an answer several times, in the event loop."""
+
 SMALL_BYTES = 1 << 20
 """For services that answer with one key or secret."""
 
 
 class ExcessError(exceptions.BotoCoreError):  # type: ignore[misc]
-    """The answer is longer than any right one."""
+    """The answer is longer than any right one, or would unfold to more."""
 
-    fmt = "the answer to {endpoint_url} is longer than {limit:,} bytes"
+    fmt = "the answer to {endpoint_url} is longer than {limit:,} bytes, or unfolds to more"
 
 
 def limit_answers(
@@ -79,6 +82,8 @@ async def _read(raw: Any, url: str, max_bytes: int) -> bytes:
 
     try:
         await take_all(pieces_of(raw), take)
+        if _unfolds(content):
+            raise ExcessError(endpoint_url=url, limit=max_bytes)
     except BaseException as exc:
         await _close(raw)
         if isinstance(exc, exceptions.BotoCoreError) or not isinstance(exc, Exception):
@@ -86,6 +91,12 @@ async def _read(raw: Any, url: str, max_bytes: int) -> bytes:
         raise exceptions.HTTPClientError(error=exc) from exc
     await _close(raw, whole=True)
     return bytes(content)
+
+
+def _unfolds(content: bytearray) -> bool:
+    """Whether parsing *content* would cost far more than its length: no service sends that."""
+    suspect = content.count(b"<") > TAGS_MAX or b"<!ENTITY" in content or b"\0" in content
+    return suspect and not content.lstrip().startswith(b"{")  # JSON may quote anything
 
 
 async def _close(raw: Any, *, whole: bool = False) -> None:

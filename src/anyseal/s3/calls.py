@@ -423,7 +423,7 @@ class Calls:
                 )
                 for one in listed
             ]
-            if not answer.get("IsTruncated") or not listed:
+            if not required(answer, "IsTruncated", bool, where):
                 return found
             following = required(answer, "NextPartNumberMarker", int, where)
             if marker is not None and following <= marker:
@@ -446,7 +446,11 @@ class Calls:
                 StartAfter=start_after if token is None else None,
             )
             listed = answer.get("Contents", [])
-            token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+            token = (
+                required(answer, "NextContinuationToken", str, where)
+                if required(answer, "IsTruncated", bool, where)
+                else None
+            )
             pages.advance(token, found=len(listed))
             for one in listed:
                 yield Listed(

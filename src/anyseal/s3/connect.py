@@ -106,7 +106,9 @@ async def connect(
         session_token: Of temporary credentials.
         profile: A profile of the shared configuration.
         concurrency: Connections at the same time.
-        timeout: Seconds to connect, and to wait for the next bytes.
+        timeout: Seconds for a request without a body, from connecting to the end of the answer;
+            CompleteMultipartUpload and copies, which S3 itself answers slowly, may take ten times
+            as long. For bodies, sent or received: seconds for the next 64 KiB, or 256 KiB sent.
 
     Raises:
         ConfigurationError: A setting is missing or contradicts another.
