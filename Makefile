@@ -124,7 +124,7 @@ $(FUZZ)/.ready: $(SOURCES) $(wildcard src/anyseal/*.py src/anyseal/*/*.py)
 	test -x $(FUZZ)/bin/python || $(PYTHON) -m venv $(FUZZ)
 	$(FUZZ)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(FUZZ)/bin/python -m pip install --quiet --force-reinstall --no-deps .
-	$(FUZZ)/bin/python -m pip install --quiet ".[arrow,cache,cachekit]" atheris
+	$(FUZZ)/bin/python -m pip install --quiet ".[arrow,cache,cachekit]" zstandard atheris
 	touch $@
 
 fuzz: $(FUZZ)/.ready

@@ -15,10 +15,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from anyseal import Key, MemorySink, MemorySource, PassphraseKeyring, StaticKeyring, Suite, sync
+from anyseal import (
+    Key,
+    KeyHierarchy,
+    MemorySink,
+    MemorySource,
+    PassphraseKeyring,
+    StaticKeyring,
+    Suite,
+    sync,
+)
 from anyseal._ffi import lib, view_writable
 from anyseal.cache import MemoryBackend  # noqa: F401 - imported before any secret is there
 from anyseal.keys import Slot
+from anyseal.kms import StaticKms
+from anyseal.metastore import MemoryMetastore
 from anyseal.record.key_records import unwrap_key, wrap_key
 from anyseal.record.opening import open_row
 from anyseal.record.row_key import RowKey
@@ -143,6 +154,36 @@ def passphrases() -> Use:
     return [sealed[:52].hex()], keyring.wipe
 
 
+def passphrases_as_text() -> Use:
+    data = secret(48)
+    text = data.decode()
+    wipe(data)
+    keyring = PassphraseKeyring(text, memory_log2_kib=3, passes=1)
+    lib.anyseal_wipe(lib.anyseal_text(id(text)), len(text))  # the caller's own copy
+    sealed = sync.seal(SMALL, keyring, partition="tenant")
+    return [sealed[:52].hex()], keyring.wipe
+
+
+def hierarchies() -> Use:
+    key, metastore = next_key(), MemoryMetastore()
+    hierarchy = KeyHierarchy(StaticKms(key), metastore, service="s", product="p")
+    factory = sync.SessionFactory(hierarchy)
+    with factory.session("tenant") as session:
+        row = session.encrypt(SMALL)
+        assert SMALL == session.decrypt(row)
+    records = sorted(
+        (record for versions in metastore._rows.values() for record in versions.values()),
+        key=lambda record: record.parent_id is not None,
+    )
+    told = [record.key.hex() for record in records]
+
+    def end() -> None:
+        factory.close()
+        key.wipe()
+
+    return told, end
+
+
 def left_behind() -> Use:
     """A copy outside the arena, so that the parent knows that it would see one."""
     kept = secret()
@@ -158,6 +199,8 @@ USES: dict[str, Callable[[], Use]] = {
     "cache": cache_entries,
     "partitions": partitions,
     "passphrases": passphrases,
+    "text": passphrases_as_text,
+    "hierarchies": hierarchies,
     "left behind": left_behind,
 }
 

@@ -136,7 +136,12 @@ def needles(use: str, secret: bytes, told: list[str]) -> Needles:
     elif kind == "partitions":
         key = ref.partition_key(secret, "tenant")
         found |= value_needles(key, bytes.fromhex(told[0]))
-    elif kind == "passphrases":
+    elif kind == "hierarchies":
+        found |= forms(secret, "master key", aes=True)
+        system = unwrapped(bytes.fromhex(told[0]), secret)
+        found |= forms(system, "system key", aes=True)
+        found |= forms(unwrapped(bytes.fromhex(told[1]), system), "intermediate key", aes=True)
+    elif kind in ("passphrases", "text"):
         header = bytes.fromhex(told[0])
         key = ref.passphrase_stretch(secret, "tenant", header[4:14])
         found |= value_needles(key, header)
@@ -180,6 +185,7 @@ class Memory:
 def searched() -> tuple[list[str], list[str]]:
     """What was found outside the arena while the keys lived, and anywhere after their end."""
     secrets = {use: os.urandom(48 if use == "passphrases" else 32) for use in residue_child.USES}
+    secrets["text"] = os.urandom(24).hex().encode()
     path = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
     # Without memory of what it bound, the loader spills the vector registers at each call.
     environ = {**os.environ, "PYTHONPATH": path, "LD_BIND_NOT": "1"}

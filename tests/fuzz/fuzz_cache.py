@@ -22,10 +22,11 @@ CODECS: list[Any] = [
     codec_named("pickle"),
     codec_named("raw"),
     Compressed("json", min_size=1),
-    Compressed("json", min_size=1, algorithm="zstd"),
 ]
 with contextlib.suppress(ConfigurationError):  # not installed
     CODECS.append(codec_named("arrow"))
+with contextlib.suppress(ConfigurationError):
+    CODECS.append(Compressed("json", min_size=1, algorithm="zstd"))
 ENCODED: list[bytes] = []
 for _codec in CODECS:
     with contextlib.suppress(Exception):  # raw and arrow take other values
