@@ -189,7 +189,6 @@ async def test_own_service_may_be_slow_for_callers_who_leave(hanging: Hanging) -
         )
 
 
-RECORD = KeyRecord(id="_SK_s_p", created=1, key=b"k")
 ANSWERS: dict[str, Any] = {
     "number": 42,
     "text": "record",
@@ -215,12 +214,17 @@ def nonsense(verb: str, answer: Any) -> KeyHierarchy:
     return KeyHierarchy(kms, metastore, service="s", product="p")
 
 
-@pytest.mark.parametrize("verb", METASTORE[1:])
-@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize(
+    ("verb", "answer"),
+    [
+        pytest.param(verb, answer, id=f"{verb} {name}")
+        for verb in METASTORE[1:]
+        for name, answer in ANSWERS.items()
+        if (verb, name) != ("store", "true")  # which is right
+    ],
+)
 def test_own_metastore_of_wrong_answers_is_told(verb: str, answer: Any) -> None:
     """A TypeError from the depths tells nobody whose mistake it was."""
-    if verb == "store" and isinstance(answer, bool):
-        pytest.skip("that is right")
     with (
         sync.SessionFactory(nonsense(verb, answer)) as factory,
         pytest.raises(MetastoreError) as caught,
