@@ -13,7 +13,7 @@ def test_skips_are_told_in_one_line_with_their_remedy() -> None:
         """
         import pytest, sys
         sys.exit(pytest.main(
-            ["-q", "-p", "no:cacheprovider", "tests/test_cache_backends_remote.py", "-k", "memcached"]
+            ["-qp", "no:cacheprovider", "tests/test_cache_backends_remote.py", "-k", "memcached"]
         ))
         """,
         PATH="/nowhere",
