@@ -1321,7 +1321,7 @@ def test_importing_the_package_imports_no_extra() -> None:
     import anyseal.kms
 
     names = [name for name in dir(anyseal.kms) if name.endswith(("Kms", "Auth"))]
-    assert 8 == len([getattr(anyseal.kms, name) for name in names])
+    assert 9 == len([getattr(anyseal.kms, name) for name in names])
     with pytest.raises(AttributeError):
         _ = anyseal.kms.Nothing  # type: ignore[attr-defined]
 

@@ -26,7 +26,9 @@ from aiobotocore.session import AioSession
 from blockbuster import BlockBuster, blockbuster_ctx
 
 import anyseal.metastore.sql
+from anyseal import KeyHierarchy, SessionFactory, sync
 from anyseal.errors import ConfigurationError, FormatError, MetastoreError
+from anyseal.kms import FileKms
 from anyseal.metastore import DynamoDbMetastore, MemoryMetastore, SqlMetastore
 from anyseal.ports import KeyRecord, MetastoreAdmin
 from servers import PASSWORD, MariaDb, Moto, Postgres, free_port
@@ -1281,3 +1283,59 @@ async def test_latest_before_a_time_is_strictly_before_it(store: Any) -> None:
         assert expected == await store.load_latest_before(IK, created)
     for key_id, created in [("", T0), (IK, -1), ("\ud800", T0), (IK.lower(), T0)]:
         assert await store.load_latest_before(key_id, created) is None
+
+
+# ---- Wrapping again, and a table that is not there -------------------------------------------
+
+
+async def test_replaced_key_only_where_the_old_one_still_is(store: Any) -> None:
+    """Two processes that rewrap, or one that revokes beside it, must not undo each other."""
+    record, other = sk(), sk(T0 + 60)
+    assert await store.store(record)
+    assert await store.store(other)
+    new = dataclasses.replace(record, key=b"n" * 100)
+    assert await store.replace_key(record, new.key) is True
+    assert await store.replace_key(record, b"m" * 60) is False, "it has changed since"
+    assert new == await store.load(SK, T0)
+    assert await store.revoke(SK, T0)
+    assert await store.replace_key(new, b"k" * 60) is True
+    assert dataclasses.replace(new, key=b"k" * 60, revoked=True) == await store.load(SK, T0)
+    assert other == await store.load(SK, T0 + 60)
+    assert await store.delete(SK, T0)
+    assert await store.replace_key(new, b"m" * 60) is False
+    assert await store.load(SK, T0) is None
+
+
+@on(*SOME)
+async def test_start_tells_that_the_key_table_is_missing(backend: Any) -> None:
+    """A service must not begin with a database that was never set up; the remedy is one command."""
+    table = f"later_{secrets.token_hex(4)}"
+    if backend.name == "dynamodb":
+        made: Any = DynamoDbMetastore(
+            session=aws_session(), endpoint_url=backend.server.url, table=table, attempts=1
+        )
+    else:
+        made = SqlMetastore(backend.url, table=table, create_table=False)
+    kms = FileKms.__new__(FileKms)
+    hierarchy = KeyHierarchy(kms, made, service="svc", product="prod")
+    with pytest.raises(MetastoreError, match="anyseal keys init") as caught:
+        async with SessionFactory(hierarchy):
+            pass
+    assert not caught.value.retryable
+    if backend.name != "dynamodb":  # its clients belong to one event loop each
+        with pytest.raises(MetastoreError, match="anyseal keys init"):
+            await anyio.to_thread.run_sync(sync.SessionFactory(hierarchy).__enter__)
+    await made.create_table()
+    async with SessionFactory(hierarchy):
+        pass
+
+
+async def test_start_does_not_fail_for_a_metastore_that_is_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An outage is no wrong set-up: who has warm keys elsewhere must be able to restart."""
+    made = SqlMetastore("postgresql://nobody@127.0.0.1:1/keys", timeout=2)
+    kms = FileKms.__new__(FileKms)
+    async with SessionFactory(KeyHierarchy(kms, made, service="svc", product="prod")):
+        pass
+    assert "does not answer at the start" in caplog.text

@@ -416,6 +416,8 @@ class SessionFactory(FactoryBase):
             session = f.session("user-42")
             row = await session.encrypt(b"secret")
 
+    The block begins with a look whether the key table is there (``anyseal keys init`` makes it).
+
     Args:
         hierarchy: Where the keys come from. The factory closes it.
         audit: Called after each operation with partition, key id, operation and outcome.
@@ -441,6 +443,7 @@ class SessionFactory(FactoryBase):
     __enter__ = use_async_with
 
     async def __aenter__(self) -> Self:
+        await self.hierarchy.check()
         return self
 
     async def __aexit__(

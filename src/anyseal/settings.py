@@ -144,6 +144,8 @@ class SessionSettings:
     static_master_key_hex: str | None = _setting(
         "StaticMasterKeyHex", _text, env=("STATIC_MASTER_KEY_HEX",)
     )
+    kms_file: str | None = _setting("KmsFile", _text, env=("KMS_FILE",))
+    kms_keys: str | None = _setting("KmsKeys", _text, env=("KMS_KEYS",))
     region_map: Mapping[str, str] | None = _setting("RegionMap", _mapping, env=("REGION_MAP",))
     preferred_region: str | None = _setting("PreferredRegion", _text, env=("PREFERRED_REGION",))
     kms_key_id: str | None = _setting("KmsKeyId", _text, env=("KMS_KEY_ID",))

@@ -8,13 +8,22 @@ from __future__ import annotations
 from typing import Any
 
 from anyseal.errors import ConfigurationError
+from anyseal.kms.file import FileKms
 from anyseal.kms.static import StaticKms
 from anyseal.metastore.memory import MemoryMetastore
 from anyseal.ports import Kms, Metastore
 
 __all__ = ["kms_of", "metastore_of"]
 
-_KMS = ("static", "test-debug-static", "aws", "vault", "vault-transit", "secrets-manager")
+_KMS = (
+    "static",
+    "file",
+    "test-debug-static",
+    "aws",
+    "vault",
+    "vault-transit",
+    "secrets-manager",
+)
 _METASTORES = (
     "memory",
     "test-debug-memory",
@@ -41,6 +50,12 @@ def kms_of(settings: Any) -> Kms:
         ConfigurationError: An unknown name, or something it needs is missing.
     """
     name = settings.kms.lower()
+    if name == "file":
+        if settings.kms_file and settings.kms_keys:
+            raise ConfigurationError("kms_file and kms_keys exclude each other")
+        if settings.kms_keys:
+            return FileKms.from_text(settings.kms_keys)
+        return FileKms(_need(settings, "kms_file", "the file KMS"))
     if name == "static":
         return StaticKms(_need(settings, "static_master_key_hex", "the static KMS"))
     if name == "test-debug-static":

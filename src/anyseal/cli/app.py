@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anyseal.cli import keys, lifecycle, s3, transfer
+from anyseal.cli import keys, masters, s3, transfer
 from anyseal.cli.options import (
     Context,
     Force,
@@ -59,7 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-app.add_typer(lifecycle.app, name="keys")
+app.add_typer(masters.app, name="keys")
 app.add_typer(s3.app, name="s3")
 
 Source = Annotated[

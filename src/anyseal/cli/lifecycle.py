@@ -30,7 +30,13 @@ __all__ = ["app"]
 T = TypeVar("T")
 
 DAY = 86400.0
-SECRETS = ("static_master_key_hex", "vault_token", "vault_approle_secret_id", "connection_string")
+SECRETS = (
+    "static_master_key_hex",
+    "vault_token",
+    "vault_approle_secret_id",
+    "connection_string",
+    "kms_keys",
+)
 COLORS = {
     "active": "green",
     "expiring": "yellow",
@@ -68,15 +74,18 @@ class Hierarchy(NamedTuple):
             raise CliError("a metastore in memory ends with its process: it has no keys to show")
         return cls(settings)
 
-    def run(self, job: Callable[[KeyAdmin], Awaitable[T]]) -> T:
-        """Do *job* in an event loop of its own."""
+    def run(self, job: Callable[[KeyAdmin], Awaitable[T]], *, new: bool = False) -> T:
+        """Do *job* in an event loop of its own. A database of SQLite is not made, unless *new*."""
 
         async def main() -> T:
             async with self.settings.hierarchy() as hierarchy:
                 file = getattr(hierarchy.metastore, "file", None)
                 # Without its folder SQLite cannot make it, and says so.
-                if file is not None and file.parent.exists() and not file.exists():
-                    raise CliError(f"{file}: no such database: there are no keys to look after")
+                if not new and file is not None and file.parent.exists() and not file.exists():
+                    raise CliError(
+                        f"{file}: no such database: there are no keys to look after "
+                        "(`anyseal keys init` makes it)"
+                    )
                 return await job(KeyAdmin(hierarchy))
 
         signals.hand_over()
@@ -172,6 +181,40 @@ def _keys(count: int) -> str:
 
 
 # ---- the commands ----
+
+
+@app.command()
+def init(config: Config = None) -> None:
+    """Make the key table where there is none. Takes the right to do so."""
+
+    async def job(admin: KeyAdmin) -> str:
+        metastore = admin.metastore
+        create = getattr(metastore, "create_table", None)
+        if create is None:
+            raise CliError(f"{type(metastore).__name__} has no table to make")
+        await create()
+        check = getattr(metastore, "check_table", None)
+        if check is not None:
+            await check()
+        return repr(metastore)
+
+    print(f"the key table is there: {Hierarchy.of(config).run(job, new=True)}")
+
+
+@app.command("rewrap-system")
+def rewrap_system(config: Config = None, json: Json = False) -> None:
+    """Wrap the system keys again, under the KMS's current master key: after it was changed.
+
+    Rows that change at the same time are read again. May be stopped, and repeated.
+    """
+    report = Hierarchy.of(config).run(lambda admin: admin.rewrap_system())
+    if json:
+        _print({"rewrapped": report.rewrapped, "current": report.current})
+    else:
+        print(
+            f"{report.rewrapped} system {_keys(report.rewrapped)} rewrapped, "
+            f"{report.current} had the current master key"
+        )
 
 
 @app.command("list")

@@ -1,7 +1,7 @@
 """Keyrings: where the keys of a partition come from."""
 
 from anyseal.keyring.hierarchy import KeyHierarchy
-from anyseal.keyring.lifecycle import KeyAdmin, KeyStatus, ShredReport
+from anyseal.keyring.lifecycle import KeyAdmin, KeyStatus, RewrapReport, ShredReport
 from anyseal.keyring.passphrase import PassphraseKeyring
 from anyseal.keyring.static import StaticKeyring
 
@@ -10,6 +10,7 @@ __all__ = [
     "KeyHierarchy",
     "KeyStatus",
     "PassphraseKeyring",
+    "RewrapReport",
     "ShredReport",
     "StaticKeyring",
 ]

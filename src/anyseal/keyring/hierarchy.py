@@ -10,6 +10,7 @@ derives; the two primitives are independent.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from anyseal.config import CryptoPolicy
 from anyseal.errors import (
     ConfigurationError,
     KeyNotFoundError,
+    MetastoreError,
     WrongKeyError,
     WrongPartitionError,
 )
@@ -36,11 +38,12 @@ from anyseal.keyring.meter import Meter
 from anyseal.keyring.naming import NameKeys
 from anyseal.keyring.system import SystemKeys
 from anyseal.keys import Key
-from anyseal.ports import Kms, Metastore, MetricsHook
+from anyseal.ports import KeyRecord, Kms, Metastore, MetricsHook
 from anyseal.tasks import Background
 
 __all__ = ["KeyHierarchy"]
 
+_log = logging.getLogger("anyseal.hierarchy")
 _UNKNOWN_KEYS_MAX = 1000
 
 
@@ -254,6 +257,25 @@ class KeyHierarchy:
         """
         return await self._names.get(self, partition)
 
+    # ---- at the start ----
+
+    async def check(self) -> None:
+        """Find out that the key table is there: factories do when their block begins.
+
+        A metastore that does not answer is logged, and no reason not to start: cold keys will wait
+        for it. So is one that cannot tell.
+
+        Raises:
+            MetastoreError: There is no table, or it is not as it must be, or may not be read.
+        """
+        self._check_open()
+        try:
+            await self._store.check_table()
+        except MetastoreError as exc:
+            if not exc.retryable:
+                raise
+            _log.warning("the metastore does not answer at the start: %s", exc)
+
     # ---- rotation on demand ----
 
     async def rotate(self, partition: str | None = None) -> str:
@@ -262,6 +284,21 @@ class KeyHierarchy:
         if partition is None:
             return await self._systems.rotate()
         return await self._keys.rotate(self.partitions.of(partition))
+
+    async def rewrap(self, record: KeyRecord) -> bool | None:
+        """Wrap the system key in *record* again, under the KMS's current master key.
+
+        Returns:
+            None where it is under that key already, False where the row has changed meanwhile.
+
+        Raises:
+            ConfigurationError: The metastore cannot replace a key.
+            MetastoreError, KmsError: As for :meth:`sealing_key`.
+        """
+        is_current = getattr(self.kms, "is_current", None)
+        if is_current is not None and await is_current(record.key):
+            return None
+        return await self._store.rewrap(record)
 
     # ---- lifecycle ----
 

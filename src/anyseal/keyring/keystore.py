@@ -186,6 +186,30 @@ class KeyStore:
                     raise MetastoreError("versions: they do not come to an end", retryable=False)
         return listed
 
+    async def check_table(self) -> None:
+        """Raise if the metastore can tell that it has no table. Raises as :meth:`load`."""
+        check = getattr(self._metastore, "check_table", None)
+        if check is not None:
+            await self._limited("check_table", check)
+
+    async def rewrap(self, record: KeyRecord) -> bool:
+        """Wrap the system key in *record* again, under the KMS's current master key.
+
+        Returns:
+            False where the row has changed meanwhile, or is gone.
+        """
+        replace = getattr(self._metastore, "replace_key", None)
+        if replace is None:
+            raise ConfigurationError(
+                f"{type(self._metastore).__name__} cannot replace a wrapped key (replace_key)"
+            )
+        slot = await self.unwrap(record)
+        try:
+            wrapped = await self.wrap(slot, record.id, record.created)
+        finally:
+            slot.release()
+        return bool(await self._limited("replace_key", replace, record, wrapped))
+
     async def store(self, record: KeyRecord) -> bool:
         """Insert *record* unless its id and time are taken. Raises as :meth:`load`."""
         stored = await self._asked("store", self._metastore.store, record)
@@ -209,8 +233,8 @@ class KeyStore:
         except Exception as exc:
             raise MetastoreError(f"{operation}: {type(exc).__name__}") from exc
 
-    async def wrap(self, slot: Slot) -> bytes:
-        """The key in *slot*, wrapped by the KMS.
+    async def wrap(self, slot: Slot, key_id: str, created: int) -> bytes:
+        """The key in *slot*, wrapped by the KMS for the row of *key_id* and *created*.
 
         Raises:
             KmsError: The KMS did not answer in time, or refused, now or a moment ago.
@@ -221,7 +245,7 @@ class KeyStore:
             code = lib.anyseal_key_export(out, slot.handle)
             if code:
                 raise_for(code)
-            wrapped = await self._told("wrap", None, raw)
+            wrapped = await self._told("wrap", None, raw, key_id, created)
         finally:
             lib.anyseal_wipe(out, KEY_BYTES)
         if not isinstance(wrapped, (bytes, bytearray)) or not wrapped:
@@ -232,11 +256,12 @@ class KeyStore:
             )
         return bytes(wrapped)
 
-    async def unwrap(self, wrapped: bytes) -> Slot:
-        """The key that the KMS wrapped. Raises as :meth:`wrap`."""
+    async def unwrap(self, record: KeyRecord) -> Slot:
+        """The key in *record*, which the KMS wrapped. Raises as :meth:`wrap`."""
+        wrapped = record.key
         if len(wrapped) > WRAPPED_MAX_BYTES:
             raise KmsError(f"a wrapped key of {len(wrapped):,} bytes", retryable=False)
-        raw = await self._told("unwrap", bytes(wrapped), wrapped)
+        raw = await self._told("unwrap", bytes(wrapped), wrapped, record.id, record.created)
         try:
             if not isinstance(raw, (bytes, bytearray)) or len(raw) != KEY_BYTES:
                 raise KmsError("the KMS returned something that is no key", retryable=False)
@@ -244,14 +269,19 @@ class KeyStore:
         finally:
             _wipe(raw)
 
-    async def _told(self, verb: str, name: bytes | None, data: Any) -> Any:
+    async def _told(
+        self, verb: str, name: bytes | None, data: Any, key_id: str, created: int
+    ) -> Any:
         """What the KMS answers; *name* is what a refusal is remembered under."""
         refusal = self._refusals.get(name)
         if refusal is not None and time.monotonic() < refusal.until:
             raise KmsError(str(refusal.error), retryable=False) from refusal.error
         try:
             call = getattr(self._kms, verb)
-            answer = await self._kms_bounds.call(verb, call, data, discard=_wipe)
+            args: tuple[Any, ...] = (data,)
+            if hasattr(self._kms, f"{verb}_for"):  # it binds a wrapped key to its row
+                call, args = getattr(self._kms, f"{verb}_for"), (data, key_id, created)
+            answer = await self._kms_bounds.call(verb, call, *args, discard=_wipe)
         except KmsError as exc:
             if not exc.retryable:
                 pause = 0.0 if refusal is None else min(max(2 * refusal.pause, _PAUSE), _PAUSE_MAX)

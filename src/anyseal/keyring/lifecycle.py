@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 
 from anyseal.config import CryptoPolicy
-from anyseal.errors import ConfigurationError
+from anyseal.errors import ConfigurationError, MetastoreError
 from anyseal.keyring.hierarchy import KeyHierarchy
 from anyseal.keyring.lifetimes import REVOKED_STALE_AT, Lifetimes
 from anyseal.ports import AuditEvent, AuditHook, KeyRecord, MetastoreAdmin
 
-__all__ = ["KeyAdmin", "KeyStatus", "ShredReport"]
+__all__ = ["KeyAdmin", "KeyStatus", "RewrapReport", "ShredReport"]
 
 KeyType = Literal["system", "intermediate"]
 State = Literal["active", "expiring", "barred", "expired", "revoked", "future"]
+_REWRAP_ATTEMPTS = 4
 _Place = tuple[str, int]  # id and time
 
 
@@ -63,6 +65,15 @@ class ShredReport:
     go on for so long."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewrapReport:
+    """What wrapping the system keys again did."""
+
+    rewrapped: int
+    current: int
+    """Were under the KMS's current master key already."""
+
+
 class KeyAdmin:
     """The lifecycle tools of one hierarchy. Its metastore must be a MetastoreAdmin.
 
@@ -79,6 +90,11 @@ class KeyAdmin:
         self._store: MetastoreAdmin = hierarchy.metastore
         self._lifetimes = Lifetimes(hierarchy.policy)
         self._audit_hook = audit
+
+    @property
+    def metastore(self) -> MetastoreAdmin:
+        """The hierarchy's metastore."""
+        return self._store
 
     async def _records(self, partition: str | None) -> AsyncIterator[tuple[KeyRecord, str | None]]:
         """The hierarchy's records and their partitions (None: a system key)."""
@@ -174,6 +190,60 @@ class KeyAdmin:
         key_id = await self._hierarchy.rotate(partition)
         self._audited(partition, key_id, "rotate")
         return key_id
+
+    async def rewrap_system(self) -> RewrapReport:
+        """Wrap the hierarchy's system keys again, under the KMS's current master key.
+
+        Each row is replaced only if it still has the wrapped key that was unwrapped: a revocation
+        at the same time stays, and so does what another process rewrapped. The keys themselves
+        stay as they are, and so does everything under them. May be repeated.
+
+        Raises:
+            ConfigurationError: The metastore cannot replace a wrapped key.
+            MetastoreError: It did not answer, or a row changed at each attempt.
+            KmsError: The KMS did not answer, or refused; rows done before stay so.
+        """
+        rewrapped = current = 0
+        for found in await self._system_records():
+            record: KeyRecord | None = found
+            if self._hierarchy.owns(found.id) != (True, None):
+                continue
+            for _ in range(_REWRAP_ATTEMPTS):
+                done = None if record is None else await self._hierarchy.rewrap(record)
+                if done is not False:
+                    break
+                record = await self._store.load(found.id, found.created)
+            else:
+                raise MetastoreError(f"{found.id} of {found.created} changes all the time")
+            if record is not None:
+                rewrapped += bool(done)
+                current += done is None
+            if done:
+                self._audited(None, found.id, "rewrap")
+        return RewrapReport(rewrapped=rewrapped, current=current)
+
+    async def master_versions(self) -> dict[int, int]:
+        """How many system keys of the whole metastore, whatever their service, name each version
+        of the KMS's master keys. A version that is missing here may be removed.
+
+        Raises:
+            ConfigurationError: The KMS has no versions.
+        """
+        version_of = getattr(self._hierarchy.kms, "version_of", None)
+        if version_of is None:
+            raise ConfigurationError(f"{type(self._hierarchy.kms).__name__} has no versions")
+        counts: dict[int, int] = {}
+        for record in await self._system_records():
+            version = version_of(record.key)
+            if version is not None:
+                counts[version] = counts.get(version, 0) + 1
+        return counts
+
+    async def _system_records(self) -> Sequence[KeyRecord]:
+        """The system keys of the whole metastore, whatever their service."""
+        records: Any = self._store.records("_SK_")
+        async with contextlib.aclosing(records) as found:
+            return [record async for record in found]
 
     async def matching(
         self,
@@ -284,7 +354,10 @@ class KeyAdmin:
         )
 
     def _audited(
-        self, partition: str | None, key_id: str, operation: Literal["revoke", "rotate", "shred"]
+        self,
+        partition: str | None,
+        key_id: str,
+        operation: Literal["revoke", "rotate", "rewrap", "shred"],
     ) -> None:
         if self._audit_hook is not None:
             self._audit_hook(AuditEvent(partition or "", key_id, operation, "ok"))

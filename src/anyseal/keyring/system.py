@@ -178,7 +178,7 @@ class SystemKeys:
         """The key in *record*; asks the KMS unless the same key was unwrapped before."""
         key = self._held.get((record.id, record.created))
         if key is None:
-            return self._remember(record, await self._store.unwrap(record.key), begun)
+            return self._remember(record, await self._store.unwrap(record), begun)
         self._lifetimes.answered(key, revoked=record.revoked, begun=begun)
         return key
 
@@ -200,7 +200,8 @@ class SystemKeys:
             begun = time.monotonic()
             slot = Slot.random()
             created = self._lifetimes.creation_time(taken)
-            record = KeyRecord(id=self._id, created=created, key=await self._store.wrap(slot))
+            wrapped = await self._store.wrap(slot, self._id, created)
+            record = KeyRecord(id=self._id, created=created, key=wrapped)
             if await self._store.store(record):
                 return self._remember(record, slot, begun)
             slot.release()

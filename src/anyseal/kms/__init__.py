@@ -1,12 +1,14 @@
 """Key management services: what wraps the system keys of a key hierarchy.
 
-``StaticKms`` is here at once; the others need an extra (``aws``, ``vault``) and are loaded on
-first use. Any object with the two methods of :class:`anyseal.ports.Kms` can stand in their place.
+``FileKms`` and ``StaticKms`` are here at once; the others need an extra (``aws``, ``vault``) and
+are loaded on first use. Any object with the two methods of :class:`anyseal.ports.Kms` can stand in
+their place.
 """
 
 import typing as _typing
 from importlib import import_module as _import_module
 
+from anyseal.kms.file import FileKms
 from anyseal.kms.static import StaticKms
 
 if _typing.TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = [
     "AppRoleAuth",
     "AwsKms",
     "CertAuth",
+    "FileKms",
     "KubernetesAuth",
     "SecretsManagerKms",
     "StaticKms",

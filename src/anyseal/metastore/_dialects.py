@@ -102,6 +102,10 @@ class Dialect:
         """Whether the driver's *error* may go away by itself."""
         raise NotImplementedError
 
+    def is_missing_table(self, error: BaseException) -> bool:
+        """Whether the driver's *error* says that there is no such table."""
+        raise NotImplementedError
+
     def _build(
         self,
         *,
@@ -168,6 +172,9 @@ class Sqlite(Dialect):
             prefix="substr(id, 1, length(:prefix)) = :prefix",
         )
 
+    def is_missing_table(self, error: BaseException) -> bool:
+        return "no such table" in str(error)
+
     def is_retryable(self, error: BaseException) -> bool:
         code = getattr(error, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in (
@@ -233,6 +240,9 @@ class PostgreSql(Dialect):
             record="CAST(key_record AS text)",
             prefix=f"left(id, char_length({wanted})) = {wanted}",
         )
+
+    def is_missing_table(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) == "42P01"
 
     def is_retryable(self, error: BaseException) -> bool:
         state: str | None = getattr(error, "sqlstate", None)
@@ -315,6 +325,9 @@ class MySql(Dialect):
 
     def is_duplicate(self, error: BaseException) -> bool:
         return _number(error) == 1062
+
+    def is_missing_table(self, error: BaseException) -> bool:
+        return _number(error) == 1146
 
     def is_retryable(self, error: BaseException) -> bool:
         number = _number(error)

@@ -6,7 +6,15 @@ from anyseal.errors import FormatError, MetastoreError
 from anyseal.ports import KeyRecord
 from anyseal.record import decode_key_record
 
-__all__ = ["MAX_CREATED", "RECORD_MAX_BYTES", "check_storable", "decode", "is_key_id", "is_time"]
+__all__ = [
+    "MAX_CREATED",
+    "NO_TABLE",
+    "RECORD_MAX_BYTES",
+    "check_storable",
+    "decode",
+    "is_key_id",
+    "is_time",
+]
 
 MAX_CREATED = 253_402_300_799
 """The last second of the year 9999: no database can say a later one."""
@@ -16,6 +24,10 @@ RECORD_MAX_BYTES = 1 << 17
 
 _GUARD_PREFIX = "__asherah_internal_config_drift_guard_v1__:"
 """Peers may keep a row with such an id in the same table. It is not a key, and not ours."""
+
+
+NO_TABLE = "; make the key table with `anyseal keys init`, or create_table()"
+"""The remedy in the error of a metastore without one."""
 
 
 def is_key_id(key_id: object) -> bool:

@@ -26,7 +26,7 @@ from anyseal.errors import (
 )
 from anyseal.hints import only_async_with
 from anyseal.loops import PerLoop
-from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
+from anyseal.metastore._rules import NO_TABLE, check_storable, decode, is_key_id, is_time
 from anyseal.patience import Progress
 from anyseal.ports import KeyRecord
 
@@ -71,6 +71,8 @@ _WHOLE = 1.4
 """Of the timeout: how long all attempts of one call may take."""
 _EMPTY_PAGES_MAX = 100_000
 """A scan for a prefix skips 1 MB a page."""
+_NOBODY = "_"
+"""The id of no key."""
 
 
 class _Slot:
@@ -213,6 +215,27 @@ class DynamoDbMetastore:
         )
         return _TAKEN not in answer
 
+    async def replace_key(self, record: KeyRecord, key: bytes) -> bool:
+        """Put *key* in the place of *record*'s, if it is still there; whether it was."""
+        if not is_time(record.created) or not is_key_id(record.id):
+            return False
+        answer = await self._call(
+            "UpdateItem",
+            Key=_key(record.id, record.created),
+            UpdateExpression="SET KeyRecord.#key = :new",
+            ConditionExpression="KeyRecord.#key = :old",
+            ExpressionAttributeNames={"#key": "Key"},
+            ExpressionAttributeValues={
+                ":new": {"S": base64.b64encode(key).decode()},
+                ":old": {"S": base64.b64encode(record.key).decode()},
+            },
+        )
+        return _TAKEN not in answer
+
+    async def check_table(self) -> None:
+        """Raise MetastoreError if the table is not there. Takes the right to query it, no other."""
+        await self._call("Query", **_query(_NOBODY), Limit=1)
+
     async def delete(self, key_id: str, created: int) -> bool:
         """Delete a record; whether it was there."""
         if not is_time(created) or not is_key_id(key_id):
@@ -304,6 +327,8 @@ class DynamoDbMetastore:
                 return {_TAKEN: True}
             status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             text = f"{operation}: DynamoDB: {code}: {str(error.get('Message', ''))[:300]}"
+            if code == "ResourceNotFoundException":
+                text += NO_TABLE
             if are_refused(code):
                 text += f" ({remedy(client)})"
             raise MetastoreError(

@@ -91,6 +91,17 @@ class MemoryMetastore:
             versions[created] = dataclasses.replace(versions[created], revoked=True)
             return True
 
+    async def replace_key(self, record: KeyRecord, key: bytes) -> bool:
+        """Put *key* in the place of *record*'s, if it is still there; whether it was."""
+        await anyio.lowlevel.checkpoint()
+        with self._lock:
+            versions = self._rows.get(record.id, {})
+            found = versions.get(record.created)
+            if found is None or found.key != record.key:
+                return False
+            versions[record.created] = dataclasses.replace(found, key=key)
+            return True
+
     async def delete(self, key_id: str, created: int) -> bool:
         """Delete a record; whether it was there."""
         await anyio.lowlevel.checkpoint()

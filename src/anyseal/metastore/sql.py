@@ -6,6 +6,7 @@ call is one statement in autocommit, so whatever becomes of a call, no row is ha
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -21,7 +22,7 @@ from anyseal import offload
 from anyseal.deadline import current
 from anyseal.errors import AnysealError, ConfigurationError, MetastoreError, MissingExtraError
 from anyseal.hints import only_async_with, wrong_type
-from anyseal.metastore._rules import check_storable, decode, is_key_id, is_time
+from anyseal.metastore._rules import NO_TABLE, check_storable, decode, is_key_id, is_time
 from anyseal.patience import Bounds, Progress
 from anyseal.ports import KeyRecord
 from anyseal.record import encode_key_record
@@ -198,7 +199,7 @@ class SqlMetastore:
 
     async def load_latest_before(self, key_id: str, created: int) -> KeyRecord | None:
         """The record with this id and the latest time before *created*, or None."""
-        return await offload.run_waiting(self._load_latest_before, key_id, created)
+        return await self._waiting("load", self._load_latest_before, key_id, created)
 
     async def store(self, record: KeyRecord) -> bool:
         """Insert *record* unless its id and time are taken; whether it was inserted."""
@@ -230,6 +231,14 @@ class SqlMetastore:
     async def delete(self, key_id: str, created: int) -> bool:
         """Delete a record; whether it was there."""
         return await self._waiting("delete", self._delete, key_id, created)
+
+    async def replace_key(self, record: KeyRecord, key: bytes) -> bool:
+        """Put *key* in the place of *record*'s, if it is still there; whether it was."""
+        return await self._waiting("replace_key", self._replace_key, record, key)
+
+    async def check_table(self) -> None:
+        """Raise MetastoreError if the table is not there or not as it must be. SQLite's is made."""
+        await self._waiting("check_table", self._check_table)
 
     async def create_table(self) -> None:
         """Create the table if it does not exist. Needs the right to do so."""
@@ -328,22 +337,51 @@ class SqlMetastore:
         return [record for row in rows if (record := self._decode(row, key_id)) is not None]
 
     def _revoke(self, key_id: str, created: int) -> bool:
+        def change(record: KeyRecord, fields: dict[str, Any]) -> dict[str, Any] | bool:
+            if record.revoked:
+                return True
+            fields.pop("Revoked", None)
+            return {"Revoked": True, **fields}
+
+        return self._change("revoke", key_id, created, change)
+
+    def _replace_key(self, old: KeyRecord, key: bytes) -> bool:
+        def change(record: KeyRecord, fields: dict[str, Any]) -> dict[str, Any] | bool:
+            if record.key != old.key:
+                return False
+            return {**fields, "Key": base64.b64encode(key).decode()}
+
+        return self._change("replace_key", old.id, old.created, change)
+
+    def _change(
+        self,
+        operation: str,
+        key_id: str,
+        created: int,
+        change: Callable[[KeyRecord, dict[str, Any]], dict[str, Any] | bool],
+    ) -> bool:
+        """Change a row as it stands, so that fields which are not ours stay, and only if it still
+        does. *change* returns the new fields, or that nothing is to be done."""
         if not is_time(created) or not is_key_id(key_id):
             return False
         values = {"id": key_id, "created": self._dialect.bind_time(created)}
-        with self._connected("revoke") as connection:
+        with self._connected(operation) as connection:
             sql = self._ready(connection)
             while (row := connection.execute(sql.load, values).first()) is not None:
                 record = self._decode(row, key_id)
-                if record is None or record.revoked:
-                    return record is not None
-                # As it stands, so that fields which are not ours stay; and only if it still does.
-                changed = {"Revoked": True, **_without_revoked(row[2])}
+                changed = False if record is None else change(record, json.loads(row[2]))
+                if isinstance(changed, bool):
+                    return changed
                 text = json.dumps(changed, ensure_ascii=False, separators=(",", ":"))
                 done = connection.execute(sql.replace, {**values, "record": text, "old": row[2]})
                 if done.rowcount == 1:
                     return True
         return False
+
+    def _check_table(self) -> None:
+        with self._connected("check_table") as connection:
+            self._statements = None
+            self._ready(connection)
 
     def _delete(self, key_id: str, created: int) -> bool:
         if not is_time(created) or not is_key_id(key_id):
@@ -435,8 +473,9 @@ class SqlMetastore:
         retryable = self._dialect.is_retryable(orig)
         if isinstance(exc, sa.exc.DBAPIError) and exc.connection_invalidated:
             retryable = True
+        remedy = NO_TABLE if self._dialect.is_missing_table(orig) else ""
         return MetastoreError(
-            f"{operation}: {self._dialect.name}: {self._redact(orig)}", retryable=retryable
+            f"{operation}: {self._dialect.name}: {self._redact(orig)}{remedy}", retryable=retryable
         )
 
     def _redact(self, error: BaseException) -> str:
@@ -451,9 +490,3 @@ class SqlMetastore:
         self._lock = threading.Lock()
         _inherited.append(self._engine.pool)
         self._engine.dispose(close=False)
-
-
-def _without_revoked(stored: str | bytes) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(stored)
-    fields.pop("Revoked", None)
-    return fields

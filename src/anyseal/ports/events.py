@@ -36,7 +36,7 @@ class AuditEvent:
 
     partition: str
     key_id: str
-    operation: Literal["encrypt", "decrypt", "revoke", "rotate", "shred"]
+    operation: Literal["encrypt", "decrypt", "revoke", "rotate", "rewrap", "shred"]
     outcome: str
     """``ok``, or the name of the exception's class."""
 

@@ -17,6 +17,10 @@ class Kms(Protocol):
     Both raise KmsError, with ``retryable`` where trying again can help. A KMS may have an
     ``aclose``, which is awaited in the end, and say ``testing = True`` if it protects nothing: it
     is then refused together with a metastore that does not say so, too.
+
+    A KMS that binds what it wraps to its row offers ``wrap_for(key, key_id, created)`` and
+    ``unwrap_for(wrapped, key_id, created)`` besides; a hierarchy then calls these. One whose master
+    keys rotate may tell ``await is_current(wrapped)`` and ``version_of(wrapped)``.
     """
 
     async def wrap(self, key: bytearray) -> bytes:
@@ -36,7 +40,8 @@ class Metastore(Protocol):
     ids of new keys must end with where several regions share one table, or None. It may offer
     ``load_latest_before(key_id, created)``: the record with this id and the latest time before
     *created*, or None. That is asked for while a wrong clock's key, dated in the future, is the
-    latest; without it, a MetastoreAdmin's ``versions`` are read.
+    latest; without it, a MetastoreAdmin's ``versions`` are read. And it may offer
+    ``check_table()``, which raises where there is no table: a factory asks it when it starts.
     """
 
     async def load(self, key_id: str, created: int) -> KeyRecord | None:
@@ -75,3 +80,6 @@ class MetastoreAdmin(Metastore, Protocol):
     async def delete(self, key_id: str, created: int) -> bool:
         """Delete a record; whether it was there."""
         ...
+
+    # Optional, for rewrapping system keys: ``async def replace_key(record, key) -> bool`` replaces
+    # the wrapped key of *record* by *key* if the row still has that of *record*; whether it had.

@@ -170,6 +170,7 @@ class SessionFactory(FactoryBase):
     __aenter__ = use_with
 
     def __enter__(self) -> Self:
+        offload.wait(self.hierarchy.check)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
