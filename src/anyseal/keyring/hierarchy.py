@@ -27,6 +27,7 @@ from anyseal.errors import (
     MetastoreError,
     WrongKeyError,
     WrongPartitionError,
+    one_line,
 )
 from anyseal.hints import check_callable, only_async_with, wrong_type
 from anyseal.keyring.cached import IntermediateKey, Partition, Partitions, trim
@@ -274,7 +275,7 @@ class KeyHierarchy:
         except MetastoreError as exc:
             if not exc.retryable:
                 raise
-            _log.warning("the metastore does not answer at the start: %s", exc)
+            _log.warning("the metastore does not answer at the start: %s", one_line(exc))
 
     # ---- rotation on demand ----
 
