@@ -284,6 +284,8 @@ def _behaviours(target: Target, call: str) -> list[str]:
 
 WHOLE = ("get_many", "scan")
 """Calls that are tried with everything; of the others only what they do with an answer."""
+SHARED = ("get_many", "set", "take_lease", "scan", "delete_many")
+"""Calls that are tried over each backend; the others share their checks with Redis."""
 TYPICAL = frozenset(
     {
         "huge_bulk_in_array", "large_array", "endless_nesting", "endless_status",
@@ -316,7 +318,8 @@ def test_backend_survives_each_answer(name: str) -> None:
     """An answer of the wrong shape, or without an end, is a failure of the backend and nothing
     else: no TypeError, no memory, no connection that answers the next call wrongly."""
     target, calls = TARGETS[name]
-    assert [wrong for call in calls for wrong in survives(target, call, _case(name, call))] == []
+    tried = [call for call in calls if name.startswith("redis") or call in SHARED]
+    assert [wrong for call in tried for wrong in survives(target, call, _case(name, call))] == []
 
 
 @pytest.mark.slow
