@@ -313,7 +313,7 @@ def test_redis_refuses_clients_that_decode() -> None:
         RedisBackend(redis.asyncio.Redis(decode_responses=True))
     with pytest.raises(ConfigurationError, match="asyncio"):
         RedisBackend(redis.Redis())
-    with pytest.raises(ConfigurationError, match="not Redis"):
+    with pytest.raises(ConfigurationError, match=r"not redis\.asyncio\.Redis"):
         BlockingRedisBackend(redis.asyncio.Redis())
     with pytest.raises(ConfigurationError, match="timeout"):
         RedisBackend.from_url("redis://localhost", timeout=0)
