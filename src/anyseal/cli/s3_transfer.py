@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -214,11 +215,14 @@ def cat(
             async with reader:
                 start, stop = wanted.within(reader.size)
                 name, silent = printable(str(place)), quiet or output.terminal
-                pieces = reader.stream(start, stop, piece_size=PIECE_BYTES)
+                pieces: Any = reader.stream(start, stop, piece_size=PIECE_BYTES)
                 with metered("opened", name, total=stop - start, quiet=silent) as meter:
-                    async for piece in pieces:
-                        await _deliver(output, piece)
-                        meter.add(len(piece))
+                    # The requests ahead end here, also when the reader of a pipe has gone; left to
+                    # the end of the event loop, they outlive the client that they are of.
+                    async with contextlib.aclosing(pieces):
+                        async for piece in pieces:
+                            await _deliver(output, piece)
+                            meter.add(len(piece))
 
     with about_place(place):
         s3.run(job)
