@@ -32,6 +32,7 @@ from anyseal.errors import (
     SourceError,
     WrongKeyError,
 )
+from anyseal.keys import Key
 from anyseal.ports import Keyring
 
 if TYPE_CHECKING:  # needs an extra
@@ -227,12 +228,13 @@ class S3:
         kind: type[SealedBucket] | None = None,
         **options: Any,
     ) -> SealedBucket:
-        """A sealed bucket; without a keyring for the calls that need no key."""
+        """A sealed bucket; without a keyring for the calls that need no key: then with one that
+        opens nothing."""
         from anyseal.s3 import SealedBucket
 
-        no_keys: Any = keyring
+        keys = Key.generate() if keyring is None else keyring
         options |= {"concurrency": self.concurrency, "attempts": self.attempts}
-        return (kind or SealedBucket)(self.client, bucket, no_keys, **options)
+        return (kind or SealedBucket)(self.client, bucket, keys, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
