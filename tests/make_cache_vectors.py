@@ -1,14 +1,18 @@
 """Writes tests/vectors/cache.json: ``python tests/make_cache_vectors.py``.
 
 As tests/make_vectors.py: every input comes from a label, and the package is not used. Each vector
-is what a backend holds, and what a reader finds there (docs/cache-format.md, section 7).
+is what a backend holds, and what a reader finds there (docs/cache-format.md, section 8).
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import make_vectors as base
 import reference as ref
@@ -16,7 +20,7 @@ import reference_cache as cache
 
 Entry = dict[str, Any]
 MASTER, OLD = base.MASTER, base.OLD_MASTER
-PLACE = cache.Place("shop", "tenant-a", "msgpack")
+PLACE = cache.Place("shop", "tenant-a", "msgpack2")
 PLAIN = cache.Place("shop", "tenant-a", "raw", plain=True)
 GENERATIONS = base.random("cache generation 1", 16), base.random("cache generation 2", 16)
 SUITE = ref.XCHACHA20POLY1305
@@ -144,6 +148,70 @@ def large() -> Entry:
     return draft.vector(cache.RAW, payload)
 
 
+TAGGED = [
+    "date(2026, 11, 30)", "datetime(2026, 11, 30, 12, 30)", "datetime(2026, 1, 2, tzinfo=UTC)",
+    "datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))",
+    "datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo('Europe/Amsterdam'))",
+    "time(23, 59, 59, 999999)", "time(1, 2, tzinfo=UTC)", "timedelta(-1, 3, 7)",
+    "Decimal('1.10')", "Decimal('-0E-20')", "Decimal('NaN')", "UUID(int=7)", "(1, 'a', None)", "()",
+    "{3, 1, 'b'}", "frozenset({(1, 2)})", "set()", "bytearray(b'x')", "1 << 64", "-(1 << 63) - 1",
+    "{1: 'a', 'b': [2.5]}", "{(1, 2): {3}}", "[{'when': date(2026, 1, 1), 'n': [True, (b'x',)]}]",
+    "{'plain': [1, 'a', None, 2.5, b'x', -129, 1 << 40]}", "[]", "'text'",
+]  # fmt: skip
+"""Values as Python writes them."""
+
+EXT = cache.Ext
+MALFORMED = {
+    "unknown code": EXT(1, cache.packed(EXT(99, b"x"))),
+    "unknown wrapper": EXT(6, b"2026-11-30"),
+    "wrapper within": EXT(1, cache.packed([EXT(1, b"\xc0")])),
+    "nothing tagged": EXT(1, b""),
+    "more behind": EXT(1, cache.packed(EXT(6, b"2026-11-30")) + b"\xc0"),
+    "tuple of no array": EXT(1, cache.packed(EXT(2, b"\x01"))),
+    "set out of order": EXT(1, cache.packed(EXT(3, b"\x92\x02\x01"))),
+    "set with a doubled element": EXT(1, cache.packed(EXT(3, b"\x92\x01\x01"))),
+    "doubled text key": EXT(1, b"\x92\x82\xa1a\x01\xa1a\x02" + cache.packed(EXT(2, b"\x90"))),
+    "doubled key": EXT(1, cache.packed(EXT(5, b"\x92\x92\x01\x01\x92\x01\x02"))),
+    "text keys in pairs": EXT(1, cache.packed(EXT(5, b"\x91\x92\xa1a\x01"))),
+    "small integer as text": EXT(1, cache.packed(EXT(12, b"7"))),
+    "integer too long": EXT(1, cache.packed(EXT(12, b"9" * 4301))),
+    "Decimal too long": EXT(1, cache.packed(EXT(10, b"1" * 4301))),
+    "Decimal exponent": EXT(1, cache.packed(EXT(10, b"1E+6145"))),
+    "Decimal in another form": EXT(1, cache.packed(EXT(10, b"1e3"))),
+    "unknown zone": EXT(1, cache.packed(EXT(7, cache.packed(["2026-01-01T00:00:00", 0, "../x"])))),
+    "fold": EXT(1, cache.packed(EXT(7, cache.packed(["2026-01-01T00:00:00", 2, ""])))),
+    "short UUID": EXT(1, cache.packed(EXT(11, b"x" * 15))),
+    "not hashable": EXT(1, cache.packed(EXT(3, b"\x91\x90"))),
+}
+
+
+def nested(levels: int) -> bytes:
+    """So many tuples, one in the other."""
+    data = b"\x90"
+    for _ in range(levels):
+        data = b"\x91" + cache.packed(EXT(2, data))
+    return cache.packed(EXT(1, cache.packed(EXT(2, data))))
+
+
+def build_tagged() -> str:
+    """The text of the codec's file."""
+    names = {**vars(datetime), "Decimal": Decimal, "UUID": UUID, "ZoneInfo": ZoneInfo}
+    valid = []
+    for text in TAGGED:
+        value = eval(text, dict(names))
+        valid.append(
+            {
+                "value": text,
+                "result": cache.payload_of(value, result=True).hex(),
+                "set": cache.payload_of(value, result=False).hex(),
+            }
+        )
+    wrong = {name: cache.packed(each).hex() for name, each in MALFORMED.items()}
+    wrong["nested too deep"] = nested(70).hex()
+    document = {"format": "anyseal", "version": 1, "file": "tagged", "valid": valid, "wrong": wrong}
+    return json.dumps(document, indent=1) + "\n"
+
+
 def build() -> str:
     """The text of the file."""
     document = {"format": "anyseal", "version": 1, "file": "cache", "vectors": list(vectors())}
@@ -152,3 +220,4 @@ def build() -> str:
 
 if __name__ == "__main__":
     (base.VECTORS / "cache.json").write_text(build(), "utf-8")
+    (base.VECTORS / "tagged.json").write_text(build_tagged(), "utf-8")

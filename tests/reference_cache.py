@@ -9,8 +9,12 @@ import struct
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from hashlib import blake2b
+from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import reference as ref
 
@@ -184,3 +188,118 @@ def tag_holds(
         return ref.open_value(sealed, key, now_ms=now_ms, context=context) == generation
     except ref.ExpiredError:
         return False
+
+
+# ---- the codec msgpack2 (docs/cache-format.md, section 6), written only
+
+
+@dataclass(frozen=True)
+class Ext:
+    """An extension of MessagePack."""
+
+    code: int
+    data: bytes
+
+
+def packed(value: Any) -> bytes:
+    """Plain data and extensions as MessagePack in its shortest form."""
+    if value is None or value is True or value is False:
+        return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
+    if isinstance(value, int):
+        return _packed_int(value)
+    if isinstance(value, float):
+        return b"\xcb" + struct.pack(">d", value)
+    if isinstance(value, str):
+        data = value.encode()
+        return _sized(len(data), ((0xA0, 32), (0xD9, 1), (0xDA, 2), (0xDB, 4))) + data
+    if isinstance(value, bytes):
+        return _sized(len(value), ((0xC4, 1), (0xC5, 2), (0xC6, 4))) + value
+    if isinstance(value, list):
+        head = _sized(len(value), ((0x90, 16), (0xDC, 2), (0xDD, 4)))
+        return head + b"".join(map(packed, value))
+    if isinstance(value, dict):
+        head = _sized(len(value), ((0x80, 16), (0xDE, 2), (0xDF, 4)))
+        return head + b"".join(packed(each) for pair in value.items() for each in pair)
+    fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}.get(len(value.data))
+    if fixed is not None:
+        return bytes((fixed, value.code)) + value.data
+    head = _sized(len(value.data), ((0xC7, 1), (0xC8, 2), (0xC9, 4)))
+    return head + bytes((value.code,)) + value.data
+
+
+def _packed_int(value: int) -> bytes:
+    if -32 <= value < 128:
+        return struct.pack("b", value)
+    unsigned = ((0xCC, ">B"), (0xCD, ">H"), (0xCE, ">I"), (0xCF, ">Q"))
+    signed = ((0xD0, ">b"), (0xD1, ">h"), (0xD2, ">i"), (0xD3, ">q"))
+    for code, form in unsigned if value > 0 else signed:
+        try:
+            return bytes((code,)) + struct.pack(form, value)
+        except struct.error:
+            continue
+    raise ValueError("an integer beyond 64 bits")
+
+
+def _sized(size: int, forms: tuple[tuple[int, int], ...]) -> bytes:
+    """A length, in the first form that has room: within the code itself, or behind it."""
+    for code, room in forms:
+        if room >= 16:
+            if size < room:
+                return bytes((code + size,))
+        elif size < 1 << (8 * room):
+            return bytes((code,)) + size.to_bytes(room)
+    raise ValueError("too long")
+
+
+def tagged(value: Any) -> Any:
+    """Plain data and extensions for a value of the closed table."""
+    kind = type(value)
+    if kind is list:
+        return [tagged(each) for each in value]
+    if kind is dict and all(type(key) is str for key in value):
+        return {key: tagged(each) for key, each in value.items()}
+    if kind is dict:
+        return Ext(5, packed([[tagged(key), tagged(each)] for key, each in value.items()]))
+    if kind is tuple:
+        return Ext(2, packed([tagged(each) for each in value]))
+    if kind in (set, frozenset):
+        items = sorted(packed(tagged(each)) for each in value)
+        head = _sized(len(items), ((0x90, 16), (0xDC, 2), (0xDD, 4)))
+        return Ext(3 if kind is set else 4, head + b"".join(items))
+    if kind is date:
+        return Ext(6, value.isoformat().encode())
+    if kind in (datetime, time):
+        zone = value.tzinfo
+        shown = "" if zone is None else getattr(zone, "key", None)
+        if shown is None:
+            offset = round(zone.utcoffset(None).total_seconds())
+            shown = "Z" if zone is UTC else f"{offset:+d}"
+        text = value.replace(tzinfo=None).isoformat()
+        return Ext(7 if kind is datetime else 8, packed([text, value.fold, shown]))
+    if kind is timedelta:
+        return Ext(9, packed([value.days, value.seconds, value.microseconds]))
+    if kind in (Decimal, UUID, bytearray):
+        code, data = {
+            Decimal: (10, str(value).encode()),
+            UUID: (11, getattr(value, "bytes", b"")),
+            bytearray: (13, value if kind is bytearray else b""),
+        }[kind]
+        return Ext(code, bytes(data))
+    if kind is int and not -(1 << 63) <= value < 1 << 64:
+        return Ext(12, str(value).encode())
+    return value
+
+
+def payload_of(value: Any, *, result: bool) -> bytes:
+    """What the codec stores for *value*: a function's result, or what ``set`` is given."""
+    plain = tagged(value)
+    whole = packed(plain)
+    if _extended(plain):
+        return packed(Ext(1 if result else 14, whole))
+    return whole
+
+
+def _extended(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return any(map(_extended, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Ext)

@@ -7,7 +7,7 @@ import enum
 import inspect
 import math
 from contextvars import ContextVar
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -480,9 +480,9 @@ def test_cached_types_results(twin: sync.Cache, caplog: Any) -> None:
         assert [Later(1)] == forward()
         assert {"a": 1} == hidden()
         assert "text" == wrong()
-        assert odd() in ([Point(1)], [{"x": 1, "y": 0}])
+        assert [Point(1)] == odd()
         assert Point(1, 2) == told()
-    assert (3, 1) == (calls.count("wrong"), calls.count("odd"))
+    assert (1, 3) == (calls.count("wrong"), calls.count("odd")), "a hit has the types of the miss"
     assert "closed" == twin._shelf.circuits.state
     assert any("return annotation" in record.getMessage() for record in caplog.records)
 
@@ -877,6 +877,13 @@ def test_cached_tells_of_an_exception_that_cannot_be_kept(twin: sync.Cache, capl
     assert "an exception cannot be kept: OddError" in caplog.text
 
 
+class OddZone(tzinfo):
+    """A time zone that no key names."""
+
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        return timedelta(hours=1)
+
+
 FAITHFUL = [
     ("gone", 7, None, 1.5, b"x", True),
     ([1, ["a"]], {"a": [1]}),
@@ -884,14 +891,15 @@ FAITHFUL = [
     ([("a", (1,))], {(1, 2): {3}}, frozenset({"x"}), ()),
     (UUID(int=7), Decimal("1.50"), datetime(2026, 1, 2, tzinfo=UTC), date(2026, 1, 2)),
     (["tuple", 1], ["nonsense"], {1: 2}, {}),
+    (bytearray(b"x"), 1 << 70, datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Amsterdam"))),
 ]
 UNFAITHFUL = [
     (Point(1),),
     ((Color.RED,),),
     (object(),),
-    (bytearray(b"x"),),
-    (1 << 70,),
-    (datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Amsterdam")),),
+    (memoryview(b"x"),),
+    (1 << 20_000,),
+    (datetime(2026, 1, 2, tzinfo=OddZone()),),
     ("x" * 5000,),
 ]
 
@@ -933,19 +941,11 @@ def test_cached_exceptions_that_would_be_others_are_not_kept(args: Any, caplog: 
 
 
 def test_cached_exceptions_forms() -> None:
-    """Entries of before are read; a reader of before refuses the form with types as it refuses
-    any other; what is neither is no exception."""
+    """What is not the name of a class and a list of arguments is no exception."""
     codec = MessagePackCodec()
     assert ("m.E", [[1]]) == unpack_exception(codec.encode(["m.E", [[1]]]))
     assert codec.encode(["builtins.KeyError", [1]]) == pack_exception(KeyError(1))
-    tagged = pack_exception(KeyError((1,)))
-    assert ["builtins.KeyError", [["tuple", 1]], 1] == codec.decode(tagged)
-    with pytest.raises(FormatError):
-        codec.decode(tagged, tuple[str, list[Any]])  # how it was read before
-    for wrong in (
-        [], ["a"], [1, []], ["a", 1], ["a", [], 2], ["a", [["os.system", "x"]], 1],
-        ["a", [[]], 1], ["a", [["dict", 1]], 1], ["a", [["uuid", 5]], 1], ["a", [[["tuple"]]], 1],
-        ["a", [["set", ["list"]]], 1], ["a", [["tuple"]], 1, 1], {"a": 1}, 7,
-    ):  # fmt: skip
+    assert ("builtins.KeyError", [(1,)]) == unpack_exception(pack_exception(KeyError((1,))))
+    for wrong in ([], ["a"], [1, []], ["a", 1], ["a", [], 2], ("a", []), {"a": 1}, 7):
         with pytest.raises(FormatError):
             unpack_exception(codec.encode(wrong))

@@ -410,7 +410,6 @@ def exact(value: Any) -> Any:
 @faces
 @pytest.mark.parametrize("annotated", ["bare", "Any", "container"])
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-@expected_by("without a precise annotation a hit comes back as plain data")
 @pytest.mark.anyio
 async def test_hit_has_the_types_of_the_miss(face: str, annotated: str, value: Any) -> None:
     """Code that works on a miss must not fail on a hit: what cannot come back as it was is not
@@ -436,7 +435,6 @@ async def test_hit_has_the_types_of_the_miss(face: str, annotated: str, value: A
 
 
 @faces
-@expected_by("types without a place in a key are found at the first call, not at decoration")
 def test_arguments_without_a_place_in_a_key_are_refused_at_decoration(face: str) -> None:
     """An annotation tells before the first request comes that the key cannot be made."""
 

@@ -12,13 +12,16 @@ import decimal
 import enum
 import hashlib
 import inspect
+import ipaddress
 import pathlib
 import types
+import typing
 import uuid
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from anyseal.cache.codecs.blame import fields_of
 from anyseal.errors import ConfigurationError, MissingExtraError
 
 try:
@@ -33,7 +36,11 @@ _STARS: dict[Any, str] = {
     inspect.Parameter.VAR_KEYWORD: "**",
 }
 _PLAIN = frozenset({int, str, bytes, bool, float, type(None)})
-_TEXT = (uuid.UUID, decimal.Decimal, datetime.timedelta, pathlib.PurePath)
+_TEXT = (
+    uuid.UUID, decimal.Decimal, datetime.timedelta, pathlib.PurePath, ipaddress.IPv4Address,
+    ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
+    ipaddress.IPv4Interface, ipaddress.IPv6Interface,
+)  # fmt: skip
 _TIMES = (datetime.datetime, datetime.date, datetime.time)
 # Of other mappings, items() may not be all there is: those with several values for one key.
 _MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter, types.MappingProxyType})
@@ -115,7 +122,23 @@ class Arguments:
             self._of_self = (lambda _: None) if of_self is None else of_self
         elif of_self is not ...:
             raise ConfigurationError(f"{self._name} has no self or cls: of_self= is for methods")
+        self._check_annotations(function)
         self.bind = _binder(function, signature)
+
+    def _check_annotations(self, function: Callable[..., Any]) -> None:
+        """Refuse a parameter whose annotation is a class that no key can be made of."""
+        try:
+            hints = typing.get_type_hints(function)
+        except Exception:  # a name that exists only for the type checker
+            return
+        for name in self._names[self._of_self is not None :]:
+            hint = hints.get(name)
+            if isinstance(hint, type) and not _has_place(hint):
+                raise TypeError(
+                    f"{self._name}: argument {name!r}, a {hint.__name__}, has no place in a key: "
+                    f"give the decorator key=, such as key=lambda {name}, ...: {name}.id, or pass "
+                    "plain values"
+                )
 
     def encode(self, bound: tuple[Any, ...]) -> bytes:
         """The bytes that stand for bound arguments.
@@ -183,6 +206,25 @@ _EXACT: dict[type, Callable[[Any], Any]] = {
 """The value of an object of a subclass."""
 
 
+_KNOWN: tuple[type, ...] = (
+    type(None), int, str, bytes, bool, float, *_TEXT, *_TIMES, *_MAPPINGS, list, tuple, set,
+    frozenset, bytearray, memoryview, type, enum.Enum, msgspec.Struct,
+)  # fmt: skip
+
+
+def _has_place(kind: type) -> bool:
+    """Whether an object annotated as *kind* may have a place in a key."""
+    return (
+        kind in (object, Any)
+        or issubclass(kind, _KNOWN)
+        or dataclasses.is_dataclass(kind)
+        or hasattr(kind, "__pydantic_fields__")
+        or hasattr(kind, "__attrs_attrs__")
+        or inspect.isabstract(kind)
+        or getattr(kind, "_is_protocol", False)
+    )
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -204,11 +246,8 @@ def _of_class(value: Any, depth: int) -> Any:
         return [value.isoformat(), getattr(value, "fold", 0), getattr(zone, "key", None)]
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return [_plain(getattr(value, field.name), depth + 1) for field in fields]
-    if isinstance(value, msgspec.Struct):
-        names = value.__struct_fields__
+    names = fields_of(value)
+    if names and not isinstance(value, tuple):
         return [_plain(getattr(value, name), depth + 1) for name in names]
     if isinstance(value, (tuple, list)):  # a NamedTuple, or a subclass
         return [_plain(each, depth + 1) for each in value]

@@ -47,10 +47,27 @@ class Payloads:
                 if isinstance(value, memoryview):
                     value = value.cast("B") if value.c_contiguous else bytes(value)
                 return RAW, value
-        payload = self._codec.encode(value)
+        return VALUE, self._bounded(self._codec.encode(value))
+
+    def prepared_result(self, value: Any, type: Any) -> tuple[int, bytes]:
+        """As :meth:`prepared`, for what a function returned: a hit must have the types of the miss.
+
+        Raises:
+            TypeError: It would not come back as it is; the message names the path.
+            ValueError: It encodes to more than ``max_bytes``.
+        """
+        kind = value.__class__
+        encode = getattr(self._codec, "encode_result", None)
+        if encode is None and isinstance(value, BYTES_LIKE) and kind is not bytes:
+            raise TypeError(f"{self._codec.name} brings back bytes, not a {kind.__name__}")
+        if encode is None or value is None or kind is bytes:
+            return self.prepared(value)
+        return VALUE, self._bounded(encode(value, type))
+
+    def _bounded(self, payload: bytes) -> bytes:
         if len(payload) > self._policy.max_bytes:
             raise ValueError(f"the value encodes to more than {self._policy.max_bytes:,} bytes")
-        return VALUE, payload
+        return payload
 
     def decoded(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for. Raises FormatError, or what was cached."""

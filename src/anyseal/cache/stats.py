@@ -64,6 +64,9 @@ class CacheHealth:
     latency_ms: float
 
 
+TOLD_MAX = 1000
+"""So many functions and types are warned of, once each."""
+
 TOLD_AGAIN = 30.0
 """Seconds between two warnings that the backend failed."""
 
@@ -92,6 +95,8 @@ class Observer:
     metrics: MetricsHook | None
     audit: AuditHook | None
     stats: CacheStats = field(default_factory=CacheStats)
+    told_of: set[Any] = field(default_factory=set)
+    """What a warning was written of, once."""
     told_at: float = -math.inf
     """When the last failure of the backend was logged."""
 
@@ -110,6 +115,13 @@ class Observer:
         if now - self.told_at >= TOLD_AGAIN:
             self.told_at = now
             logger.warning("the backend of cache %r failed: %s", self.namespace, one_line(error))
+
+    def first(self, subject: Any) -> bool:
+        """Whether *subject* has not been warned of yet; it has now."""
+        if subject in self.told_of or len(self.told_of) >= TOLD_MAX:
+            return False
+        self.told_of.add(subject)
+        return True
 
     def used(self, partition: str, key_id: bytes, operation: Any, outcome: str) -> None:
         """Tell the audit hook."""

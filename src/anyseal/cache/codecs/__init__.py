@@ -31,8 +31,10 @@ __all__ = [
 ]
 
 _NAMED: dict[str, type[Any]] = {
-    each.name: each for each in (ArrowCodec, JSONCodec, MessagePackCodec, PickleCodec, RawCodec)
+    getattr(each, "label", each.name): each
+    for each in (ArrowCodec, JSONCodec, MessagePackCodec, PickleCodec, RawCodec)
 }
+_NAMED[MessagePackCodec.name] = MessagePackCodec
 _OURS: Any = (*_NAMED.values(), Compressed, ForeignCodec)
 
 

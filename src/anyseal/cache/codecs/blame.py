@@ -6,22 +6,23 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["blame"]
+__all__ = ["blame", "fields_of"]
 
 _DEPTH = 1000
 _SHOWN = 20
 _KEY_CHARACTERS = 40
 
 
-def blame(value: Any, encode: Callable[[Any], object]) -> str:
+def blame(value: Any, encode: Callable[[Any], object], *, keys: bool = True) -> str:
     """The path and type of what *encode* refuses in *value*: ``$.users[3].session: socket``.
 
-    Nothing of the value is shown but field names, and keys that look like field names.
+    Nothing of the value is shown but field names, and keys that look like field names; without
+    *keys* only the former, as for a log.
     """
     path, above, current = ["$"], {id(value)}, value
     failure = _failure(encode, value)
     while len(path) <= _DEPTH:
-        for step, child, offered in _children(current):
+        for step, child, offered in _children(current, keys):
             found = _failure(encode, offered)
             if found is None:
                 continue
@@ -67,17 +68,17 @@ def _shown(path: list[str]) -> str:
     return "".join([*path[: _SHOWN // 2], "...", *path[-_SHOWN // 2 :]])
 
 
-def _named(key: Any) -> str:
-    plain = type(key) is str and len(key) <= _KEY_CHARACTERS and key.isidentifier()
+def _named(key: Any, shown: bool) -> str:
+    plain = shown and type(key) is str and len(key) <= _KEY_CHARACTERS and key.isidentifier()
     return f".{key}" if plain else "[...]"
 
 
-def _children(value: Any) -> Iterator[tuple[str, Any, Any]]:
+def _children(value: Any, keys: bool) -> Iterator[tuple[str, Any, Any]]:
     """The step to each thing in *value*, the thing, and what to encode to try it."""
     if isinstance(value, dict):
         for key, each in list(value.items()):
-            yield _named(key), key, {key: None}
-            yield _named(key), each, each
+            yield _named(key, keys), key, {key: None}
+            yield _named(key, keys), each, each
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for name, each in zip(value._fields, value, strict=False):
             yield f".{name}", each, each
@@ -88,16 +89,21 @@ def _children(value: Any) -> Iterator[tuple[str, Any, Any]]:
         for each in list(value):
             yield "[...]", each, each
     else:
-        for name in _fields(value):
+        for name in fields_of(value):
             if hasattr(value, name):
                 each = getattr(value, name)
                 yield f".{name}", each, each
 
 
-def _fields(value: Any) -> list[str]:
-    """The fields of a dataclass, a msgspec.Struct or an attrs class."""
+def fields_of(value: Any) -> list[str]:
+    """The fields of a dataclass, a NamedTuple, a msgspec.Struct, an attrs class or a pydantic
+    model."""
     if isinstance(value, type):
         return []
+    if hasattr(type(value), "__pydantic_fields__"):
+        return [*type(value).__pydantic_fields__, *(value.__pydantic_extra__ or ())]
+    if isinstance(value, tuple):
+        return list(getattr(value, "_fields", ()))
     if dataclasses.is_dataclass(value):
         return [field.name for field in dataclasses.fields(value)]
     if hasattr(type(value), "__struct_fields__"):

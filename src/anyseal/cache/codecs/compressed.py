@@ -85,7 +85,14 @@ class Compressed:
 
     def encode(self, value: Any) -> bytes:
         """*value* as the codec writes it, compressed where that gains. Raises as the codec."""
-        data = self._codec.encode(value)
+        return self._packed(self._codec.encode(value))
+
+    def encode_result(self, value: Any, type: Any = Any) -> bytes:
+        """As :meth:`encode`, for a value that must come back with the types it has."""
+        encode = getattr(self._codec, "encode_result", None)
+        return self._packed(self._codec.encode(value) if encode is None else encode(value, type))
+
+    def _packed(self, data: bytes) -> bytes:
         if self._min_size <= len(data) <= self._max_size and self._gains(data):
             packed = self._compress(data)
             if len(packed) + _TRAILER_BYTES < len(data):

@@ -118,11 +118,13 @@ class Computation:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
         not be. Raises TypeError, ValueError."""
         try:
-            return shelf.payloads.prepared(value)
+            return shelf.payloads.prepared_result(value, self.type)
         except (TypeError, ValueError) as exc:
             if not self.lenient:
                 raise
-            self.warn(shelf, "a value cannot be cached", exc)
+            if shelf.observer.first((self.name, value.__class__)):
+                where = getattr(exc, "discreet", "no detail")
+                self.warn(shelf, f"a value cannot be cached ({where})", exc)
             return None
 
     def options(self, shelf: Shelf, tags: Any, value: Any, started: float) -> dict[str, Any] | None:
