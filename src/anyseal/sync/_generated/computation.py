@@ -11,7 +11,7 @@ from typing import Any
 
 from anyseal.cache.entry import ERROR, Entry
 from anyseal.cache.policy import UNSET
-from anyseal.errors import BackendError
+from anyseal.errors import BackendError, one_line
 from anyseal.sync._generated.shelf import Shelf
 
 __all__ = ["LEFT", "POLL_FIRST", "POLL_MAX", "Computation", "Computed", "next_poll"]
@@ -124,7 +124,7 @@ class Computation:
                 raise
             if shelf.observer.first((self.name, value.__class__)):
                 where = getattr(exc, "discreet", "no detail")
-                self.warn(shelf, f"a value cannot be cached ({where})", exc)
+                self.warn(shelf, f"a value cannot be cached ({one_line(where)})", exc)
             return None
 
     def options(self, shelf: Shelf, tags: Any, value: Any, started: float) -> dict[str, Any] | None:
