@@ -123,7 +123,7 @@ class Computation:
                 raise
             if shelf.observer.first((self.name, value.__class__)):
                 where = getattr(exc, "discreet", "no detail")
-                self.warn(shelf, f"a value cannot be cached ({one_line(where)})", exc)
+                self.warn(shelf, one_line(f"a value cannot be cached ({where})"), exc)
             return None
 
     def options(self, shelf: Shelf, tags: Any, value: Any, started: float) -> dict[str, Any] | None:
