@@ -29,6 +29,10 @@ class Calls:
         """By the name of the call: what it waits for."""
         self.silent: set[str] = set()
         """The names of calls that get no answer, on any event loop."""
+        self.answered: set[str] = set()
+        """The names of calls whose answer is made, and kept back."""
+        self.held = 0
+        """How many answers are kept back."""
         self.before: Callable[[str], Any] = lambda _name: None
 
     async def enter(self, name: str) -> None:
@@ -42,6 +46,11 @@ class Calls:
             await anyio.sleep(0.002)
         if name in self.fail:
             raise self.fail[name]
+
+    async def leave(self, name: str) -> None:
+        self.held += name in self.answered
+        while name in self.answered:
+            await anyio.sleep(0.002)
 
 
 class CountingKms:
@@ -81,11 +90,15 @@ class CountingMetastore:
 
     async def load(self, key_id: str, created: int) -> KeyRecord | None:
         await self.calls.enter("load")
-        return await self.inner.load(key_id, created)
+        found = await self.inner.load(key_id, created)
+        await self.calls.leave("load")
+        return found
 
     async def load_latest(self, key_id: str) -> KeyRecord | None:
         await self.calls.enter("load_latest")
-        return await self.inner.load_latest(key_id)
+        found = await self.inner.load_latest(key_id)
+        await self.calls.leave("load_latest")
+        return found
 
     async def store(self, record: KeyRecord) -> bool:
         await self.calls.enter("store")
@@ -106,6 +119,7 @@ class CountingMetastore:
         await self.calls.enter("versions")
         async with contextlib.aclosing(self.inner.versions(key_id)) as records:
             async for record in records:
+                await self.calls.leave("versions")
                 yield record
 
     async def aclose(self) -> None:

@@ -355,6 +355,45 @@ async def test_late_answer_does_not_undo_a_newer_one(clock: Clock) -> None:
         assert partition.sealing_hit() is None
 
 
+@pytest.mark.parametrize("what", ["IK", "SK", "sealing", "names"])
+async def test_look_under_way_does_not_bring_back_what_was_dropped(what: str, clock: Clock) -> None:
+    """Keys that were revoked or shredded in this process are gone at once, whoever is looking."""
+    world = World()
+    async with world.hierarchy() as hierarchy:
+        partition = hierarchy.partition("u1")
+        key = await hierarchy.sealing_key(partition)
+        names = await hierarchy.name_keys("u1")
+        clock.turn(HOUR * 0.95)
+
+        def look() -> Any:
+            if what == "names":
+                return hierarchy.name_keys("u1")
+            if what == "sealing":
+                return hierarchy.sealing_key(partition)
+            return hierarchy.opening_key(partition, key.id, key.created)
+
+        old = world.rows(IK)[0]
+        world.calls.answered.update(METHODS)
+        async with anyio.create_task_group() as group:
+            group.start_soon(look)
+            with anyio.fail_after(60):
+                while not world.calls.held:
+                    await anyio.sleep(0.001)
+            if what == "SK":
+                hierarchy.forget()
+            else:  # as shred does in the end
+                del world.store._rows[IK]
+                hierarchy.forget("u1")
+            world.calls.answered.clear()
+        await settled(hierarchy)
+        assert partition.opening_hit(key.id, key.created) is None
+        assert partition.sealing_hit() is None
+        assert hierarchy.name_keys_hit("u1") is None
+        if what != "SK":
+            assert [] == [record for record in world.rows(IK) if record.created == old.created]
+            assert names[0].id != (await hierarchy.name_keys("u1"))[0].id
+
+
 async def test_interval_of_zero_has_no_extension(clock: Clock) -> None:
     """Who asks each time wants an answer each time."""
     world = World(revoke_check_interval=0)
@@ -561,6 +600,22 @@ async def test_name_keys_of_a_shredded_partition_end_with_the_answer(clock: Cloc
         assert hierarchy.name_keys_hit("u1") is None
         assert [] == world.rows(IK)
         assert keys[0].id != (await hierarchy.name_keys("u1"))[0].id
+
+
+async def test_name_keys_skip_a_first_key_that_is_lost_for_good(clock: Clock) -> None:
+    """Its system key is gone: names are made under the next one, and kept, not looked up each time;
+    a cache that raised instead would be down for good."""
+    world = World()
+    async with world.hierarchy() as hierarchy:
+        lost = await hierarchy.name_keys("u1")
+        del world.store._rows[SK]
+        hierarchy.forget()
+        cache = Cache(MemoryBackend(), hierarchy)
+        assert await cache.set("k", b"data", partition="u1")
+        assert lost[0].id != (await hierarchy.name_keys("u1"))[0].id
+        world.calls.count.clear()
+        assert b"data" == await cache.get("k", partition="u1")
+        assert not world.calls.count
 
 
 SECOND_PROCESS = """

@@ -120,7 +120,7 @@ class KeyHierarchy:
         self._names = NameKeys(self.policy.key_cache_size, self._store, lifetimes, background)
         self._systems = SystemKeys(self._ids.system, self._store, lifetimes, background, self.meter)
         self._keys = IntermediateKeys(
-            self._store, self._systems, lifetimes, background, self._names.forget, self.meter
+            self._store, self._systems, lifetimes, background, self._names.drop, self.meter
         )
         self.partitions = Partitions(self.policy.key_cache_size, self._ids.intermediate)
         self._unknown: OrderedDict[tuple[str, bytes], float] = OrderedDict()
@@ -309,6 +309,7 @@ class KeyHierarchy:
         Sessions notice it too.
         """
         self._names.forget(partition)
+        self._keys.forget_looks()
         self.partitions.forget(partition)
         if partition is None:
             self._systems.clear()

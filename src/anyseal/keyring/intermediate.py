@@ -98,13 +98,12 @@ class IntermediateKeys:
         return await self._store.newest(partition.id, self._lifetimes.newest_allowed(), known)
 
     async def _load_sealing(self, partition: Partition) -> IntermediateKey:
-        begun = time.monotonic()
+        begun, era = time.monotonic(), self._looks.era
         record = await self._newest(partition)
-        if record is not None:
-            key = await self._usable(partition, record, begun)
-            if key is not None:
-                return partition.promote(key)
-        return partition.promote(await self._create(partition, record))
+        key = None if record is None else await self._usable(partition, record, begun)
+        if key is None:
+            key = await self._create(partition, record)
+        return partition.promote(key) if era == self._looks.era else key
 
     async def _usable(
         self, partition: Partition, record: KeyRecord, begun: float
@@ -189,7 +188,7 @@ class IntermediateKeys:
     async def _load_opening(
         self, partition: Partition, key_id: str, created: int
     ) -> IntermediateKey:
-        begun = time.monotonic()
+        begun, era = time.monotonic(), self._looks.era
         held = partition.held(key_id, created)
         ahead = self._parent_ahead(held)
         try:
@@ -208,7 +207,8 @@ class IntermediateKeys:
             if ahead is not None:
                 await ahead.drop()
         key = self._unwrapped(partition, record, parent, begun)
-        partition.remember(key)
+        if era == self._looks.era:
+            partition.remember(key)
         return key
 
     def _parent_ahead(self, held: IntermediateKey | None) -> Ahead[SystemKey] | None:
@@ -217,6 +217,10 @@ class IntermediateKeys:
             return None
         place = held.parent
         return Ahead(lambda: self._systems.opener_again(place))
+
+    def forget_looks(self) -> None:
+        """Keys were dropped on demand: looks that are under way must not bring them back."""
+        self._looks.forget()
 
     def _forget(self, partition: Partition, key_id: str, created: int) -> None:
         partition.forget(key_id, created)

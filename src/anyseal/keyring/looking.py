@@ -32,13 +32,20 @@ class Looks(Generic[T]):
         background: Runs the looks that no caller waits for.
     """
 
-    __slots__ = ("_background", "_flight", "_lifetimes", "_quiet_until")
+    __slots__ = ("_background", "_flight", "_lifetimes", "_quiet_until", "era")
 
     def __init__(self, lifetimes: Lifetimes, background: Background) -> None:
         self._lifetimes = lifetimes
         self._background = background
         self._flight: SingleFlight[T] = SingleFlight()
         self._quiet_until = 0.0
+        self.era = 0
+        """Counts what was dropped on demand: what a look of an earlier era found is not cached."""
+
+    def forget(self) -> None:
+        """Begin a new era: no caller joins a look that is under way."""
+        self.era += 1
+        self._flight.forget_those(lambda _: True)
 
     async def now(self, place: Hashable, look: Callable[[], Awaitable[T]]) -> T:
         """What *look* finds, here or for another caller that looks for the same *place*."""

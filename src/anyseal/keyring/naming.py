@@ -86,26 +86,35 @@ class NameKeys:
 
     async def _load(self, hierarchy: KeyHierarchy, partition: str) -> _NameKey:
         """The first key that the metastore has, and has the system key of."""
-        begun = time.monotonic()
+        begun, era = time.monotonic(), self._looks.era
         ik_id = hierarchy.ik_id(partition)
         for record in await self._store.versions(ik_id):
             cached = hierarchy.partition(partition)
             with contextlib.suppress(KeyNotFoundError):
                 key = await hierarchy.opening_key(cached, ik_id, record.created)
-                return self._remember(partition, key.key, record, begun)
-        self.forget(partition)
+                return self._named(partition, key.key, record, begun, era)
+        self.drop(partition)
         raise KeyNotFoundError("the partition has no key to make names under")
 
-    def _remember(self, partition: str, key: Key, record: KeyRecord, begun: float) -> _NameKey:
+    def _named(
+        self, partition: str, key: Key, record: KeyRecord, begun: float, era: int
+    ) -> _NameKey:
         found = self._held.get(partition)
         if found is None or found.keys[0] is not key:
-            found = self._held[partition] = _NameKey(key)
-            trim(self._held, self._size)
+            found = _NameKey(key)
+            if era == self._looks.era:
+                self._held[partition] = found
+                trim(self._held, self._size)
         self._lifetimes.answered(found, revoked=record.revoked, begun=begun)
         return found
 
+    def drop(self, partition: str) -> None:
+        """One of the partition's keys is gone: look again for the first one."""
+        self._held.pop(partition, None)
+
     def forget(self, partition: str | None) -> None:
         """Drop one partition's key, or all."""
+        self._looks.forget()
         if partition is None:
             self._held.clear()
         else:

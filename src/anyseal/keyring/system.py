@@ -142,19 +142,19 @@ class SystemKeys:
 
     def clear(self) -> None:
         """Drop all keys."""
+        self._looks.forget()
         self._held.clear()
         self._latest = None
 
     async def _load_sealing(self) -> SystemKey:
-        begun = time.monotonic()
+        begun, era = time.monotonic(), self._looks.era
         latest = await self._newest()
-        if latest is not None:
-            key = await self._unwrapped(latest, begun)
-            if self._lifetimes.may_seal(key):
-                self._latest = key
-                return key
-        self._latest = await self._create(latest)
-        return self._latest
+        key = None if latest is None else await self._unwrapped(latest, begun)
+        if key is None or not self._lifetimes.may_seal(key):
+            key = await self._create(latest)
+        if era == self._looks.era:
+            self._latest = key
+        return key
 
     async def _newest(self) -> KeyRecord | None:
         """The newest record that is not dated ahead."""
