@@ -482,5 +482,16 @@ def test_commands_make_use_and_rotate_a_file(shell: Shell) -> None:
     assert 0o600 == stat.S_IMODE(file.stat().st_mode)
     with sync.SessionFactory.from_config(settings) as factory:
         assert b"data" == factory.session("a").decrypt(row)
+
+    odd = f"# ours\r\n\r\n7\t{KEYS[1].upper()}\tcurrent\r\n\t8 {KEYS[2]}  \r\n"
+    write(file, odd)
+    assert "version 8 is current" in ok("kms-use", "master.keys", "8")
+    assert "version 7 removed" in ok("kms-remove", "master.keys", "7", *config)
+    assert "version 9 added" in ok("kms-add", "master.keys")
+    assert "# ours" in file.read_text()
+    assert re.fullmatch(r"<FileKms .* versions=\[8, 9\]>", repr(FileKms(file)))
+    link = shell.path("link")
+    link.symlink_to(file)
+    shell.fails(2, "symbolic link", "keys", "kms-add", "link")
     with pytest.raises(ConfigurationError, match="no random key"):
         FileKms(write(file, f"1 {secrets.token_hex(1) * 32}\n"))

@@ -1308,26 +1308,40 @@ async def test_replaced_key_only_where_the_old_one_still_is(store: Any) -> None:
 
 @on(*SOME)
 async def test_start_tells_that_the_key_table_is_missing(backend: Any) -> None:
-    """A service must not begin with a database that was never set up; the remedy is one command."""
+    """A service must not begin with a database that was never set up; the remedy is one command.
+    What was opened to find out is closed."""
     table = f"later_{secrets.token_hex(4)}"
-    if backend.name == "dynamodb":
-        made: Any = DynamoDbMetastore(
+
+    def make() -> Any:
+        if backend.name != "dynamodb":
+            return SqlMetastore(backend.url, table=table, create_table=False)
+        return DynamoDbMetastore(
             session=aws_session(), endpoint_url=backend.server.url, table=table, attempts=1
         )
-    else:
-        made = SqlMetastore(backend.url, table=table, create_table=False)
-    kms = FileKms.__new__(FileKms)
-    hierarchy = KeyHierarchy(kms, made, service="svc", product="prod")
+
+    def factory(kind: Any) -> Any:
+        kms = FileKms.__new__(FileKms)
+        return kind(KeyHierarchy(kms, make(), service="svc", product="prod"))
+
+    def enter() -> None:
+        with factory(sync.SessionFactory):
+            pass
+
+    failing = await anyio.to_thread.run_sync(factory, SessionFactory)
     with pytest.raises(MetastoreError, match="anyseal keys init") as caught:
-        async with SessionFactory(hierarchy):
+        async with failing:
             pass
     assert not caught.value.retryable
-    if backend.name != "dynamodb":  # its clients belong to one event loop each
-        with pytest.raises(MetastoreError, match="anyseal keys init"):
-            await anyio.to_thread.run_sync(sync.SessionFactory(hierarchy).__enter__)
+    with pytest.raises(ConfigurationError, match="closed"):
+        failing.session("u1")
+    with pytest.raises(MetastoreError, match="anyseal keys init"):
+        await anyio.to_thread.run_sync(enter)
+    made = await anyio.to_thread.run_sync(make)
     await made.create_table()
-    async with SessionFactory(hierarchy):
+    await made.aclose()
+    async with await anyio.to_thread.run_sync(factory, SessionFactory):
         pass
+    await anyio.to_thread.run_sync(enter)
 
 
 async def test_start_does_not_fail_for_a_metastore_that_is_down(

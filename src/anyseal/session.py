@@ -443,7 +443,11 @@ class SessionFactory(FactoryBase):
     __enter__ = use_async_with
 
     async def __aenter__(self) -> Self:
-        await self.hierarchy.check()
+        try:
+            await self.hierarchy.check()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(

@@ -21,9 +21,10 @@ MasterFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file of ma
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1)]
 
 
-def _write(path: Path, text: bytes, *, overwrite: bool) -> None:
+def _write(path: Path, text: bytes, current: int, *, overwrite: bool = True) -> None:
     """The whole file, readable for its owner, on the disk before its name counts."""
-    MasterKeys(text)
+    if MasterKeys(text).current != current:  # a layout that was read, but cannot be edited
+        raise CliError(f"{path}: write a line as `VERSION KEY` or `VERSION KEY current`")
     if len(text) > FILE_MAX_BYTES:
         raise CliError(f"{path}: at most {FILE_MAX_BYTES:,} bytes: remove old versions")
     try:
@@ -41,7 +42,8 @@ def _write(path: Path, text: bytes, *, overwrite: bool) -> None:
 def _read(path: Path) -> tuple[bytes, MasterKeys]:
     if path.is_symlink():
         raise CliError(f"{path} is a symbolic link: change what it is made from")
-    return read_masters(path)
+    text, masters = read_masters(path)
+    return text.replace(b"\r\n", b"\n"), masters
 
 
 def _line(version: int) -> re.Pattern[bytes]:
@@ -56,7 +58,7 @@ def kms_init(path: MasterFile) -> None:
     Back it up apart from the metastore: who has both reads everything, who loses it loses
     everything.
     """
-    _write(path, master_line(1, current=True), overwrite=False)
+    _write(path, master_line(1, current=True), 1, overwrite=False)
     print(f"{path}: version 1 is current")
 
 
@@ -72,7 +74,7 @@ def kms_add(path: MasterFile) -> None:
         text = _line(masters.current).sub(
             lambda found: found[0] if found[1] else found[0].rstrip() + b" current", text
         )
-    _write(path, text + master_line(version, current=False), overwrite=True)
+    _write(path, text + master_line(version, current=False), masters.current)
     print(f"{path}: version {version} added; version {masters.current} is current")
 
 
@@ -85,7 +87,7 @@ def kms_use(path: MasterFile, version: Version) -> None:
         raise CliError(f"{path} has no version {version}", 1)
     text = re.sub(rb"(?m)^(?!#)(.*[0-9A-Fa-f])[ \t]+current[ \t]*$", rb"\1", text)
     text = _line(version).sub(lambda found: found[0].rstrip() + b" current", text)
-    _write(path, text, overwrite=True)
+    _write(path, text, version)
     print(f"{path}: version {version} is current")
 
 
@@ -108,5 +110,8 @@ def kms_remove(path: MasterFile, version: Version, config: Config = None) -> Non
             "rewrap-system` first, for each service that uses the metastore",
             1,
         )
-    _write(path, _line(version).sub(b"", text).replace(b"\n\n", b"\n").lstrip(), overwrite=True)
+    left = _line(version).sub(b"", text)
+    if version in MasterKeys(left).keys:
+        raise CliError(f"{path}: write a line as `VERSION KEY` or `VERSION KEY current`")
+    _write(path, re.sub(rb"\n{2,}", b"\n", left).lstrip(b"\n"), masters.current)
     print(f"{path}: version {version} removed")

@@ -170,7 +170,12 @@ class SessionFactory(FactoryBase):
     __aenter__ = use_with
 
     def __enter__(self) -> Self:
-        offload.wait(self.hierarchy.check)
+        try:
+            if hasattr(self.hierarchy.metastore, "check_table"):  # else no event loop is needed yet
+                offload.wait(self.hierarchy.check)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
