@@ -322,3 +322,13 @@ def test_other_services_keys_are_left_alone(keys: Keys, tmp_path: Path) -> None:
     keys.write(keys.settings)
     assert ACTIVE == keys.states()
     assert KEY not in (tmp_path / "keys.json").read_text()
+
+
+def test_shred_takes_the_largest_policy_of_the_settings_given(keys: Keys) -> None:
+    """Another service's longer interval decides how long its processes may go on opening."""
+    other = keys.shell.path("other.json")
+    other.write_text(json.dumps({**keys.settings, "CheckInterval": 7200, "OutageExtension": 10}))
+    command = ("shred", "a", "--yes", "--no-wait")
+    found = keys.json(*command, "--other-config", "keys.json", "--other-config", "other.json")
+    assert (1, 0.0, 7210.0) == (found["keys_deleted"], found["waited"], found["longest_use"])
+    assert 5400.0 == keys.json("shred", "b", "--yes", "--no-wait")["longest_use"]
