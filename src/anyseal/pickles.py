@@ -37,11 +37,13 @@ PLAIN: tuple[type[Any], ...] = (
 """Beside what pickle has an opcode for. None of them runs code or allocates by a number."""
 
 HASH_BUDGET = 1 << 20
-"""Tuple items that may be hashed, beside 16 for each byte of the pickle: tuples that hold one
-another double with each few bytes."""
+"""Items of tuples and frozensets that may be hashed, beside 16 for each byte of the pickle: those
+that hold one another double with each few bytes. To compare two takes as much as to hash one."""
 
 HASH_DEPTH = 200
-"""Tuples in one another, where they are hashed: that uses the C stack."""
+"""Tuples and frozensets in one another, where they are hashed: that uses the C stack."""
+
+_NESTING = (tuple, frozenset)
 
 
 def by_name(classes: Iterable[type]) -> dict[tuple[str, str], type]:
@@ -195,15 +197,15 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
     # ---- Containers: filled only where they are some, hashed only within bounds ----
 
     def _noted(self, made: Any) -> Any:
-        """Remember how much a tuple that holds tuples is, and how deep."""
-        if isinstance(made, tuple) and any(isinstance(each, tuple) for each in made):
+        """Remember how much a tuple or frozenset that holds others is, and how deep."""
+        if isinstance(made, _NESTING) and any(isinstance(each, _NESTING) for each in made):
             sizes, depths = zip(*map(self._extent, made), strict=True)
             self._nested[id(made)] = (1 + sum(sizes), 1 + max(depths), made)
         return made
 
     def _extent(self, value: Any) -> tuple[int, int]:
-        """Items and depth, as a hash meets them."""
-        if not isinstance(value, tuple):
+        """Items and depth, as a hash or a comparison meets them."""
+        if not isinstance(value, _NESTING):
             return 1, 0
         size, depth, _ = self._nested.get(id(value), (1 + len(value), 1, None))
         return size, depth
@@ -213,7 +215,7 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
             size, depth = self._extent(key)
             self._budget -= size
             if self._budget < 0 or depth > HASH_DEPTH:
-                raise _refuse("tuples in one another")
+                raise _refuse("tuples or frozensets in one another")
 
     def _will_fill(self, container: Any) -> None:
         if type(container) not in self._filled:
@@ -235,7 +237,7 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
     def load_frozenset(self) -> None:
         items = self.pop_mark()
         self._will_hash(items)
-        self.append(frozenset(items))
+        self.append(self._noted(frozenset(items)))
 
     def load_dict(self) -> None:
         items = self.pop_mark()
@@ -290,7 +292,10 @@ def _is_special(name: Any) -> bool:
 
 
 _GETS = frozenset((pickle.BINGET[0], pickle.LONG_BINGET[0]))
-_TUPLES = frozenset(code[0] for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3))
+_TUPLES = frozenset(
+    code[0]
+    for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET)
+)
 
 
 def _simple() -> list[int | None]:
@@ -312,7 +317,8 @@ _SIMPLE = _simple()
 def _is_simple(data: bytes) -> bool:
     """Whether *data* has only opcodes that make built-in values, and lengths that are there.
 
-    Tuples and references to what was made before would have to be counted: not both are simple.
+    Tuples (or frozensets) and references to what was made before would have to be counted: not both
+    are simple.
     """
     at, end, tuples, gets = 0, len(data), 0, False
     while at < end:
