@@ -391,6 +391,29 @@ def test_written_under_every_legal_name(writer: Any, tmp_path: Path, name: str) 
         assert [name] == _left(tmp_path)
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_name_that_is_too_long_is_refused_before_the_work(
+    writer: Any, tmp_path: Path, overwrite: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hidden name is cut and is legal: a terabyte would be sealed before the last rename."""
+    with pytest.raises(Exception) as caught:  # the command's is an exit code
+        writer(tmp_path / ("x" * 256), overwrite=overwrite)
+    said = str(caught.value) + capsys.readouterr().err
+    assert "too long" in said
+    assert ".part" not in said
+    assert [] == _left(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["/proc/self/fd", "/dev/fd"])
+def test_replaced_descriptor_by_its_number_is_refused(tmp_path: Path, folder: str) -> None:
+    """As /dev/stdout, which leads there."""
+    with (
+        (tmp_path / "open").open("wb") as file,
+        pytest.raises(SourceError, match="not a regular file"),
+    ):
+        FileSink(f"{folder}/{file.fileno()}", overwrite=True)
+
+
 def test_part_files_of_long_names_differ(tmp_path: Path) -> None:
     """Two names that are alike at first are two files, which can be downloaded at once."""
     first, second = (

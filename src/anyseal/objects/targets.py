@@ -74,9 +74,9 @@ def _set_acl(fd: int, acl: bytes | None) -> bool:
 def _is_descriptor(path: Path) -> bool:
     """Whether the symbolic link *path* leads to an open file of a process, as /dev/stdout does."""
     while path.is_symlink():  # it leads somewhere: it does not lead in a circle
-        path = path.parent / path.readlink()
         if os.path.realpath(path.parent).startswith(("/proc/", "/dev/fd")):
             return True
+        path = path.parent / path.readlink()
     return False
 
 
@@ -161,8 +161,12 @@ class Replaced:
 
 
 def check_absent(path: Path) -> None:
-    """Raise OutputExistsError if anything stands at *path*, be it a link that leads nowhere."""
-    if os.path.lexists(path):
+    """Raise OutputExistsError if anything stands at *path*, be it a link that leads nowhere.
+
+    Raises OSError if nothing can stand there, as under a name that is too long: before the work.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()
         raise OutputExistsError(f"{path} exists")
 
 
