@@ -87,11 +87,7 @@ class Bounds:
         Raises:
             AnysealError: Made by *failed*: no result in time, or too many calls still hang.
         """
-        if self._running and self.left >= LEFT_MAX:
-            raise self._failed(
-                f"{what}: {LEFT_MAX} earlier calls still hang in threads: give what they wait "
-                "for a timeout of its own"
-            )
+        self._check(what)
         call = _Call(self._running, self._seconds, function, args, discard)
         task = Detached(call.run)
         try:
@@ -109,11 +105,41 @@ class Bounds:
         if call.results:
             return call.results.pop()
         call.dropped = True
-        raise self._failed(
-            f"{what}: no answer in {self._seconds:g} s"
-            if self._seconds < math.inf
-            else f"{what}: the event loop ended the call"
-        )
+        if self._seconds < math.inf:
+            raise self._late(what)
+        raise self._failed(f"{what}: the event loop ended the call")
+
+    def wait(self, what: str, function: Callable[..., Any], *args: Any) -> Any:
+        """As :meth:`call`, for a thread that waits itself. *function* is not ``async``.
+
+        Cost: a thread for each call.
+        """
+        self._check(what)
+        over = threading.Event()
+        job = _Job(
+            self._running, time.perf_counter() + self._seconds, contextvars.copy_context(),
+            function, args, over.set,
+        )  # fmt: skip
+        job.start()
+        try:
+            in_time = over.wait(None if self._seconds == math.inf else self._seconds)
+        except BaseException:
+            job.heard = False
+            raise
+        if not in_time:
+            job.heard = False
+            raise self._late(what)
+        return job.outcome()
+
+    def _check(self, what: str) -> None:
+        if self._running and self.left >= LEFT_MAX:
+            raise self._failed(
+                f"{what}: {LEFT_MAX} earlier calls still hang in threads: give what they wait "
+                "for a timeout of its own"
+            )
+
+    def _late(self, what: str) -> AnysealError:
+        return self._failed(f"{what}: no answer in {self._seconds:g} s")
 
 
 class Progress:
@@ -208,6 +234,70 @@ async def _end(task: Detached, seconds: float) -> None:
         raise late
 
 
+class _Job:
+    """A blocking call in a thread of its own, which does not keep the process from ending.
+
+    Args:
+        over: Called in that thread when it has ended, if it is still ``heard`` then.
+        discard: Is given the result otherwise.
+    """
+
+    def __init__(
+        self,
+        running: dict[object, float],
+        deadline: float,
+        context: contextvars.Context,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        over: Callable[[], object],
+        discard: Callable[[Any], object] = lambda _: None,
+    ) -> None:
+        self._running = running
+        self._deadline = deadline
+        self._context = context
+        self._function = function
+        self._args = args
+        self._over = over
+        self._discard = discard
+        self._results: list[Any] = []
+        self._errors: list[BaseException] = []
+        self.heard = True
+
+    def start(self) -> None:
+        """Raises RuntimeError if there can be no more threads."""
+        self._running[self] = self._deadline
+        try:
+            threading.Thread(target=self._work, name="anyseal-waiting", daemon=True).start()
+        except BaseException:
+            self._running.pop(self, None)
+            raise
+
+    def outcome(self) -> Any:
+        """What the call returned or raised."""
+        if self._errors:
+            raise self._errors[0]
+        return self._results.pop()
+
+    def _work(self) -> None:
+        try:
+            self._results.append(self._context.run(self._function, *self._args))
+        except BaseException as exc:
+            self._errors.append(exc)
+        finally:
+            self._running.pop(self, None)
+        if self.heard:
+            self._over()
+        elif self._results:
+            self._throw_away(self._results.pop())
+
+    def _throw_away(self, result: Any) -> None:
+        if inspect.iscoroutine(result):
+            result.close()
+        else:
+            with contextlib.suppress(Exception):
+                self._discard(result)
+
+
 class _Call:
     """One call, and what came of it."""
 
@@ -251,42 +341,19 @@ class _Call:
             self._discard(self.results.pop())
 
     async def _in_thread(self) -> Any:
-        """The function's result, from a thread that does not keep the process from ending."""
+        """The function's result, from a thread."""
         token, over = current_token(), anyio.Event()
         context = contextvars.copy_context()
         if "sniffio" in sys.modules:  # the thread is in no event loop
             context.run(sys.modules["sniffio"].current_async_library_cvar.set, None)
-        results: list[Any] = []
-        errors: list[BaseException] = []
-        heard = True
-
-        def work() -> None:
-            try:
-                results.append(context.run(self._function, *self._args))
-            except BaseException as exc:
-                errors.append(exc)
-            finally:
-                self._running.pop(threading.current_thread(), None)
-            if heard:
-                set_elsewhere(token, [over])
-            elif results:
-                self._throw_away(results.pop())
-
-        thread = threading.Thread(target=work, name="anyseal-waiting", daemon=True)
-        self._running[thread] = self._deadline
-        thread.start()
+        job = _Job(
+            self._running, self._deadline, context, self._function, self._args,
+            lambda: set_elsewhere(token, [over]), self._discard,
+        )  # fmt: skip
+        job.start()
         try:
             await over.wait()
         except BaseException:
-            heard = False
+            job.heard = False
             raise
-        if errors:
-            raise errors[0]
-        return results.pop()
-
-    def _throw_away(self, result: Any) -> None:
-        if inspect.iscoroutine(result):
-            result.close()
-        else:
-            with contextlib.suppress(Exception):
-                self._discard(result)
+        return job.outcome()

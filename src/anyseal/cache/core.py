@@ -400,4 +400,4 @@ class Cache(CacheBase):
         with shielded():
             await self._shelf.background.aclose()
             await self._herd.aclose()
-            await self._shelf.backend.aclose()
+            await self._shelf.guard.aclose()

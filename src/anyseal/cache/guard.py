@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from anyseal.cache.answers import checked, checked_page
 from anyseal.cache.breaker import Breaker, Circuits
 from anyseal.cache.entry import LOCK
-from anyseal.cache.kit import fail_after, last_steps
+from anyseal.cache.kit import Limit, end_pages, pages_of
 from anyseal.cache.policy import CachePolicy
 from anyseal.cache.stats import Observer
 from anyseal.errors import BackendError
@@ -30,25 +30,24 @@ class Caller:
         breaker: Told of each outcome; while it is open, no call is made. A call that the backend
             refused shows that the backend is alive, and is not counted.
         observer: Told of each failure.
-        timeout: Seconds for one call; None where the backend bounds its calls itself.
+        limit: Makes the calls in their time; None where the backend bounds its calls itself.
     """
 
-    __slots__ = ("_breaker", "_observer", "_timeout")
+    __slots__ = ("_breaker", "_limit", "_observer")
 
-    def __init__(self, breaker: Breaker, observer: Observer, timeout: float | None) -> None:
+    def __init__(self, breaker: Breaker, observer: Observer, limit: Limit | None) -> None:
         self._breaker = breaker
         self._observer = observer
-        self._timeout = timeout
+        self._limit = limit
 
     async def __call__(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
         """The answer to one call. Raises BackendError."""
         probe = self._breaker.enter()
         try:
-            if self._timeout is None:
+            if self._limit is None:
                 result = await call(*args, **options)
             else:
-                with fail_after(self._timeout):
-                    result = await call(*args, **options)
+                result = await self._limit(call, *args, **options)
             checked(call, args, result)
         except (BackendError, TimeoutError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
@@ -68,17 +67,28 @@ class Caller:
 class Guard:
     """Makes the calls of one backend: ``read``, ``write`` and ``delete`` fail apart."""
 
-    __slots__ = ("_policy", "backend", "delete", "read", "write")
+    __slots__ = ("_limit", "_policy", "backend", "delete", "read", "write")
 
     def __init__(
         self, backend: Any, circuits: Circuits, observer: Observer, policy: CachePolicy,
-        timeout: float | None,
+        limit: Limit | None,
     ) -> None:  # fmt: skip
         self.backend = backend
         self._policy = policy
-        self.read = Caller(circuits.reads, observer, timeout)
-        self.write = Caller(circuits.writes, observer, timeout)
-        self.delete = Caller(circuits.deletes, observer, timeout)
+        self._limit = limit
+        self.read = Caller(circuits.reads, observer, limit)
+        self.write = Caller(circuits.writes, observer, limit)
+        self.delete = Caller(circuits.deletes, observer, limit)
+
+    async def aclose(self) -> None:
+        """Close the backend. Raises BackendError if that takes too long."""
+        if self._limit is None:
+            await self.backend.aclose()
+            return
+        try:
+            await self._limit(self.backend.aclose)
+        except TimeoutError as exc:
+            raise BackendError(said(exc)) from exc
 
     async def sweep(self, prefixes: Iterable[str]) -> int:
         """Delete all names that begin with one of *prefixes*; return how many.
@@ -93,7 +103,7 @@ class Guard:
     async def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
-            pages = aiter(self.backend.scan(prefix))
+            pages = await pages_of(self.read, self.backend.scan, prefix)
             before, since = None, monotonic()
             try:
                 while (page := await self.read(anext, pages, None)) is not None:
@@ -105,10 +115,8 @@ class Guard:
                     for at in range(0, len(names), SCAN_BATCH):
                         batch = names[at : at + SCAN_BATCH]
                         deleted += await self.delete(self.backend.delete_many, batch)
-            finally:  # also of a scan that broke off: it may hold a connection
-                if hasattr(pages, "aclose"):
-                    with last_steps(self._policy.timeout):
-                        await pages.aclose()
+            finally:
+                await end_pages(pages, self._policy)
         return deleted
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -20,6 +20,7 @@ from anyseal.flight import SingleFlight as Flight
 from anyseal.loops import PerLoop
 from anyseal.offload import breathe
 from anyseal.offload import run as away
+from anyseal.patience import Bounds
 from anyseal.tasks import Background as _Background
 from anyseal.tasks import each_awaited
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Background",
     "Flight",
+    "Limit",
     "Renewals",
     "asked",
     "away",
@@ -38,12 +40,12 @@ __all__ = [
     "called",
     "cancelled",
     "each",
-    "fail_after",
-    "last_steps",
+    "end_pages",
+    "limit_of",
     "move_on_after",
+    "pages_of",
     "shielded",
     "sleep",
-    "timeout_of",
     "watching",
 ]
 
@@ -63,14 +65,51 @@ def shielded() -> Any:
     return anyio.CancelScope(shield=True)
 
 
-def last_steps(seconds: float | None) -> Any:
-    """The same, for so many seconds."""
-    return anyio.move_on_after(seconds, shield=True)
+class Limit:
+    """Makes calls of a backend that does not bound them itself.
+
+    Args:
+        seconds: For one call.
+        cancels: Whether a cancellation ends its calls; others have a task of their own.
+    """
+
+    __slots__ = ("_bounds", "_cancels", "_seconds")
+
+    def __init__(self, seconds: float, cancels: bool) -> None:
+        self._seconds = seconds
+        self._cancels = cancels
+        self._bounds = Bounds(seconds, BackendError)
+
+    async def __call__(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+        """The answer to one call. Raises BackendError or TimeoutError."""
+        if self._cancels or call is anext:  # a generator may hold what belongs to this task
+            with fail_after(self._seconds):
+                return await call(*args, **options)
+
+        async def run() -> T:
+            return await call(*args, **options)
+
+        found: T = await self._bounds.call("the cache's backend", run)
+        return found
 
 
-def timeout_of(policy: CachePolicy, traits: BackendTraits) -> float | None:
-    """Seconds for one call of the backend; None where the backend itself bounds its calls."""
-    return None if traits.enforces_timeout else policy.timeout
+def limit_of(backend: object, policy: CachePolicy, traits: BackendTraits) -> Limit | None:
+    """What makes calls of *backend*; None where the backend itself bounds them."""
+    if traits.enforces_timeout or policy.timeout is None:
+        return None
+    return Limit(policy.timeout, traits.ends_when_cancelled)
+
+
+async def pages_of(read: Any, scan: Callable[[str], AsyncIterable[T]], prefix: str) -> Any:
+    """The pages of a scan, one at a time."""
+    return aiter(scan(prefix))
+
+
+async def end_pages(pages: Any, policy: CachePolicy) -> None:
+    """Close a scan that may have broken off: it may hold a connection."""
+    if hasattr(pages, "aclose"):
+        with anyio.move_on_after(policy.timeout, shield=True):
+            await pages.aclose()
 
 
 async def asked(keyring: Any, method: str, *args: Any) -> Any:

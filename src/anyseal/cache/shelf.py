@@ -11,7 +11,7 @@ from anyseal.cache.entries import Entries, is_stale
 from anyseal.cache.entry import Entry, check_namespace
 from anyseal.cache.guard import Guard
 from anyseal.cache.keys import PartitionKeys
-from anyseal.cache.kit import WAITS, Background, Renewals, timeout_of, watching
+from anyseal.cache.kit import WAITS, Background, Renewals, limit_of, watching
 from anyseal.cache.leases import Leases
 from anyseal.cache.local import Copies, LocalLayer
 from anyseal.cache.opening import Opener, RotationHook
@@ -77,8 +77,8 @@ class Shelf:
         self.background = Background(self.leases.abandon)
         self.renewals = Renewals(self.background)
         self.watch = watching(backend, f"{self.namespace}:", self.local, self.background)
-        timeout = timeout_of(self.policy, traits)
-        self.guard = Guard(backend, self.circuits, self.observer, self.policy, timeout)
+        limit = limit_of(backend, self.policy, traits)
+        self.guard = Guard(backend, self.circuits, self.observer, self.policy, limit)
         self.keys = PartitionKeys(
             keyring, name_key, namespace=namespace, codec=self.codec.name, plain=plain_keys,
             observer=self.observer,

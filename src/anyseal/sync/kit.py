@@ -10,11 +10,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import sleep
 from typing import Any, TypeVar
 
 from anyseal import offload
+from anyseal.errors import BackendError
 from anyseal.flight import ThreadFlight as Flight
+from anyseal.patience import Bounds
 from anyseal.ports import LocalKeyring
 from anyseal.sync.leases import renewer
 
@@ -22,6 +25,7 @@ __all__ = [
     "WAITS",
     "Background",
     "Flight",
+    "Limit",
     "Renewals",
     "asked",
     "away",
@@ -29,11 +33,11 @@ __all__ = [
     "called",
     "cancelled",
     "each",
-    "fail_after",
-    "last_steps",
+    "end_pages",
+    "limit_of",
+    "pages_of",
     "shielded",
     "sleep",
-    "timeout_of",
     "watching",
 ]
 
@@ -48,7 +52,6 @@ CLOSE_SECONDS = 2.0
 """How long closing waits for refreshes that are under way."""
 
 logger = logging.getLogger("anyseal.cache")
-fail_after = last_steps = contextlib.nullcontext
 
 
 def shielded() -> Any:
@@ -61,9 +64,49 @@ def cancelled() -> type[BaseException]:
     return KeyboardInterrupt
 
 
-def timeout_of(policy: Any, traits: Any) -> float | None:
-    """None: blocking backends bound their calls themselves."""
-    return None
+_bounds: weakref.WeakKeyDictionary[Any, dict[float, Bounds]] = weakref.WeakKeyDictionary()
+"""By backend: what its calls leave behind counts for all caches over it."""
+
+
+class Limit:
+    """Makes calls of a backend that does not bound them itself, each in a thread.
+
+    Args:
+        bounds: For one call.
+    """
+
+    __slots__ = ("_bounds",)
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+
+    def __call__(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
+        """The answer to one call. Raises BackendError."""
+        found: T = self._bounds.wait("the cache's backend", partial(call, *args, **options))
+        return found
+
+
+def limit_of(backend: Any, policy: Any, traits: Any) -> Limit | None:
+    """What makes calls of *backend*; None where the backend itself bounds them."""
+    seconds = policy.timeout
+    if traits.enforces_timeout or seconds is None:
+        return None
+    bounds = Bounds(seconds, BackendError)
+    with contextlib.suppress(TypeError):  # not hashable, or without weak references
+        bounds = _bounds.setdefault(backend, {}).setdefault(seconds, bounds)
+    return Limit(bounds)
+
+
+def pages_of(read: Callable[..., Any], scan: Callable[[str], Iterable[T]], prefix: str) -> Any:
+    """The pages of a scan, one at a time. To begin it may take time, too."""
+    return read(lambda: iter(scan(prefix)))
+
+
+def end_pages(pages: Any, policy: Any) -> None:
+    """Close a scan that may have broken off: it may hold a connection."""
+    if hasattr(pages, "close"):
+        with contextlib.suppress(ValueError):  # it still runs, in a thread that was left behind
+            pages.close()
 
 
 def asked(keyring: Any, method: str, *args: Any) -> Any:

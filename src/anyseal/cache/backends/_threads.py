@@ -27,6 +27,8 @@ class ThreadedBackend(Generic[B]):
     or not.
     """
 
+    ends_when_cancelled = True
+
     def __init__(self, blocking: B) -> None:
         self.blocking = blocking
         """The same entries for sync code."""

@@ -70,6 +70,7 @@ class AiocacheBackend:
         ConfigurationError: Another serializer, or no aiocache cache.
     """
 
+    ends_when_cancelled = True
     can_scan = False
 
     def __init__(self, cache: Any) -> None:
@@ -162,6 +163,8 @@ class CashewsBackend:
     Raises:
         ConfigurationError: It is set up otherwise, or no cashews cache.
     """
+
+    ends_when_cancelled = True
 
     def __init__(self, cache: Any) -> None:
         try:

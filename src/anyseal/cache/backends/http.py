@@ -248,6 +248,8 @@ class HttpBackend:
             ``retryable`` for what may go away.
     """
 
+    ends_when_cancelled = True
+
     def __init__(
         self,
         url: str,
@@ -390,6 +392,8 @@ class BlockingHttpBackend:
         ConfigurationError: *url* or *token* is malformed.
         BackendError: Of any method: no answer, a bad status, or an answer that is too large.
     """
+
+    enforces_timeout = True
 
     def __init__(
         self,

@@ -112,6 +112,7 @@ class BlockingMemcachedBackend:
         BackendError: Of any method: no answer, or a value above ``VALUE_MAX_BYTES``.
     """
 
+    enforces_timeout = True
     can_scan = False
 
     def __init__(self, host: str = "127.0.0.1", port: int = 11211, *, timeout: float = 5.0) -> None:

@@ -60,6 +60,8 @@ class BlockingMemoryBackend:
     Cost: two dict operations under a lock; eviction takes constant time per entry.
     """
 
+    enforces_timeout = True  # it never waits
+
     def __init__(
         self, *, max_bytes: int = DEFAULT_MAX_BYTES, max_entries: int | None = None
     ) -> None:

@@ -45,6 +45,8 @@ class BlockingRedisBackend:
     Cost: one of redis-py's commands per call; in a cluster one pipeline for several names.
     """
 
+    enforces_timeout = True
+
     def __init__(self, client: Any, *, timeout: float | None = None) -> None:
         check_client(client, blocking=True)
         self._client = client

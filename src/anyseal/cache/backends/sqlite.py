@@ -53,6 +53,8 @@ class BlockingSQLiteBackend:
     Cost: one transaction a call; a value written in pieces is read and written a piece at a time.
     """
 
+    enforces_timeout = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],

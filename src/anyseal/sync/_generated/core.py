@@ -397,4 +397,4 @@ class Cache(CacheBase):
         with shielded():
             self._shelf.background.close()
             self._herd.close()
-            self._shelf.backend.close()
+            self._shelf.guard.close()

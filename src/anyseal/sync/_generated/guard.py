@@ -14,7 +14,7 @@ from anyseal.cache.entry import LOCK
 from anyseal.cache.policy import CachePolicy
 from anyseal.cache.stats import Observer
 from anyseal.errors import BackendError
-from anyseal.sync.kit import fail_after, last_steps
+from anyseal.sync.kit import Limit, end_pages, pages_of
 
 __all__ = ["Guard"]
 
@@ -31,25 +31,24 @@ class Caller:
         breaker: Told of each outcome; while it is open, no call is made. A call that the backend
             refused shows that the backend is alive, and is not counted.
         observer: Told of each failure.
-        timeout: Seconds for one call; None where the backend bounds its calls itself.
+        limit: Makes the calls in their time; None where the backend bounds its calls itself.
     """
 
-    __slots__ = ("_breaker", "_observer", "_timeout")
+    __slots__ = ("_breaker", "_limit", "_observer")
 
-    def __init__(self, breaker: Breaker, observer: Observer, timeout: float | None) -> None:
+    def __init__(self, breaker: Breaker, observer: Observer, limit: Limit | None) -> None:
         self._breaker = breaker
         self._observer = observer
-        self._timeout = timeout
+        self._limit = limit
 
     def __call__(self, call: Callable[..., T], *args: Any, **options: Any) -> T:
         """The answer to one call. Raises BackendError."""
         probe = self._breaker.enter()
         try:
-            if self._timeout is None:
+            if self._limit is None:
                 result = call(*args, **options)
             else:
-                with fail_after(self._timeout):
-                    result = call(*args, **options)
+                result = self._limit(call, *args, **options)
             checked(call, args, result)
         except (BackendError, TimeoutError, OSError) as exc:
             error = exc if isinstance(exc, BackendError) else BackendError(said(exc))
@@ -69,17 +68,28 @@ class Caller:
 class Guard:
     """Makes the calls of one backend: ``read``, ``write`` and ``delete`` fail apart."""
 
-    __slots__ = ("_policy", "backend", "delete", "read", "write")
+    __slots__ = ("_limit", "_policy", "backend", "delete", "read", "write")
 
     def __init__(
         self, backend: Any, circuits: Circuits, observer: Observer, policy: CachePolicy,
-        timeout: float | None,
+        limit: Limit | None,
     ) -> None:  # fmt: skip
         self.backend = backend
         self._policy = policy
-        self.read = Caller(circuits.reads, observer, timeout)
-        self.write = Caller(circuits.writes, observer, timeout)
-        self.delete = Caller(circuits.deletes, observer, timeout)
+        self._limit = limit
+        self.read = Caller(circuits.reads, observer, limit)
+        self.write = Caller(circuits.writes, observer, limit)
+        self.delete = Caller(circuits.deletes, observer, limit)
+
+    def close(self) -> None:
+        """Close the backend. Raises BackendError if that takes too long."""
+        if self._limit is None:
+            self.backend.close()
+            return
+        try:
+            self._limit(self.backend.close)
+        except TimeoutError as exc:
+            raise BackendError(said(exc)) from exc
 
     def sweep(self, prefixes: Iterable[str]) -> int:
         """Delete all names that begin with one of *prefixes*; return how many.
@@ -94,7 +104,7 @@ class Guard:
     def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
-            pages = iter(self.backend.scan(prefix))
+            pages = pages_of(self.read, self.backend.scan, prefix)
             before, since = None, monotonic()
             try:
                 while (page := self.read(next, pages, None)) is not None:
@@ -106,10 +116,8 @@ class Guard:
                     for at in range(0, len(names), SCAN_BATCH):
                         batch = names[at : at + SCAN_BATCH]
                         deleted += self.delete(self.backend.delete_many, batch)
-            finally:  # also of a scan that broke off: it may hold a connection
-                if hasattr(pages, "aclose"):
-                    with last_steps(self._policy.timeout):
-                        pages.close()
+            finally:
+                end_pages(pages, self._policy)
         return deleted
 
 

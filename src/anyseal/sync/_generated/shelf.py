@@ -24,7 +24,7 @@ from anyseal.sync._generated.guard import Guard
 from anyseal.sync._generated.keys import PartitionKeys
 from anyseal.sync._generated.opening import Opener, RotationHook
 from anyseal.sync._generated.tags import Tags
-from anyseal.sync.kit import WAITS, Background, Renewals, timeout_of, watching
+from anyseal.sync.kit import WAITS, Background, Renewals, limit_of, watching
 
 __all__ = ["Shelf"]
 
@@ -78,8 +78,8 @@ class Shelf:
         self.background = Background(self.leases.abandon)
         self.renewals = Renewals(self.background)
         self.watch = watching(backend, f"{self.namespace}:", self.local, self.background)
-        timeout = timeout_of(self.policy, traits)
-        self.guard = Guard(backend, self.circuits, self.observer, self.policy, timeout)
+        limit = limit_of(backend, self.policy, traits)
+        self.guard = Guard(backend, self.circuits, self.observer, self.policy, limit)
         self.keys = PartitionKeys(
             keyring, name_key, namespace=namespace, codec=self.codec.name, plain=plain_keys,
             observer=self.observer,
