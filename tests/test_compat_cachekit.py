@@ -347,7 +347,7 @@ def test_cachekit_damaged_entry_is_replaced(
     how: str, counted: Counted, plain: Plain, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By default the function runs again; the log says so, without keys or values."""
-    load = counted.sync(cache.secure(master_key=HEX, backend=plain))
+    load = counted.sync(cache.secure(master_key=HEX, backend=plain, l1_enabled=False))
     expected = load(1)
     damage(plain, how)
     with caplog.at_level(logging.WARNING):
@@ -363,7 +363,7 @@ def test_cachekit_fail_closed_raises_and_keeps_the_entry(
 ) -> None:
     """Where a wrong answer is worse than none."""
     monkeypatch.setenv("CACHEKIT_ENCRYPTION_FAIL_CLOSED", "true")
-    load = counted.sync(cache.secure(master_key=HEX, backend=plain))
+    load = counted.sync(cache.secure(master_key=HEX, backend=plain, l1_enabled=False))
     load(1)
     damage(plain, "flip")
     with pytest.raises(cachekit.DecryptionAuthenticationError) as caught:
@@ -372,7 +372,7 @@ def test_cachekit_fail_closed_raises_and_keeps_the_entry(
     assert (1, 1) == (counted.calls, len(plain.entries))
     damage(plain, "plaintext")
     assert 1 == load(1)["x"]  # an entry in the clear is a miss always
-    other = counted.sync(cache.secure(master_key=OTHER, backend=plain))
+    other = counted.sync(cache.secure(master_key=OTHER, backend=plain, l1_enabled=False))
     with pytest.raises(cachekit.DecryptionAuthenticationError):
         other(1)
     monkeypatch.setenv("CACHEKIT_ENCRYPTION_FAIL_CLOSED", "perhaps")
@@ -505,7 +505,9 @@ def test_cachekit_none_is_kept_and_large_results_are_not(
 
 def test_cachekit_key_function_and_info(counted: Counted, plain: Plain) -> None:
     """Keys of one's own, counts, invalidation."""
-    load = counted.sync(cache(key=lambda x, y=2: f"k{x}", namespace="ns1", backend=plain))
+    load = counted.sync(
+        cache(key=lambda x, y=2: f"k{x}", namespace="ns1", backend=plain, l1_enabled=False)
+    )
     load(1)
     load(1)
     [name] = plain.entries
@@ -573,7 +575,7 @@ async def test_cachekit_backends_of_all_kinds_async(kind: Any, counted: Counted)
 async def test_cachekit_async_damage_and_failure(counted: Counted) -> None:
     """As from ``def``."""
     plain = Plain()
-    load = counted.asynchronous(cache.secure(master_key=HEX, backend=plain))
+    load = counted.asynchronous(cache.secure(master_key=HEX, backend=plain, l1_enabled=False))
     await load(1)
     damage(plain, "flip")
     await load(1)
@@ -581,7 +583,9 @@ async def test_cachekit_async_damage_and_failure(counted: Counted) -> None:
     assert 2 == counted.calls
     plain.broken = True
     assert 1 == (await load(1))["x"]
-    closed = counted.asynchronous(cache.secure(master_key=HEX, backend=plain, fail_closed=True))
+    closed = counted.asynchronous(
+        cache.secure(master_key=HEX, backend=plain, l1_enabled=False, fail_closed=True)
+    )
     plain.broken = False
     damage(plain, "flip")
     with pytest.raises(cachekit.DecryptionAuthenticationError):
@@ -631,7 +635,9 @@ def test_cachekit_interop_mode(plain: Plain) -> None:
     """The published key and a bare sealed value; spellings of one call are one entry."""
     calls = []
 
-    @cache.secure(master_key="61" * 32, backend=plain, interop="get_user", namespace="users")
+    @cache.secure(
+        master_key="61" * 32, backend=plain, interop="get_user", namespace="users", l1_enabled=False
+    )
     def get_user(user_id: int) -> Any:
         calls.append(user_id)
         return {"name": "alice", "age": 30}
@@ -1032,7 +1038,7 @@ async def test_cachekit_one_process_computes_over_redis(redis_store: Any) -> Non
 
         made = aload if waits else load
         made.__qualname__ = "load"
-        return cache.secure(master_key=HEX, backend=store)(made)
+        return cache.secure(master_key=HEX, backend=store, l1_enabled=False)(made)
 
     one, two, sync_one, sync_two = process(True), process(True), process(False), process(False)
     asked = [one(1), two(1), asyncio.to_thread(sync_one, 1), asyncio.to_thread(sync_two, 1)]

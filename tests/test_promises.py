@@ -475,7 +475,6 @@ def redis_reads(redis_server: RedisServer) -> Iterator[Callable[[], int]]:
 
 
 @faces
-@expected_by("the drop-in for cachekit asks Redis at each hit")
 @pytest.mark.asyncio
 async def test_cachekit_hits_come_from_the_process(
     face: str, redis_server: RedisServer, redis_reads: Callable[[], int]
@@ -504,7 +503,6 @@ async def test_cachekit_hits_come_from_the_process(
     assert before == redis_reads()
 
 
-@expected_by("compression=None means zstd")
 def test_cachekit_arrow_without_compression_does_not_compress() -> None:
     """Lengths of compressed tables tell about their contents: None must mean none."""
     pandas = pytest.importorskip("pandas")

@@ -84,7 +84,7 @@ def ours(redis_server: RedisServer) -> Iterator[Callable[[Calls], Calls]]:
     stores = [RedisStore(redis_server.url, scoped=scoped) for scoped in (True, False)]
 
     def outcome(call: dict[str, Any]) -> dict[str, Any]:
-        settings, ran = dict(call["settings"]), list[Any]()
+        settings, ran = {"l1_enabled": False, **call["settings"]}, list[Any]()
         settings["backend"] = stores[1] if settings.pop("explicit", False) else stores[0]
         if settings.pop("keyed", False):
             settings["key"] = lambda *args, **kwargs: f"k{args[0]}"

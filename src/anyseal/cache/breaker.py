@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -23,7 +24,7 @@ class _Opened:
     at = 0.0
 
 
-def _made(failures: int, reset: float, name: str, opened: _Opened) -> Any:
+def _made(failures: int, reset: float, name: str, opened: _Opened, successes: int) -> Any:
     """A circuit breaker of pybreaker's, which notes in *opened* when it opens."""
     try:
         import pybreaker  # only now: it imports redis, which takes longer than all of ours
@@ -41,6 +42,7 @@ def _made(failures: int, reset: float, name: str, opened: _Opened) -> Any:
         listeners=[Opened()],
         name=name,
         throw_new_error_on_trip=False,
+        success_threshold=successes,
     )
 
 
@@ -56,10 +58,14 @@ os.register_at_fork(after_in_child=_renew_all)
 
 
 class Breaker:
-    """Counts failures in a row; while the circuit is open nothing is asked, but for one probe
-    after *reset* seconds."""
+    """Counts failures in a row; while the circuit is open nothing is asked, but for probes after
+    *reset* seconds: at most *probes* at a time, of which *successes* in a row close it."""
 
-    def __init__(self, failures: int, reset: float, name: str) -> None:
+    def __init__(
+        self, failures: int, reset: float, name: str, *, successes: int = 1, probes: int = 1
+    ) -> None:
+        self._successes = successes
+        self._probes = probes
         self._failures = failures
         self._reset = reset
         self._name = name
@@ -70,7 +76,7 @@ class Breaker:
         """Begin closed; also in a forked child, where the parent's probe and its locks are gone."""
         self._opened = _Opened()
         self._lock = threading.Lock()
-        self._probing = threading.Lock()
+        self._probing = threading.BoundedSemaphore(self._probes)
         self._clean = True
         self._failed_at = -math.inf
         self.refusals = 0
@@ -78,7 +84,9 @@ class Breaker:
         failures of calls: the call that brought such an entry went well."""
         self._breaker: Any = None
         if self._failures:
-            self._breaker = _made(self._failures, self._reset, self._name, self._opened)
+            self._breaker = _made(
+                self._failures, self._reset, self._name, self._opened, self._successes
+            )
 
     @property
     def state(self) -> str:
@@ -100,7 +108,8 @@ class Breaker:
             return False
         waited = time.monotonic() - self._opened.at >= self._reset
         if waited and self._probing.acquire(blocking=False):
-            breaker.half_open()
+            if breaker.current_state == OPEN:
+                breaker.half_open()
             return True
         raise BackendError("the circuit is open: the backend failed too often")
 
@@ -116,7 +125,7 @@ class Breaker:
             with self._lock:
                 if probe or breaker.current_state == CLOSED:
                     breaker.call(lambda: None)
-                    self._clean = True
+                    self._clean = breaker.current_state == CLOSED
         finally:
             self.left(probe)
 
@@ -156,16 +165,20 @@ class Breaker:
 
     def left(self, probe: bool) -> None:
         """A probe is over, however it ended."""
-        if probe and self._probing.locked():
-            self._probing.release()
+        if probe:
+            with contextlib.suppress(ValueError):  # said twice
+                self._probing.release()
 
 
 class Circuits:
     """A breaker for each kind of call: a backend that takes no writes may still serve reads."""
 
-    def __init__(self, failures: int, reset: float, name: str) -> None:
+    def __init__(
+        self, failures: int, reset: float, name: str, *, successes: int = 1, probes: int = 1
+    ) -> None:
         self.reads, self.writes, self.deletes = (
-            Breaker(failures, reset, f"{name} {kind}") for kind in ("reads", "writes", "deletes")
+            Breaker(failures, reset, f"{name} {kind}", successes=successes, probes=probes)
+            for kind in ("reads", "writes", "deletes")
         )
 
     @property

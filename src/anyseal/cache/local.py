@@ -36,7 +36,7 @@ os.register_at_fork(after_in_child=_renew_all)
 
 
 class LocalLayer:
-    """Entries by partition and key, as they are stored.
+    """Entries by partition and key, as they are stored. Several may have one name in the backend.
 
     Args:
         max_bytes: What all entries may take; one takes at most an eighth of it.
@@ -49,7 +49,7 @@ class LocalLayer:
         self._bytes = 0
         self._lock = threading.Lock()
         self._held: OrderedDict[LocalKey, tuple[bytes, str, float]] = OrderedDict()
-        self._by_name: dict[str, LocalKey] = {}
+        self._by_name: dict[str, tuple[LocalKey, ...]] = {}
         self._epoch = 0
         self._changes = [0] * _STRIPES
         _live.add(self)
@@ -98,7 +98,7 @@ class LocalLayer:
             if late or size * 8 > self._max_bytes:
                 return
             self._held[key] = (sealed, name, until)
-            self._by_name[name] = key
+            self._by_name[name] = (*self._by_name.get(name, ()), key)
             self._bytes += size
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._held)))
@@ -107,7 +107,9 @@ class LocalLayer:
         held = self._held.pop(key, None)
         if held is not None:
             self._bytes -= len(held[0]) + ENTRY_COST
-            self._by_name.pop(held[1], None)
+            others = tuple(each for each in self._by_name.pop(held[1], ()) if each != key)
+            if others:
+                self._by_name[held[1]] = others
 
     def _changed(self, name: str) -> None:
         self._changes[hash(name) % _STRIPES] += 1
@@ -130,8 +132,7 @@ class LocalLayer:
                 return
             for name in names:
                 self._changed(name)
-                key = self._by_name.get(name)
-                if key is not None:
+                for key in self._by_name.get(name, ()):
                     self._remove(key)
 
     def drop_partition(self, partition: str | None) -> None:

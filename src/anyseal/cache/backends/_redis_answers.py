@@ -63,6 +63,9 @@ _FITS: Final[Mapping[str | bytes | int, Callable[[Command, Any], bool]]] = {
     "EVALSHA": _flag,
     "EVAL": _flag,
     "SCAN": _page,
+    "PTTL": lambda command, answer: type(answer) is int and answer >= -2,
+    "SADD": _count,
+    "EXPIRE": _flag,
     "DBSIZE": lambda command, answer: type(answer) is int and answer >= 0,
 }
 

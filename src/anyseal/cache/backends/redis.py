@@ -170,6 +170,23 @@ class RedisBackend:
         answers: list[int] = await here.ask(Request(commands=[*first, *here.unlinks(names)]))
         return sum(answers[len(first) :])
 
+    async def exchange(
+        self, *some: commands.Command, size: int = 0, repeatable: bool = True
+    ) -> list[Any]:
+        """The answers to several commands that are sent at once, such as SET beside SADD.
+
+        Args:
+            some: Those that a cache sends; in a cluster they go to the node of each one's name.
+            size: Bytes of their values, about.
+            repeatable: False if a connection that breaks must be an error, not a second attempt.
+
+        Raises:
+            BackendError: One of them failed.
+        """
+        request = Request(commands=some, size=size, repeatable=repeatable)
+        answers: list[Any] = await self._servers.get().ask(request)
+        return answers
+
     def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """The names that begin with *prefix*, in lists of some 1000, perhaps twice."""
         return self._servers.get().scan(prefix)

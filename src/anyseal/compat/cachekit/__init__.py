@@ -10,19 +10,29 @@
 A service can move over function by function: both libraries read each other's frames, keys and
 interop entries, in Redis or any other backend. Where the behaviour differs on purpose:
 
-* There is no copy in this process before a shared backend: every hit asks it. ``backend=None``
-  keeps entries in this process, encrypted like others.
+* ``backend=None`` keeps entries in this process, encrypted like others.
 * ``master_key`` may be raw bytes, and an EncryptionWrapper may be a decorator's serializer.
 * Call arguments that have no key call the function with a warning, as do failing backends.
-* Callers who miss the same entry at once each call the function.
-* Settings for herds, breakers and stale entries have no effect and warn: :mod:`anyseal.cache` has
-  them, and makes the tenant part of an entry's name, which it is not in these formats.
+* Copies in this process are found by tenant and key fingerprint as well, and end before their entry
+  does in Redis. As with cachekit, other processes keep theirs when one invalidates an entry.
+* The breaker counts failures in a row, reads and writes apart; answers that refuse are none.
+* Settings for stale entries, back-pressure and monitoring have no effect and warn:
+  :mod:`anyseal.cache` has them, and makes the tenant part of an entry's name, which it is not in
+  these formats.
 """
 
 from __future__ import annotations
 
 from anyseal.compat.cachekit import serializers
-from anyseal.compat.cachekit.decorator import CacheInfo, InvalidationOutcome
+from anyseal.compat.cachekit.config import (
+    BackpressureConfig,
+    CircuitBreakerConfig,
+    DecoratorConfig,
+    EncryptionConfig,
+    L1CacheConfig,
+    MonitoringConfig,
+)
+from anyseal.compat.cachekit.counts import CacheInfo, InvalidationOutcome
 from anyseal.compat.cachekit.errors import (
     CompatWarning,
     ConfigurationError,
@@ -38,6 +48,14 @@ from anyseal.compat.cachekit.errors import (
     TenantResolutionError,
 )
 from anyseal.compat.cachekit.frame import Metadata
+from anyseal.compat.cachekit.health import (
+    HealthCheckResult,
+    HealthLevel,
+    HealthStatus,
+    async_health_check_handler,
+    get_health_checker,
+    health_check_handler,
+)
 from anyseal.compat.cachekit.interop import (
     decode_interop_value,
     encode_interop_value,
@@ -46,6 +64,7 @@ from anyseal.compat.cachekit.interop import (
 from anyseal.compat.cachekit.presets import Cache, cache
 from anyseal.compat.cachekit.serializers import (
     ArrowSerializer,
+    DefaultSerializer,
     EncryptionWrapper,
     OrjsonSerializer,
     StandardSerializer,
@@ -54,20 +73,30 @@ from anyseal.compat.cachekit.stores import MemoryStore, RedisStore
 
 __all__ = [
     "ArrowSerializer",
+    "BackpressureConfig",
     "Cache",
     "CacheInfo",
+    "CircuitBreakerConfig",
     "CompatWarning",
     "ConfigurationError",
+    "DecoratorConfig",
     "DecryptionAuthenticationError",
+    "DefaultSerializer",
+    "EncryptionConfig",
     "EncryptionError",
     "EncryptionWrapper",
     "EnvelopeShapeError",
+    "HealthCheckResult",
+    "HealthLevel",
+    "HealthStatus",
     "InteropError",
     "InvalidationOutcome",
     "KeyringConfigurationError",
+    "L1CacheConfig",
     "MemoryStore",
     "Metadata",
     "MissingExtraError",
+    "MonitoringConfig",
     "OrjsonSerializer",
     "RedisStore",
     "SerializationError",
@@ -75,9 +104,12 @@ __all__ = [
     "SuspiciousCacheEntryError",
     "TenantMismatchError",
     "TenantResolutionError",
+    "async_health_check_handler",
     "cache",
     "decode_interop_value",
     "encode_interop_value",
     "generate_interop_key",
+    "get_health_checker",
+    "health_check_handler",
     "serializers",
 ]

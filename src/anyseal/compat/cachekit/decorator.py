@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import enum
-import functools
-import inspect
 import logging
-import threading
 import time
-import uuid
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anyseal import offload
+from anyseal.compat.cachekit.copies import Copies
+from anyseal.compat.cachekit.counts import Counts, InvalidationOutcome
 from anyseal.compat.cachekit.entries import Entries
 from anyseal.compat.cachekit.errors import (
     DecryptionAuthenticationError,
@@ -23,9 +20,12 @@ from anyseal.compat.cachekit.errors import (
 from anyseal.compat.cachekit.filling import Filled, Fills
 from anyseal.compat.cachekit.frame import Metadata
 from anyseal.compat.cachekit.stores import Store
-from anyseal.errors import one_line
+from anyseal.errors import BackendError, one_line
 
-__all__ = ["CacheInfo", "CachedFunction", "InvalidationOutcome", "decorate"]
+if TYPE_CHECKING:
+    from anyseal.cache.breaker import Breaker, Circuits
+
+__all__ = ["CachedFunction"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,67 +33,25 @@ INLINE_BYTES = 1 << 16
 """Larger entries of async functions are sealed and opened in a worker thread."""
 
 _MISS: Any = object()
-_session_id = str(uuid.uuid4())
 
 
-class InvalidationOutcome(enum.Enum):
-    """What became of an entry that was to be removed."""
+class _Found(NamedTuple):
+    """What the store said."""
 
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    NO_L2 = "no_l2"
-
-
-class CacheInfo(NamedTuple):
-    """What happened so far, in this process."""
-
-    hits: int
-    misses: int
-    l1_hits: int
-    l2_hits: int
-    maxsize: None
-    currsize: None
-    l2_avg_latency_ms: float
-    last_operation_at: float | None
-    session_id: str
+    stored: bytes | None
+    left: int | None
+    """Milliseconds that the entry still has, if that is known."""
+    answered: bool
 
 
-class _Counts:
-    """Hits and misses of one function."""
+_SILENCE = _Found(None, None, False)
 
-    def __init__(self, name: str, *, local: bool) -> None:
-        self._name, self._local = name, local
-        self._lock = threading.Lock()
-        self.clear()
 
-    def clear(self) -> None:
-        self._hits = self._misses = 0
-        self._asked = 0
-        self._seconds = 0.0
-        self._last: float | None = None
-
-    def count(self, *, hit: bool, seconds: float) -> None:
-        with self._lock:
-            self._hits += hit
-            self._misses += not hit
-            self._asked += 1
-            self._seconds += seconds
-            self._last = time.time()
-
-    def info(self) -> CacheInfo:
-        with self._lock:
-            latency = 0.0 if self._local else 1000 * self._seconds / max(1, self._asked)
-            return CacheInfo(
-                hits=self._hits,
-                misses=self._misses,
-                l1_hits=self._hits if self._local else 0,
-                l2_hits=0 if self._local else self._hits,
-                maxsize=None,
-                currsize=None,
-                l2_avg_latency_ms=latency,
-                last_operation_at=self._last,
-                session_id=f"{_session_id}:{self._name}",
-            )
+def _is_refusal(exc: Exception) -> bool:
+    """Whether the store answered, though not as one would like: that is no sign of an outage."""
+    if isinstance(exc, BackendError):
+        return exc.refused
+    return any(kind.__name__ == "ResponseError" for kind in type(exc).__mro__)
 
 
 class CachedFunction:
@@ -108,12 +66,16 @@ class CachedFunction:
         ttl_ms: int | None,
         max_bytes: int,
         registry: str,
+        copies: Copies | None,
+        circuits: Circuits,
     ) -> None:
         self.function, self.entries, self.store = function, entries, store
         self.ttl_ms, self.registry = ttl_ms, registry
         self._max_bytes = max_bytes
         self._name = f"{function.__module__}.{function.__qualname__}"
-        self.counts = _Counts(self._name, local=store.local)
+        self.counts = Counts(self._name)
+        self.circuits = circuits
+        self._copies = copies
         self._fills = Fills(store, self.failed)
         self._told_no_key = False
 
@@ -178,8 +140,57 @@ class CachedFunction:
         return found
 
     def failed(self, exc: Exception) -> None:
-        """The store did not answer: the function goes on without it."""
+        """The store did not answer: the function continues without it."""
         self._warn("the backend failed", exc)
+
+    def _noted(self, breaker: Breaker, exc: Exception, probe: bool) -> None:
+        """The store failed in a call that *breaker* had let through."""
+        self.failed(exc)
+        if _is_refusal(exc):
+            breaker.succeeded(probe)
+            return
+        breaker.failed(exc, probe)
+        if breaker.state == "open":
+            logger.warning("%s: the backend is left alone for a while", one_line(self._name))
+
+    def _copy(self, key: str, tenant: str) -> Any:
+        """The value of the copy in this process, or a miss; a copy that does not open is dropped.
+
+        Raises:
+            DecryptionAuthenticationError: It does not open, and the policy says so.
+        """
+        copies = self._copies
+        stored = None if copies is None else copies.get(key, tenant)
+        if stored is None or copies is None:
+            return _MISS
+        value: Any = _MISS
+        try:
+            value, _ = self.opened(stored, key, tenant)
+        finally:
+            if value is _MISS:
+                copies.drop(key)
+        return value
+
+    def _keep(self, key: str, tenant: str, stored: bytes, version: int, left: int | None) -> None:
+        """Keep a copy of what was found or stored."""
+        if self._copies is not None:
+            self._copies.keep(key, tenant, stored, version, left)
+
+    def _drop(self, key: str) -> None:
+        """Forget copies: before the entry is removed, and after it; in between another caller may
+        read it."""
+        if self._copies is not None:
+            self._copies.drop(key)
+
+    def _version(self, key: str) -> int:
+        return 0 if self._copies is None else self._copies.version(key)
+
+    def _counted(self, seconds: float) -> None:
+        """A value came from the store."""
+        if self.store.local:
+            self.counts.local_hit()
+        else:
+            self.counts.store_hit(seconds)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """The cached function, for ``def``."""
@@ -188,64 +199,104 @@ class CachedFunction:
         if place is None:
             return self.function(*args, **kwargs)
         key, tenant = place
-        began = time.perf_counter()
-        stored, answered = self._fetch(key)
-        found = self._usable(stored, key, tenant)
-        self.counts.count(hit=found is not _MISS, seconds=time.perf_counter() - began)
-        if found is not _MISS:
-            return found
+        value = self._copy(key, tenant)
+        if value is not _MISS:
+            self.counts.local_hit()
+            return value
+        began, version = time.perf_counter(), self._version(key)
+        found = self._fetch(key)
+        value = self._usable(found, key, tenant, version)
+        if value is not _MISS:
+            self._counted(time.perf_counter() - began)
+            return value
+        self.counts.miss()
 
-        def fill(again: bool) -> Filled:
-            if again:
-                stored, _ = self._fetch(key)
-                found = self._usable(stored, key, tenant)
-                if found is not _MISS:
-                    return Filled(found, stored)
+        def fill(stored: bytes | None) -> Filled:
+            if stored is not None:
+                value = self._usable(_Found(stored, None, True), key, tenant, version)
+                if value is not _MISS:
+                    return Filled(value, stored)
             return self._computed(key, tenant, args, kwargs)
 
-        filled, led = self._fills.run(key, tenant, lock=answered, fill=fill)
+        filled, led = self._fills.run(key, tenant, lock=found.answered, fill=fill)
         return filled.value if led else self._own(filled, key, tenant)
 
     def _computed(self, key: str, tenant: str, args: Any, kwargs: Any) -> Filled:
         """The function's result, stored if it can be."""
+        version = self._version(key)
         value = self.function(*args, **kwargs)
         encoded = self.encoded(value)
         if encoded is None:
             return Filled(value, None)
         sealed = self.entries.seal(*encoded, key, tenant)
+        if self._stored(key, sealed):
+            self._keep(key, tenant, sealed, version, None)
+        return Filled(value, sealed)
+
+    def _stored(self, key: str, sealed: bytes) -> bool:
+        """Store an entry; whether the store did it."""
+        breaker = self.circuits.writes
+        try:
+            probe = breaker.enter()
+        except BackendError:
+            return False
         try:
             self.store.set(key, sealed, self.ttl_ms, self.registry)
         except Exception as exc:
-            self.failed(exc)
-        return Filled(value, sealed)
+            self._noted(breaker, exc, probe)
+            return False
+        except BaseException:
+            breaker.left(probe)
+            raise
+        breaker.succeeded(probe)
+        return True
 
     def _own(self, filled: Filled, key: str, tenant: str) -> Any:
-        """The value for one who waited: decoded anew, so that nobody changes another's."""
+        """The value for a caller that waited: decoded again, none changes another's."""
         value, _ = self.opened(filled.stored, key, tenant)
         return filled.value if value is _MISS else value
 
-    def _fetch(self, key: str) -> tuple[bytes | None, bool]:
+    def _fetch(self, key: str) -> _Found:
         """The entry, if there is one; and whether the store answered."""
+        breaker = self.circuits.reads
         try:
-            return self.store.get(key), True
+            probe = breaker.enter()
+        except BackendError:
+            return _SILENCE
+        try:
+            if self._copies is None:
+                found = _Found(self.store.get(key), None, True)
+            else:
+                found = _Found(*self.store.get_left(key), True)
         except Exception as exc:
-            self.failed(exc)
-            return None, False
+            self._noted(breaker, exc, probe)
+            return _SILENCE
+        except BaseException:
+            breaker.left(probe)
+            raise
+        breaker.succeeded(probe)
+        return found
 
-    def _usable(self, stored: bytes | None, key: str, tenant: str) -> Any:
+    def _usable(self, found: _Found, key: str, tenant: str, version: int) -> Any:
         """The value of an entry, or a miss; what is damaged is removed."""
-        value, evict = self.opened(stored, key, tenant)
+        value, evict = self.opened(found.stored, key, tenant)
         if evict:
             self.remove(key)
+        elif value is not _MISS and found.stored is not None:
+            self._keep(key, tenant, found.stored, version, found.left)
         return value
 
     def remove(self, key: str) -> bool:
-        """Remove an entry; whether the store did it."""
+        """Remove an entry; whether the store did it. The breaker does not prevent it: an entry that
+        stays by mistake is worse than a call in vain."""
+        self._drop(key)
         try:
             self.store.delete(key)
         except Exception as exc:
             self.failed(exc)
             return False
+        finally:
+            self._drop(key)
         return True
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
@@ -255,41 +306,118 @@ class CachedFunction:
         if place is None:
             return await self.function(*args, **kwargs)
         key, tenant = place
-        began = time.perf_counter()
-        stored, answered = await self._afetch(key)
-        found = await self._ausable(stored, key, tenant)
-        self.counts.count(hit=found is not _MISS, seconds=time.perf_counter() - began)
-        if found is not _MISS:
-            return found
+        value = await self._acopy(key, tenant)
+        if value is not _MISS:
+            self.counts.local_hit()
+            return value
+        began, version = time.perf_counter(), self._version(key)
+        found = await self._afetch(key)
+        value = await self._ausable(found, key, tenant, version)
+        if value is not _MISS:
+            self._counted(time.perf_counter() - began)
+            return value
+        self.counts.miss()
 
-        async def fill(again: bool) -> Filled:
-            if again:
-                stored, _ = await self._afetch(key)
-                found = await self._ausable(stored, key, tenant)
-                if found is not _MISS:
-                    return Filled(found, stored)
+        async def fill(stored: bytes | None) -> Filled:
+            if stored is not None:
+                value = await self._ausable(_Found(stored, None, True), key, tenant, version)
+                if value is not _MISS:
+                    return Filled(value, stored)
             return await self._acomputed(key, tenant, args, kwargs)
 
-        filled, led = await self._fills.arun(key, tenant, lock=answered, fill=fill)
+        filled, led = await self._fills.arun(key, tenant, lock=found.answered, fill=fill)
         return filled.value if led else await self._aown(filled, key, tenant)
 
     async def _acomputed(self, key: str, tenant: str, args: Any, kwargs: Any) -> Filled:
         """:meth:`_computed` for ``async def``."""
+        version = self._version(key)
         value = await self.function(*args, **kwargs)
         encoded = self.encoded(value)
         if encoded is None:
             return Filled(value, None)
         sealed = await self._aseal(*encoded, key, tenant)
+        if await self._astored(key, sealed):
+            self._keep(key, tenant, sealed, version, None)
+        return Filled(value, sealed)
+
+    async def _astored(self, key: str, sealed: bytes) -> bool:
+        """:meth:`_stored` for ``async def``."""
+        breaker = self.circuits.writes
+        try:
+            probe = breaker.enter()
+        except BackendError:
+            return False
         try:
             await self.store.aset(key, sealed, self.ttl_ms, self.registry)
         except Exception as exc:
-            self.failed(exc)
-        return Filled(value, sealed)
+            self._noted(breaker, exc, probe)
+            return False
+        except BaseException:
+            breaker.left(probe)
+            raise
+        breaker.succeeded(probe)
+        return True
 
     async def _aown(self, filled: Filled, key: str, tenant: str) -> Any:
         """:meth:`_own` for ``async def``."""
         value, _ = await self._aopened(filled.stored, key, tenant)
         return filled.value if value is _MISS else value
+
+    async def _afetch(self, key: str) -> _Found:
+        """:meth:`_fetch` for ``async def``."""
+        breaker = self.circuits.reads
+        try:
+            probe = breaker.enter()
+        except BackendError:
+            return _SILENCE
+        try:
+            if self._copies is None:
+                found = _Found(await self.store.aget(key), None, True)
+            else:
+                found = _Found(*(await self.store.aget_left(key)), True)
+        except Exception as exc:
+            self._noted(breaker, exc, probe)
+            return _SILENCE
+        except BaseException:
+            breaker.left(probe)
+            raise
+        breaker.succeeded(probe)
+        return found
+
+    async def _ausable(self, found: _Found, key: str, tenant: str, version: int) -> Any:
+        """:meth:`_usable` for ``async def``."""
+        value, evict = await self._aopened(found.stored, key, tenant)
+        if evict:
+            await self.aremove(key)
+        elif value is not _MISS and found.stored is not None:
+            self._keep(key, tenant, found.stored, version, found.left)
+        return value
+
+    async def aremove(self, key: str) -> bool:
+        """:meth:`remove` for ``async def``."""
+        self._drop(key)
+        try:
+            await self.store.adelete(key)
+        except Exception as exc:
+            self.failed(exc)
+            return False
+        finally:
+            self._drop(key)
+        return True
+
+    async def _acopy(self, key: str, tenant: str) -> Any:
+        """:meth:`_copy` for ``async def``."""
+        copies = self._copies
+        stored = None if copies is None else copies.get(key, tenant)
+        if stored is None or copies is None:
+            return _MISS
+        value: Any = _MISS
+        try:
+            value, _ = await self._aopened(stored, key, tenant)
+        finally:
+            if value is _MISS:
+                copies.drop(key)
+        return value
 
     async def _aseal(self, payload: bytes, metadata: Metadata, key: str, tenant: str) -> bytes:
         if len(payload) > INLINE_BYTES:
@@ -301,38 +429,28 @@ class CachedFunction:
             return await offload.run(self.opened, stored, key, tenant)
         return self.opened(stored, key, tenant)
 
-    async def _afetch(self, key: str) -> tuple[bytes | None, bool]:
-        """:meth:`_fetch` for ``async def``."""
-        try:
-            return await self.store.aget(key), True
-        except Exception as exc:
-            self.failed(exc)
-            return None, False
-
-    async def _ausable(self, stored: bytes | None, key: str, tenant: str) -> Any:
-        """:meth:`_usable` for ``async def``."""
-        value, evict = await self._aopened(stored, key, tenant)
-        if evict:
-            await self.aremove(key)
-        return value
-
-    async def aremove(self, key: str) -> bool:
-        """Remove an entry; whether the store did it."""
-        try:
-            await self.store.adelete(key)
-        except Exception as exc:
-            self.failed(exc)
-            return False
-        return True
-
     def forget(self) -> None:
         """Nobody joins a call that began before now."""
         self._fills.forget()
+
+    def clear(self) -> None:
+        """Remove all entries and forget the counts. Raises what the store raises."""
+        self.forget()
+        self._forget_copies()
+        try:
+            self.store.clear(self.entries.common, self.registry)
+        finally:
+            self._forget_copies()
+        self.counts.clear()
 
     def _outcome(self, removed: bool) -> InvalidationOutcome:
         if not removed:
             return InvalidationOutcome.FAILED
         return InvalidationOutcome.NO_L2 if self.store.local else InvalidationOutcome.SUCCEEDED
+
+    def _forget_copies(self) -> None:
+        if self._copies is not None:
+            self._copies.clear()
 
     def _wants_all(self, args: Any, kwargs: Any) -> bool:
         return not args and not kwargs and self.entries.has_parameters
@@ -348,10 +466,13 @@ class CachedFunction:
         """Remove the entry of these arguments; without any, all entries. Never raises."""
         self.forget()
         if self._wants_all(args, kwargs):
+            self._forget_copies()
             try:
                 self.store.clear(self.entries.common, self.registry)
             except Exception as exc:
                 self.failed(exc)
+            finally:
+                self._forget_copies()
             return None
         key = self._key(args, kwargs)
         return self._outcome(key is not None and self.remove(key))
@@ -360,43 +481,13 @@ class CachedFunction:
         """The same for ``async def``."""
         self.forget()
         if self._wants_all(args, kwargs):
+            self._forget_copies()
             try:
                 await self.store.aclear(self.entries.common, self.registry)
             except Exception as exc:
                 self.failed(exc)
+            finally:
+                self._forget_copies()
             return None
         key = self._key(args, kwargs)
         return self._outcome(key is not None and await self.aremove(key))
-
-
-def decorate(cached: CachedFunction) -> Any:
-    """The function to put in the place of the original."""
-    function = cached.function
-    is_async = inspect.iscoroutinefunction(function)
-
-    def cache_clear() -> None:
-        """Remove all entries and forget the counts."""
-        if is_async and not cached.store.local:
-            raise TypeError("use: await function.invalidate_cache()")
-        cached.forget()
-        cached.store.clear(cached.entries.common, cached.registry)
-        cached.counts.clear()
-
-    wrapper: Any
-    if is_async:
-
-        @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return await cached.acall(*args, **kwargs)
-
-        wrapper.invalidate_cache = wrapper.ainvalidate_cache = cached.ainvalidate
-    else:
-
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return cached.call(*args, **kwargs)
-
-        wrapper.invalidate_cache = cached.invalidate
-    wrapper.cache_clear = cache_clear
-    wrapper.cache_info = cached.counts.info
-    return wrapper

@@ -17,7 +17,13 @@ from anyseal.compat.cachekit.errors import (
 )
 from anyseal.compat.cachekit.frame import Metadata
 from anyseal.compat.cachekit.sealing import Keys, associated_data, tenant_bytes
-from anyseal.compat.cachekit.serializers import Serializer, open_sealed, seal, serialized
+from anyseal.compat.cachekit.serializers import (
+    Serializer,
+    deserialized,
+    open_sealed,
+    seal,
+    serialized,
+)
 
 __all__ = ["DEFAULT_TENANT", "Encryption", "Entries"]
 
@@ -145,6 +151,12 @@ class Entries:
         hashed = names.argument_hash(args, kwargs)
         return names.auto_key(self.place, hashed, integrity=self._integrity, code=self._code)
 
+    def fingerprints(self, tenant: str) -> list[str]:
+        """Of the keys that open the entries of *tenant*, the one that seals first."""
+        if self.encryption is None:
+            return []
+        return [key.fingerprint for key in self.encryption.keys.of(tenant)]
+
     def tenant_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The tenant of one call; empty without encryption."""
         return "" if self.encryption is None else self.encryption.tenant(args, kwargs)
@@ -196,6 +208,8 @@ class Entries:
                 encryption.keys, payload, metadata, self._prefix + key, tenant,
                 strict=encryption.fail_closed,
             )  # fmt: skip
+        if encryption is not None:
+            return deserialized(self._serializer, payload, metadata)
         try:
             return self._serializer.deserialize(payload, metadata)
         except SerializationError:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from anyseal import offload
 from anyseal.compat.cachekit.stores import Store
 from anyseal.computing import Computing, computes
 from anyseal.flight import SingleFlight, ThreadFlight
@@ -53,15 +52,15 @@ class Fills:
         self._generation += 1
 
     def run(
-        self, key: str, tenant: str, *, lock: bool, fill: Callable[[bool], Filled]
+        self, key: str, tenant: str, *, lock: bool, fill: Callable[[bytes | None], Filled]
     ) -> tuple[Filled, bool]:
         """What *fill* returned, and whether it was called here.
 
-        *fill* is told whether there is a lock to be had, and so somebody may have been quicker.
+        *fill* is given the entry that another process may have stored by now.
         """
         flight = (self, key, tenant, self._generation)
         if computes(flight):
-            return fill(False), True
+            return fill(None), True
         led = False
 
         def lead() -> Filled:
@@ -69,29 +68,29 @@ class Fills:
             led = True
             with Computing(flight):
                 if not lock or not self._store.locks:
-                    return fill(False)
+                    return fill(None)
                 token = secrets.token_hex(16)
-                held = self._take(key, token)
+                held, stored = self._take(key, token)
                 try:
-                    return fill(True)
+                    return fill(stored)
                 finally:
                     if held:
                         self._release(key, token)
 
         return self._threads.run(flight, lead), led
 
-    def _take(self, key: str, token: str) -> bool:
+    def _take(self, key: str, token: str) -> tuple[bool, bytes | None]:
         until, delay = time.monotonic() + LOCK_WAIT, POLL_FIRST
         try:
-            while not self._store.lock(key, token):
-                if time.monotonic() >= until:
-                    return False
+            while True:
+                held, stored = self._store.take(key, token)
+                if held or stored is not None or time.monotonic() >= until:
+                    return held, stored
                 time.sleep(delay)
                 delay = min(2 * delay, POLL_LAST)
         except Exception as exc:
             self._failed(exc)
-            return False
-        return True
+            return False, None
 
     def _release(self, key: str, token: str) -> None:
         try:
@@ -100,12 +99,13 @@ class Fills:
             self._failed(exc)
 
     async def arun(
-        self, key: str, tenant: str, *, lock: bool, fill: Callable[[bool], Awaitable[Filled]]
-    ) -> tuple[Filled, bool]:
+        self, key: str, tenant: str, *, lock: bool,
+        fill: Callable[[bytes | None], Awaitable[Filled]],
+    ) -> tuple[Filled, bool]:  # fmt: skip
         """:meth:`run` for ``async def``."""
         flight = (self, key, tenant, self._generation)
         if computes(flight):
-            return await fill(False), True
+            return await fill(None), True
         led = False
 
         async def lead() -> Filled:
@@ -113,30 +113,34 @@ class Fills:
             led = True
             with Computing(flight):
                 if not lock or not self._store.locks:
-                    return await fill(False)
+                    return await fill(None)
                 token = secrets.token_hex(16)
-                held = await self._atake(key, token)
+                held, stored = await self._atake(key, token)
                 try:
-                    return await fill(True)
+                    return await fill(stored)
                 finally:
                     if held:
                         with anyio.CancelScope(shield=True):
-                            await offload.run_waiting(self._release, key, token)
+                            await self._arelease(key, token)
 
         return await self._tasks.run(flight, lead), led
 
-    async def _atake(self, key: str, token: str) -> bool:
+    async def _atake(self, key: str, token: str) -> tuple[bool, bytes | None]:
         until, delay = time.monotonic() + LOCK_WAIT, POLL_FIRST
         try:
             while True:
-                with anyio.CancelScope(shield=True):  # whose answer is lost would keep the lock
-                    taken = await offload.run_waiting(self._store.lock, key, token)
-                if taken:
-                    return True
-                if time.monotonic() >= until:
-                    return False
+                with anyio.CancelScope(shield=True):  # a lock whose answer is lost would stay
+                    held, stored = await self._store.atake(key, token)
+                if held or stored is not None or time.monotonic() >= until:
+                    return held, stored
                 await anyio.sleep(delay)
                 delay = min(2 * delay, POLL_LAST)
         except Exception as exc:
             self._failed(exc)
-            return False
+            return False, None
+
+    async def _arelease(self, key: str, token: str) -> None:
+        try:
+            await self._store.aunlock(key, token)
+        except Exception as exc:  # the lock ends by itself
+            self._failed(exc)

@@ -10,13 +10,24 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyseal.compat.cachekit import names
-from anyseal.compat.cachekit.decorator import CachedFunction, decorate
+from anyseal.compat.cachekit.config import (
+    NESTED,
+    PRESETS,
+    UNSET,
+    CircuitBreakerConfig,
+    DecoratorConfig,
+    EncryptionConfig,
+    L1CacheConfig,
+)
+from anyseal.compat.cachekit.copies import Copies, copies_size
+from anyseal.compat.cachekit.decorator import CachedFunction
 from anyseal.compat.cachekit.entries import DEFAULT_TENANT, Encryption, Entries
 from anyseal.compat.cachekit.errors import CompatWarning, ConfigurationError
 from anyseal.compat.cachekit.extras import extra
+from anyseal.compat.cachekit.health import function_health
 from anyseal.compat.cachekit.sealing import Keys
 from anyseal.compat.cachekit.serializers import (
     EncryptionWrapper,
@@ -28,10 +39,13 @@ from anyseal.compat.cachekit.serializers import (
 )
 from anyseal.compat.cachekit.settings import MASTER_KEY, environment_flag, master_keys
 from anyseal.compat.cachekit.stores import Store, store_for
+from anyseal.compat.cachekit.wrapping import decorate
+
+if TYPE_CHECKING:
+    from anyseal.cache.breaker import Circuits
 
 __all__ = ["UNSET", "Cache", "cache"]
 
-UNSET: Any = object()
 MAX_VALUE_VARIABLE = "CACHEKIT_MAX_VALUE_SIZE"
 DEPLOYMENT_VARIABLE = "CACHEKIT_DEPLOYMENT_UUID"
 FAIL_CLOSED_VARIABLE = "CACHEKIT_ENCRYPTION_FAIL_CLOSED"
@@ -51,13 +65,16 @@ DEFAULTS: dict[str, Any] = {
     "single_tenant_mode": None,
     "fail_closed": None,
     "key_rotation_enabled": False,
+    "l1": L1CacheConfig(),
+    "l1_enabled": None,
+    "circuit_breaker": CircuitBreakerConfig(),
 }
 """What every form accepts, and what it means unless given."""
 
 WITHOUT_EFFECT = frozenset(
     {
-        "backpressure", "circuit_breaker", "l1", "l1_enabled", "monitoring", "refresh_ttl_on_get",
-        "stale_ttl", "swr_by_default", "ttl_refresh_threshold",
+        "backpressure", "monitoring", "refresh_ttl_on_get", "stale_ttl", "swr_by_default",
+        "ttl_refresh_threshold",
     }
 )  # fmt: skip
 """Accepted with a warning: :mod:`anyseal.cache` has what they are for."""
@@ -72,7 +89,31 @@ def _checked(settings: dict[str, Any], form: str) -> dict[str, Any]:
             near = difflib.get_close_matches(name, DEFAULTS, 1)
             hint = f", did you mean {near[0]}?" if near else ""
             raise ConfigurationError(f"{form}: unknown setting {name}{hint}")
+    for name in ("l1", "circuit_breaker"):
+        found, kind = settings.get(name, DEFAULTS[name]), NESTED[name]
+        if not isinstance(found, kind):
+            raise TypeError(f"{form}: {name} must be a {kind.__name__}, not {type(found).__name__}")
+        found.validate()
     return {**DEFAULTS, **{k: v for k, v in settings.items() if k in DEFAULTS}}
+
+
+def _flattened(settings: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """What *preset* or ``config=`` says, under what was given beside it."""
+    given = dict(settings)
+    config = given.pop("config", None)
+    if config is not None and not isinstance(config, DecoratorConfig):
+        raise TypeError(f"config must be a DecoratorConfig, not {type(config).__name__}")
+    if isinstance(given.get("encryption"), EncryptionConfig):
+        told = DecoratorConfig(encryption=given.pop("encryption")).settings()
+        given = {**told, **given}
+    if config is None:
+        return {**_PRESETS.get(preset or "", {}), **given}
+    found = config.settings()
+    if found.get("encryption") and not (
+        given.get("encryption", True) and given.get("integrity_checking", True)
+    ):
+        raise ConfigurationError("config= encrypts: neither encryption nor checksums can be off")
+    return {**found, **given}
 
 
 def _ttl_ms(ttl: Any) -> int | None:
@@ -85,6 +126,37 @@ def _ttl_ms(ttl: Any) -> int | None:
     if not math.isfinite(ttl) or not 0.001 <= ttl <= 10**10:
         raise ConfigurationError("ttl must be positive and finite")
     return int(ttl * 1000)
+
+
+_PRESETS = {
+    name: {key: value for key, value in preset.items() if key in DEFAULTS}
+    for name, preset in PRESETS.items()
+}
+
+
+def _circuits(config: CircuitBreakerConfig, function: Any) -> Circuits:
+    """The breakers of a function."""
+    from anyseal.cache.breaker import Circuits  # imports what only its extra brings
+
+    return Circuits(
+        config.failure_threshold if config.enabled else 0,
+        config.recovery_timeout,
+        f"cachekit {function.__qualname__}",
+        successes=config.success_threshold,
+        probes=config.half_open_requests,
+    )
+
+
+def _copies(
+    entries: Entries, store: Store, settings: dict[str, Any], ttl_ms: int | None
+) -> Copies | None:
+    """The copies in this process, unless they are off or the store is in it anyway."""
+    l1, flat = settings["l1"], settings["l1_enabled"]
+    if store.local or not (l1.enabled if flat is None else flat):
+        return None
+    ttl = None if ttl_ms is None else ttl_ms / 1000
+    namespace = settings["namespace"] or "default"
+    return Copies(entries, store.scope, namespace, ttl, copies_size(l1.max_size_mb))
 
 
 def _max_bytes() -> int:
@@ -219,15 +291,20 @@ def _build(function: Any, settings: dict[str, Any], form: str, *, secure: bool) 
         encryption=encryption,
         prefix=store.prefix,
     )
+    ttl_ms = _ttl_ms(settings["ttl"])
+    breaker = settings["circuit_breaker"]
+    circuits = _circuits(breaker, function)
     cached = CachedFunction(
         function,
         entries,
         store,
-        ttl_ms=_ttl_ms(settings["ttl"]),
+        ttl_ms=ttl_ms,
         max_bytes=_max_bytes(),
         registry=f"ck:reg:{namespace or ''}:{names.function_hash(function)}",
+        copies=_copies(entries, store, settings, ttl_ms),
+        circuits=circuits,
     )
-    return decorate(cached)
+    return decorate(cached, function_health(circuits, breaker, namespace))
 
 
 class Cache:
@@ -246,7 +323,14 @@ class Cache:
         interop: The operation's name: keys and values that other languages read. Needs
             *namespace*.
         backend: None for this process, a URL, or a backend; default: what the environment names.
-        encryption: True to encrypt, False if the results are meant to be in the clear.
+        l1: An :class:`L1CacheConfig`: the copies in this process; ``l1_enabled=False`` is short for
+            none. They are as sealed as in the backend. Other processes keep theirs, until their
+            time is over, when one invalidates an entry.
+        circuit_breaker: A :class:`CircuitBreakerConfig`: when the backend is left alone.
+        config: A :class:`DecoratorConfig` instead of the form's own settings; what is given beside
+            it prevails. ``cache.secure`` takes none.
+        encryption: True to encrypt, False if the results are meant to be in the clear, or an
+            :class:`EncryptionConfig`.
         master_key: At least 32 bytes, in hexadecimal or raw; default: the environment variable
             ``CACHEKIT_MASTER_KEY``.
         tenant_extractor: Called with the function's arguments; returns the tenant.
@@ -270,31 +354,29 @@ class Cache:
             raise ConfigurationError("cache.secure takes neither encryption nor config")
         if settings.get("integrity_checking") not in (None, True):
             raise ConfigurationError("cache.secure keeps integrity_checking on")
-        return self._apply(function, {"ttl": 600, **settings}, "cache.secure", secure=True)
+        return self._apply(function, settings, "cache.secure", "secure")
 
     def minimal(self, function: Any = None, **settings: Any) -> Any:
-        """No checksums; 300 seconds."""
-        preset = {"ttl": 300, "integrity_checking": False}
-        return self._apply(function, {**preset, **settings}, "cache.minimal")
+        """No checksums, no breaker; 300 seconds."""
+        return self._apply(function, settings, "cache.minimal", "minimal")
 
     def production(self, function: Any = None, **settings: Any) -> Any:
         """600 seconds."""
-        return self._apply(function, {"ttl": 600, **settings}, "cache.production")
+        return self._apply(function, settings, "cache.production", "production")
 
     def dev(self, function: Any = None, **settings: Any) -> Any:
         """300 seconds."""
-        return self._apply(function, {"ttl": 300, **settings}, "cache.dev")
+        return self._apply(function, settings, "cache.dev", "dev")
 
     def test(self, function: Any = None, **settings: Any) -> Any:
-        """No checksums; 300 seconds."""
-        preset = {"ttl": 300, "integrity_checking": False}
-        return self._apply(function, {**preset, **settings}, "cache.test")
+        """No checksums, no breaker; 300 seconds."""
+        return self._apply(function, settings, "cache.test", "test")
 
     def io(self, function: Any = None, **settings: Any) -> Any:
         """3600 seconds, in a backend that must be given: the hosted service is not built in."""
         if settings.get("backend", UNSET) is UNSET:
             raise ConfigurationError("cache.io requires backend")
-        return self._apply(function, {"ttl": 3600, **settings}, "cache.io")
+        return self._apply(function, settings, "cache.io", "io")
 
     def local(self, function: Any = None, **settings: Any) -> Any:
         """In this process only; 300 seconds. Results are serialised: no caller shares an object."""
@@ -303,9 +385,10 @@ class Cache:
         return self._apply(function, {"ttl": 300, **settings, "backend": None}, "cache.local")
 
     def _apply(
-        self, function: Any, settings: dict[str, Any], form: str, *, secure: bool = False
+        self, function: Any, settings: dict[str, Any], form: str, preset: str | None = None
     ) -> Any:
-        checked = _checked(settings, form)
+        checked = _checked(_flattened(settings, preset), form)
+        secure = preset == "secure"
 
         def decorator(function: Callable[..., Any]) -> Any:
             return _build(function, checked, form, secure=secure)

@@ -26,6 +26,7 @@ from anyseal.compat.cachekit.settings import master_keys
 __all__ = [
     "ArrowSerializer",
     "DecryptionAuthenticationError",
+    "DefaultSerializer",
     "EncryptionError",
     "EncryptionWrapper",
     "EnvelopeShapeError",
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 ALGORITHM = "AES-256-GCM"
 ARROW_COMPRESSION = "CACHEKIT_ARROW_COMPRESSION"
+FROM_ENVIRONMENT = "auto"
+"""As a compression: that of the environment variable, else zstd."""
 
 
 class Serializer(Protocol):
@@ -135,6 +138,10 @@ class StandardSerializer:
         return messagepack.decode(envelope.unpack(data) if wrapped else data)
 
 
+DefaultSerializer = StandardSerializer
+"""Its name in early releases."""
+
+
 class OrjsonSerializer:
     """JSON, with dates and UUIDs as text.
 
@@ -170,8 +177,9 @@ class ArrowSerializer:
 
     Args:
         return_format: What comes back: ``"pandas"``, ``"polars"`` or ``"arrow"``.
-        compression: ``"zstd"``, ``"lz4"`` or ``"none"``; default: the environment variable
-            ``CACHEKIT_ARROW_COMPRESSION``, else zstd. Lengths then tell about contents.
+        compression: ``"zstd"``, ``"lz4"``, None or ``"none"`` for none; ``"auto"`` takes the
+            environment variable ``CACHEKIT_ARROW_COMPRESSION``, else zstd. Lengths of what is
+            compressed tell about contents.
     """
 
     name = "arrow"
@@ -180,12 +188,13 @@ class ArrowSerializer:
     def __init__(
         self,
         return_format: str = "pandas",
-        compression: str | None = None,
         enable_integrity_checking: bool = True,
+        compression: str | None = FROM_ENVIRONMENT,
     ) -> None:
         extra("pyarrow", "anyseal[arrow]")
-        compression = compression or os.environ.get(ARROW_COMPRESSION) or "zstd"
-        if compression not in ("zstd", "lz4", "none"):
+        if compression == FROM_ENVIRONMENT:
+            compression = os.environ.get(ARROW_COMPRESSION) or "zstd"
+        if compression not in (None, "zstd", "lz4", "none"):
             raise ConfigurationError("the compression must be zstd, lz4 or none")
         if return_format not in ("pandas", "polars", "arrow"):
             raise ConfigurationError("return_format must be pandas, polars or arrow")
@@ -265,6 +274,16 @@ def serialized(serializer: Serializer, obj: Any) -> tuple[bytes, Metadata]:
     return bytes(data), as_metadata(metadata)
 
 
+def deserialized(serializer: Serializer, payload: bytes, metadata: Metadata) -> Any:
+    """What *payload* was made of: it has been decrypted. Raises EncryptionError if it is not of the
+    serializer's form: it is what its writer sealed, and no attack."""
+    try:
+        return serializer.deserialize(payload, metadata)
+    except Exception as exc:  # a serializer of the caller's may raise anything
+        kind = type(exc).__name__
+        raise EncryptionError(f"deserialization failed after decryption: {kind}") from exc
+
+
 def serializer_name(serializer: Any) -> str:
     """What an instance is called in the headers of its entries."""
     return type(serializer).__name__
@@ -324,7 +343,7 @@ class EncryptionWrapper:
         Raises:
             DecryptionAuthenticationError: It does not verify, or is not encrypted.
             TenantMismatchError: It is another tenant's.
-            SerializationError: It verifies but is not of the serializer's form.
+            EncryptionError: It verifies but is not of the serializer's form.
         """
         _check_key(cache_key)
         found = as_metadata(metadata)
@@ -333,7 +352,7 @@ class EncryptionWrapper:
         payload = open_sealed(
             self.keys, data, found, cache_key, self.tenant_id, strict=self.fail_closed
         )
-        return self.serializer.deserialize(payload, found)
+        return deserialized(self.serializer, payload, found)
 
     def get_encryption_info(self) -> dict[str, Any]:
         """Which key of which tenant seals, without telling anything about it."""

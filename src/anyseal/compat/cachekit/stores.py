@@ -6,18 +6,17 @@ import contextlib
 import hashlib
 import importlib
 import os
-import re
 import threading
 import time
-from abc import ABC, abstractmethod
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from anyseal import errors, offload
 from anyseal.compat.cachekit.errors import ConfigurationError, MissingExtraError
-from anyseal.compat.cachekit.extras import extra
+from anyseal.compat.cachekit.redis_store import RedisStore
+from anyseal.compat.cachekit.store import Store, new_scope
 
 __all__ = [
     "BackendStore",
@@ -26,10 +25,10 @@ __all__ = [
     "RedisStore",
     "Store",
     "UrlStore",
+    "environment_store",
     "store_for",
 ]
 
-REGISTRY_SECONDS = 604_800
 MEMORY_BYTES = 100 << 20
 MEMORY_VARIABLE = "CACHEKIT_L1_MAX_SIZE_MB"
 DEFAULT_REDIS = "redis://localhost:6379"
@@ -39,70 +38,6 @@ PLAIN = "!\"#$&'()*+,/:;<=>?@[\\]^`|"
 """Not escaped, besides letters, digits and ``_.-~``: what is printable but ``%{}``."""
 ENTRY_OVERHEAD = 200
 """Bytes that an entry in memory costs besides its key and value, about."""
-
-
-LOCK_MS = 10_000
-"""As in cachekit: then who died with it holds nobody up."""
-
-_UNLOCK = """
-if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
-return 0
-"""
-
-
-class Store(ABC):
-    """Blocking methods, and the same without blocking the loop: by default in a worker thread."""
-
-    prefix = ""
-    """Goes before every key, and into what an entry is bound to."""
-
-    local = False
-    """Whether the entries stay in this process."""
-
-    locks = False
-    """Whether other processes can be kept from computing an entry at the same time."""
-
-    def lock(self, key: str, token: str) -> bool:
-        """Take the lock of an entry for ``LOCK_MS`` at most; False if another has it."""
-        return True
-
-    def unlock(self, key: str, token: str) -> None:  # noqa: B027 - most have none
-        """Release the lock, unless another has it by now."""
-
-    def check(self, *, is_async: bool) -> None:  # noqa: B027 - most have nothing to say
-        """Raises ConfigurationError if it cannot serve such functions. Connects to nothing."""
-
-    @abstractmethod
-    def get(self, key: str) -> bytes | None:
-        """The entry *key*, if it is there."""
-
-    @abstractmethod
-    def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
-        """Store an entry, and note it in *registry*."""
-
-    @abstractmethod
-    def delete(self, key: str) -> None:
-        """Remove the entry *key*, if it is there."""
-
-    @abstractmethod
-    def clear(self, place: str, registry: str) -> None:
-        """Remove all entries that begin with *place* or are noted in *registry*."""
-
-    async def aget(self, key: str) -> bytes | None:
-        """:meth:`get`."""
-        return await offload.run_waiting(self.get, key)
-
-    async def aset(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
-        """:meth:`set`."""
-        await offload.run_waiting(self.set, key, value, ttl_ms, registry)
-
-    async def adelete(self, key: str) -> None:
-        """:meth:`delete`."""
-        await offload.run_waiting(self.delete, key)
-
-    async def aclear(self, place: str, registry: str) -> None:
-        """:meth:`clear`."""
-        await offload.run_waiting(self.clear, place, registry)
 
 
 class MemoryStore(Store):
@@ -115,6 +50,7 @@ class MemoryStore(Store):
     local = True
 
     def __init__(self, max_bytes: int = MEMORY_BYTES) -> None:
+        super().__init__()
         self._max_bytes = max_bytes
         self._bytes = 0
         self._entries: OrderedDict[str, tuple[bytes, float | None]] = OrderedDict()
@@ -172,80 +108,15 @@ class MemoryStore(Store):
         self.clear(place)
 
 
-class RedisStore(Store):
-    """Redis under cachekit's names. Async callers use it through worker threads: one pool of
-    connections then serves every event loop, and none is left behind by one that ends.
+_scopes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
-    Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
-        scoped: Prefix keys with ``t:default:`` and note them in a set for each function, as
-            cachekit does where the environment names its Redis.
-        timeout: Seconds to wait for a connection, and for an answer.
-    """
 
-    locks = True
-
-    def __init__(self, url: str, *, scoped: bool = False, timeout: float = 5.0) -> None:
-        redis = extra("redis", "anyseal[redis]")
-        self.prefix = "t:default:" if scoped else ""
-        self._scoped = scoped
-        try:
-            self._client = redis.Redis.from_url(
-                url, socket_timeout=timeout, socket_connect_timeout=timeout
-            )
-        except ValueError:
-            raise ConfigurationError("not a URL of Redis") from None
-
-    def get(self, key: str) -> bytes | None:
-        found: bytes | None = self._client.get(self.prefix + key)
-        return found
-
-    def _lock_name(self, key: str) -> str:
-        return f"{self.prefix}{key}:lock"
-
-    def lock(self, key: str, token: str) -> bool:
-        return bool(self._client.set(self._lock_name(key), token, nx=True, px=LOCK_MS))
-
-    def unlock(self, key: str, token: str) -> None:
-        self._client.eval(_UNLOCK, 1, self._lock_name(key), token)
-
-    def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
-        if not self._scoped:
-            self._client.set(key, value, px=ttl_ms)
-            return
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.set(self.prefix + key, value, px=ttl_ms)
-            pipeline.sadd(self.prefix + registry, key)
-            pipeline.expire(self.prefix + registry, REGISTRY_SECONDS)
-            pipeline.execute()
-
-    def delete(self, key: str) -> None:
-        self._client.unlink(self.prefix + key)
-
-    def _noted(self, registry: str) -> Iterator[bytes]:
-        name = self.prefix + registry
-        while members := self._client.spop(name, 1000):
-            for member in members:
-                yield self.prefix.encode() + member
-
-    def clear(self, place: str, registry: str) -> None:
-        if self._scoped:
-            names: Iterator[bytes] = self._noted(registry)
-        else:
-            pattern = re.sub(r"([*?\[\]\\])", r"\\\1", place) + "*"
-            names = self._client.scan_iter(match=pattern, count=1000)
-        batch: list[bytes] = []
-        for name in names:
-            batch.append(name)
-            if len(batch) == 1000:
-                self._client.unlink(*batch)
-                batch.clear()
-        if batch:
-            self._client.unlink(*batch)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+def scope_of(backend: Any) -> str:
+    """The same for all stores over one object."""
+    try:
+        return _scopes.setdefault(backend, new_scope())
+    except TypeError:  # neither hashable nor to be referred to weakly
+        return new_scope()
 
 
 class ObjectStore(Store):
@@ -253,6 +124,7 @@ class ObjectStore(Store):
     cachekit calls a backend. It cannot be cleared; its ``ttl`` is in whole seconds."""
 
     def __init__(self, backend: Any) -> None:
+        self.scope = scope_of(backend)
         self._backend = backend
         self.prefix = getattr(backend, "key_prefix", "") or ""
 
@@ -288,6 +160,7 @@ class BackendStore(Store):
     """A :class:`anyseal.ports.Backend` or :class:`anyseal.ports.BlockingBackend`."""
 
     def __init__(self, backend: Any) -> None:
+        self.scope = scope_of(backend)
         self._backend = backend
         self._is_async = hasattr(backend, "aclose")
 
@@ -348,6 +221,7 @@ class UrlStore(Store):
     blocking one for ``def``, the other for ``async def``."""
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._url = url
         self._made: dict[str, BackendStore] = {}
         self._lock = threading.Lock()
@@ -421,7 +295,8 @@ def _memory() -> MemoryStore:
     return MemoryStore(megabytes << 20)
 
 
-def _environment_store(*, encrypted: bool) -> Store:
+def environment_store(*, encrypted: bool) -> Store:
+    """The store that the environment names. Raises ConfigurationError if that is contradictory."""
     chosen = [
         name
         for name in (
@@ -451,7 +326,7 @@ def store_for(backend: Any, *, unset: Any, encrypted: bool) -> Store:
         ConfigurationError: None of these, or the environment is contradictory.
     """
     if backend is unset:
-        return _environment_store(encrypted=encrypted)
+        return environment_store(encrypted=encrypted)
     if backend is None:
         return _memory()
     if isinstance(backend, Store):

@@ -1,0 +1,231 @@
+"""Entries in Redis, under cachekit's names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+from anyseal import offload
+from anyseal.compat.cachekit.errors import ConfigurationError
+from anyseal.compat.cachekit.extras import extra
+from anyseal.compat.cachekit.store import LOCK_MS, Store
+from anyseal.errors import BackendError
+from anyseal.loops import PerLoop
+
+__all__ = ["RedisStore"]
+
+REGISTRY_SECONDS = 604_800
+LARGE_BYTES = 16 << 20
+"""Of an entry that event loops neither send nor take."""
+
+_UNLOCK = """
+if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
+return 0
+"""
+
+
+class RedisStore(Store):
+    """Redis under cachekit's names: redis-py's blocking client for ``def``, and for ``async def``
+    :class:`anyseal.cache.backends.redis.RedisBackend`, whose calls of one turn of the event loop go
+    out together. Not on asyncio, and for entries above 16 MiB, async callers use the blocking
+    client in worker threads.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        scoped: Prefix keys with ``t:default:`` and note them in a set for each function, as
+            cachekit does where the environment names its Redis.
+        timeout: Seconds to wait for a connection, and for an answer.
+    """
+
+    locks = True
+
+    def __init__(self, url: str, *, scoped: bool = False, timeout: float = 5.0) -> None:
+        super().__init__()
+        redis = extra("redis", "anyseal[redis]")
+        self.prefix = "t:default:" if scoped else ""
+        self._scoped = scoped
+        try:
+            self._client = redis.Redis.from_url(
+                url, socket_timeout=timeout, socket_connect_timeout=timeout
+            )
+            self._backend = _async_backend(url, timeout)
+        except ValueError:
+            raise ConfigurationError("not a URL of Redis") from None
+        close = self._backend.aclose
+        self._closing: PerLoop[Any] = PerLoop(lambda: _at_the_end(close), asyncio.get_running_loop)
+
+    def get(self, key: str) -> bytes | None:
+        found: bytes | None = self._client.get(self.prefix + key)
+        return found
+
+    def _lock_name(self, key: str) -> str:
+        return f"{self.prefix}{key}:lock"
+
+    def lock(self, key: str, token: str) -> bool:
+        return bool(self._client.set(self._lock_name(key), token, nx=True, px=LOCK_MS))
+
+    def unlock(self, key: str, token: str) -> None:
+        self._client.eval(_UNLOCK, 1, self._lock_name(key), token)
+
+    def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
+        if not self._scoped:
+            self._client.set(key, value, px=ttl_ms)
+            return
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.set(self.prefix + key, value, px=ttl_ms)
+            pipeline.sadd(self.prefix + registry, key)
+            pipeline.expire(self.prefix + registry, REGISTRY_SECONDS)
+            pipeline.execute()
+
+    def delete(self, key: str) -> None:
+        self._client.unlink(self.prefix + key)
+
+    def _noted(self, registry: str) -> Iterator[bytes]:
+        name = self.prefix + registry
+        while members := self._client.spop(name, 1000):
+            for member in members:
+                yield self.prefix.encode() + member
+
+    def clear(self, place: str, registry: str) -> None:
+        if self._scoped:
+            names: Iterator[bytes] = self._noted(registry)
+        else:
+            pattern = re.sub(r"([*?\[\]\\])", r"\\\1", place) + "*"
+            names = self._client.scan_iter(match=pattern, count=1000)
+        batch: list[bytes] = []
+        for name in names:
+            batch.append(name)
+            if len(batch) == 1000:
+                self._client.unlink(*batch)
+                batch.clear()
+        if batch:
+            self._client.unlink(*batch)
+
+    def ping(self) -> None:
+        """Raises what redis-py raises if Redis does not answer."""
+        self._client.ping()
+
+    def close(self) -> None:
+        """Close the connections of blocking callers."""
+        self._client.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        if self._on_asyncio():
+            await self._backend.aclose()
+
+    def _on_asyncio(self) -> bool:
+        """Whether asyncio runs; its connections are then closed when the event loop ends."""
+        try:
+            self._closing.get()
+        except RuntimeError:
+            return False
+        return True
+
+    def get_left(self, key: str) -> tuple[bytes | None, int | None]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.get(self.prefix + key)
+            pipeline.pttl(self.prefix + key)
+            found, left = pipeline.execute()
+        return found, _left(left)
+
+    def take(self, key: str, token: str) -> tuple[bool, bytes | None]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.set(self._lock_name(key), token, nx=True, px=LOCK_MS)
+            pipeline.get(self.prefix + key)
+            taken, found = pipeline.execute()
+        return bool(taken), found
+
+    async def aget(self, key: str) -> bytes | None:
+        if not self._on_asyncio():
+            return await super().aget(key)
+        try:
+            found: list[bytes | None] = await self._backend.get_many([self.prefix + key])
+        except BackendError as exc:
+            if not _too_large(exc):
+                raise
+            return await super().aget(key)
+        return found[0]
+
+    async def aget_left(self, key: str) -> tuple[bytes | None, int | None]:
+        if not self._on_asyncio():
+            return await offload.run_waiting(self.get_left, key)
+        name = self.prefix + key
+        try:
+            found, left = await self._backend.exchange(("GET", name), ("PTTL", name))
+        except BackendError as exc:
+            if not _too_large(exc):
+                raise
+            return await offload.run_waiting(self.get_left, key)
+        return found, _left(left)
+
+    async def atake(self, key: str, token: str) -> tuple[bool, bytes | None]:
+        if not self._on_asyncio():
+            return await super().atake(key, token)
+        taken, found = await self._backend.take_lease(
+            self._lock_name(key), token.encode(), self.prefix + key, ttl_ms=LOCK_MS
+        )
+        return taken, found
+
+    async def aunlock(self, key: str, token: str) -> None:
+        if not self._on_asyncio():
+            await super().aunlock(key, token)
+            return
+        await self._backend.compare_and_set(self._lock_name(key), token.encode(), None)
+
+    async def aset(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
+        if len(value) > LARGE_BYTES or not self._on_asyncio():
+            await super().aset(key, value, ttl_ms, registry)
+            return
+        name = self.prefix + key
+        if not self._scoped:
+            await self._backend.set(name, value, ttl_ms=ttl_ms)
+            return
+        until: tuple[Any, ...] = () if ttl_ms is None else ("PX", ttl_ms)
+        noted = self.prefix + registry
+        await self._backend.exchange(
+            ("SET", name, value, *until),
+            ("SADD", noted, key),
+            ("EXPIRE", noted, REGISTRY_SECONDS),
+            size=len(value),
+        )
+
+    async def adelete(self, key: str) -> None:
+        if not self._on_asyncio():
+            await super().adelete(key)
+            return
+        await self._backend.delete_many([self.prefix + key])
+
+
+def _async_backend(url: str, timeout: float) -> Any:
+    """The backend for event loops; connects to nothing yet."""
+    backends = importlib.import_module("anyseal.cache.backends.redis")
+    return backends.RedisBackend.from_url(url, timeout=timeout)
+
+
+async def _until_the_end(close: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await close()
+
+
+def _at_the_end(close: Callable[[], Awaitable[None]]) -> Any:
+    """What makes the running event loop call *close* when it ends: it ends its generators."""
+    generator: Any = _until_the_end(close)
+    with contextlib.suppress(StopIteration):
+        generator.asend(None).send(None)
+    return generator
+
+
+def _too_large(error: BackendError) -> bool:
+    """Whether what came, to this call or to one beside it, was more than an event loop takes."""
+    return "ExcessError" in str(error)
+
+
+def _left(milliseconds: int) -> int | None:
+    return None if milliseconds < 0 else milliseconds
