@@ -45,7 +45,7 @@ demo: $(STAMP)
 WORKERS ?= 3
 
 test: venv
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 # On every CPython that .ci/pythons finds, one after another, each in its .venv-3.x. One wheel serves
 # all of them: it is abi3. SKIP_PYTHON=3.11 leaves one out.
