@@ -413,7 +413,7 @@ class Answers(BaseHTTPRequestHandler):
         part = "<Part><PartNumber>1</PartNumber><ETag>e</ETag><Size>{}</Size></Part>"
         size = 200 + 16 + 3 + 32 + 60
         self.answer(
-            f"<ListPartsResult>{part.format(size)}</ListPartsResult>"
+            f"<ListPartsResult><IsTruncated>false</IsTruncated>{part.format(size)}</ListPartsResult>"
             if "uploadId" in self.path
             else "none"
         )
