@@ -82,8 +82,8 @@ def test_tag_record_end_is_far_beyond_the_entrys(monkeypatch: pytest.MonkeyPatch
 @listing
 async def test_tag_record_leaves_the_backend(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tag per user must not fill the backend for ever; nor must the deletion of one."""
-    monkeypatch.setattr(anyseal.cache.policy, "RECORD_MS", 1500)  # on a busy machine, too
-    face = make(ttl=1.5)
+    monkeypatch.setattr(anyseal.cache.policy, "RECORD_MS", 800)  # on a busy machine, too
+    face = make(ttl=0.8)
     await face.set("k", 1, tags=["t", "u"])
     await face.get_or_set("l", face.factory(lambda: 1), tags=["t", "v"])
     await face.delete_tag("w")
