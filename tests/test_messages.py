@@ -13,6 +13,8 @@ import datetime
 import inspect
 import io
 import pathlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import boto3
@@ -356,14 +358,52 @@ def test_message_says_the_remedy(
     assert [] == list(tmp_path.iterdir())
 
 
+WRONG = {
+    "None": None,
+    "dict": {},
+    "list": [1],
+    "str": "text",
+    "int": 1,
+    "path": pathlib.Path("x"),
+    "stream": io.BytesIO(),
+    "class": bytes,
+    "strided": memoryview(VALUE * 2)[::2],
+    "no coroutine": (each for each in ()),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(
+    "verb", ["seal", "seal_into", "seal_text", "open", "open_into", "open_text", "inspect"]
+)
+def test_messages_of_both_faces_are_the_same(verb: str, wrong: Any) -> None:
+    """What is written on one face is looked up for the other: `await open(None, key)` spoke of a
+    memoryview."""
+    buffer = [bytearray(400)] if verb.endswith("_into") else []
+    for key in ([],) if verb == "inspect" else ([KEY], [KEYS]):
+        said = []
+        for face in (anyseal, sync):
+            if hasattr(face, verb):
+                call = partial(getattr(face, verb), *buffer, wrong, *key)
+                said.append(message_of(call if key != [KEYS] else partial(call, partition="t")))
+        assert said[0].startswith("TypeError: ") or verb == "open_text"
+        assert not said[0].startswith("TypeError: memoryview")
+        assert {said[0]} == set(said)
+
+
 async def awaited(call: Any) -> Any:
     return await call
 
 
 def message(code: str) -> str:
     """What *code* raises, called or awaited."""
+    return message_of(lambda: eval(code, NAMES | globals()))
+
+
+def message_of(call: Callable[[], Any]) -> str:
+    """What *call* raises, called or awaited."""
     try:
-        result = eval(code, NAMES | globals())
+        result = call()
         if inspect.isawaitable(result):
             result = asyncio.run(awaited(result))
     except (errors.AnysealError, TypeError, ValueError) as error:

@@ -40,7 +40,7 @@ def _is_small(data: Any, suite: Suite | str | None) -> bool:
 
 
 def _is_small_sealed(sealed: Any) -> bool:
-    data = sealed if type(sealed) is bytes else memoryview(sealed).cast("B")
+    data = sealed if type(sealed) is bytes else view(sealed, "sealed")
     size = len(data) - _FIXED_BYTES
     if size <= _SMALL:
         return True
@@ -61,6 +61,7 @@ def inspect(sealed: bytes | bytearray | memoryview) -> ValueInfo | ObjectInfo:
     """
     if not isinstance(sealed, BYTES_LIKE):
         raise not_bytes(sealed, "sealed")
+    view(sealed, "sealed")  # raises what says the remedy
     head = bytes(memoryview(sealed).cast("B")[:7])
     if head[:1] == b"\xa5":
         return inspect_value(sealed)
