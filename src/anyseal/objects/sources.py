@@ -208,7 +208,8 @@ class FileSource:
         """Raise SourceChangedError if the file was written to since it was opened.
 
         Its change time counts, which cannot be put back as its modification time can; so a file
-        that is given another mode, owner or link meanwhile counts as changed, too.
+        that is given another mode, owner or link meanwhile counts as changed, too. Not noticed is
+        a write through a mapping whose page was dirty before: the kernel then changes no time.
         """
         now, then = os.fstat(self._open()), self.stat
         if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
