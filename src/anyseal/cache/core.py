@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from anyseal.cache.base import CacheBase
 from anyseal.cache.calls import Calls
@@ -28,6 +28,9 @@ from anyseal.ports import AuditHook, Backend, Keyring, MetricsHook
 from anyseal.suites import Suite
 
 __all__ = ["Cache"]
+
+D = TypeVar("D")
+T = TypeVar("T")
 
 HEALTH = "anyseal.health"
 """The partition of probes."""
@@ -93,6 +96,18 @@ class Cache(CacheBase):
 
     # ---- reading
 
+    @overload
+    async def get(
+        self, key: str | bytes, *, type: type[T], partition: str = "default"
+    ) -> T | None: ...
+    @overload
+    async def get(
+        self, key: str | bytes, default: D, *, type: type[T], partition: str = "default"
+    ) -> T | D: ...
+    @overload
+    async def get(
+        self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
+    ) -> Any: ...
     async def get(
         self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
     ) -> Any:
@@ -126,6 +141,14 @@ class Cache(CacheBase):
         self._shelf.observer.count("local_hits" if local else "hits")
         return value
 
+    @overload
+    async def get_many(
+        self, keys: Iterable[str | bytes], *, type: type[T], partition: str = "default"
+    ) -> dict[str | bytes, T]: ...
+    @overload
+    async def get_many(
+        self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
+    ) -> dict[str | bytes, Any]: ...
     async def get_many(
         self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
     ) -> dict[str | bytes, Any]:
@@ -322,7 +345,7 @@ class Cache(CacheBase):
     async def get_or_set(
         self,
         key: str | bytes,
-        factory: Callable[[], Awaitable[Any]],
+        factory: Callable[[], Awaitable[T]],
         *,
         ttl: Any = UNSET,
         tags: Sequence[str] = (),
@@ -330,7 +353,7 @@ class Cache(CacheBase):
         partition: str = "default",
         condition: Callable[[Any], bool] | None = None,
         shared: bool = True,
-    ) -> Any:
+    ) -> T:
         """The value of *key*; if there is none, what *factory* returns, which is then stored.
 
         However many tasks ask, one of them computes; with a lease (see CachePolicy) also however
@@ -361,7 +384,8 @@ class Cache(CacheBase):
             condition=condition,
             shared=shared,
         )
-        return await self._herd.value(work)
+        found: T = await self._herd.value(work)
+        return found
 
     # ---- life
 

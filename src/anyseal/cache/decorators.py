@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 from anyseal.cache.function import CachedFunction
 from anyseal.cache.methods import as_method, is_method
 from anyseal.cache.options import check_options
 from anyseal.cache.policy import UNSET
+from anyseal.cache.typed import AsyncCached, Cached, Decorator
 
 __all__ = ["cached", "decorate"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def _wrapper(self: CachedFunction) -> Any:
@@ -63,6 +67,30 @@ def decorate(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     return as_method(wrapper, of_class=of_class) if of_class or is_method(function) else wrapper
 
 
+@overload
+def cached(
+    function: Callable[P, Coroutine[Any, Any, T]], /, *, cache: Any
+) -> AsyncCached[P, T]: ...
+@overload
+def cached(function: Callable[P, T], /, *, cache: Any) -> Cached[P, T]: ...
+@overload
+def cached(
+    function: None = None,
+    /,
+    *,
+    cache: Any,
+    ttl: Any = UNSET,
+    key: Callable[..., str] | None = None,
+    of_self: Any = ...,
+    partition: str | Callable[..., str] | ContextVar[str] = "default",
+    tags: Sequence[str] | Callable[..., Sequence[str]] = (),
+    type: Any = UNSET,
+    condition: Callable[[Any], bool] | None = None,
+    exceptions: Sequence[type[Exception]] = (),
+    strict: bool = False,
+    shared: bool = True,
+    name: str | None = None,
+) -> Decorator: ...
 def cached(
     function: Callable[..., Any] | None = None,
     /,

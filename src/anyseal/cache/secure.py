@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 from weakref import WeakSet
 
 from anyseal import offload
@@ -18,6 +18,7 @@ from anyseal.cache.decorators import decorate
 from anyseal.cache.function import is_async
 from anyseal.cache.options import check_options
 from anyseal.cache.policy import UNSET, CachePolicy
+from anyseal.cache.typed import AsyncCached, Cached, Decorator
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.static import (
     MASTER_KEY_VARIABLE,
@@ -28,6 +29,9 @@ from anyseal.keys import Key
 from anyseal.suites import Suite
 
 __all__ = ["aclose_all", "close_all", "secure"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 IN_PROCESS_BYTES = 100 << 20
 LOCAL_BYTES = 16 << 20
@@ -114,6 +118,32 @@ def _backend(given: Any, waits: bool) -> Any:
     return _backends[known]
 
 
+@overload
+def secure(  # type: ignore[overload-overlap]
+    function: Callable[P, Coroutine[Any, Any, T]], /
+) -> AsyncCached[P, T]: ...
+@overload
+def secure(function: Callable[P, T], /) -> Cached[P, T]: ...
+@overload
+def secure(
+    function: None = None,
+    /,
+    *,
+    ttl: Any = 600.0,
+    master_key: Any = None,
+    backend: Any = None,
+    tenant_extractor: Callable[..., str] | ContextVar[str] | None = None,
+    key_rotation_enabled: bool = False,
+    previous_master_keys: Sequence[Any] = (),
+    namespace: str = "secure",
+    serializer: Any = "msgpack",
+    suite: Suite | str | None = None,
+    policy: CachePolicy | None = None,
+    metrics: Any = None,
+    audit: Any = None,
+    on_rotation: Any = None,
+    **options: Any,
+) -> Decorator: ...
 def secure(
     function: Callable[..., Any] | None = None,
     /,

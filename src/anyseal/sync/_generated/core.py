@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from anyseal.cache.base import CacheBase
 from anyseal.cache.entry import LARGE, RAW, check_key
@@ -29,6 +29,9 @@ from anyseal.sync._generated.values import Values
 from anyseal.sync.kit import WAITS, breathe, each, shielded
 
 __all__ = ["Cache"]
+
+D = TypeVar("D")
+T = TypeVar("T")
 
 HEALTH = "anyseal.health"
 """The partition of probes."""
@@ -94,6 +97,16 @@ class Cache(CacheBase):
 
     # ---- reading
 
+    @overload
+    def get(self, key: str | bytes, *, type: type[T], partition: str = "default") -> T | None: ...
+    @overload
+    def get(
+        self, key: str | bytes, default: D, *, type: type[T], partition: str = "default"
+    ) -> T | D: ...
+    @overload
+    def get(
+        self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
+    ) -> Any: ...
     def get(
         self, key: str | bytes, default: Any = None, *, type: Any = Any, partition: str = "default"
     ) -> Any:
@@ -127,6 +140,14 @@ class Cache(CacheBase):
         self._shelf.observer.count("local_hits" if local else "hits")
         return value
 
+    @overload
+    def get_many(
+        self, keys: Iterable[str | bytes], *, type: type[T], partition: str = "default"
+    ) -> dict[str | bytes, T]: ...
+    @overload
+    def get_many(
+        self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
+    ) -> dict[str | bytes, Any]: ...
     def get_many(
         self, keys: Iterable[str | bytes], *, type: Any = Any, partition: str = "default"
     ) -> dict[str | bytes, Any]:
@@ -319,7 +340,7 @@ class Cache(CacheBase):
     def get_or_set(
         self,
         key: str | bytes,
-        factory: Callable[[], Any],
+        factory: Callable[[], T],
         *,
         ttl: Any = UNSET,
         tags: Sequence[str] = (),
@@ -327,7 +348,7 @@ class Cache(CacheBase):
         partition: str = "default",
         condition: Callable[[Any], bool] | None = None,
         shared: bool = True,
-    ) -> Any:
+    ) -> T:
         """The value of *key*; if there is none, what *factory* returns, which is then stored.
 
         However many threads ask, one of them computes; with a lease (see CachePolicy) also however
@@ -358,7 +379,8 @@ class Cache(CacheBase):
             condition=condition,
             shared=shared,
         )
-        return self._herd.value(work)
+        found: T = self._herd.value(work)
+        return found
 
     # ---- life
 
