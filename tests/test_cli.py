@@ -231,6 +231,22 @@ def test_existing_outputs_stay_without_force(shell: Shell, sealed: bytes) -> Non
     assert {"f", "f.sealed"} == shell.names()
 
 
+def test_descriptors_are_not_replaced(shell: Shell) -> None:
+    """`-o /dev/stdout > file` was told that --force replaces it, and --force that it does not."""
+    shell.path("f").write_bytes(DATA)
+    shell.path("out").touch()
+    shell.path("stdout").symlink_to(f"/proc/{os.getpid()}/fd/99")
+    with shell.path("out").open("wb") as out:
+        os.dup2(out.fileno(), 99)
+        try:
+            for force in ([], ["-f"]):
+                said = "is an open file: -o - writes to standard output"
+                shell.fails(2, said, "seal", "f", *force, "-o", "stdout", "-k", "key")
+        finally:
+            os.close(99)
+    assert b"" == shell.path("out").read_bytes()
+
+
 def test_devices_are_written_to_not_replaced(shell: Shell) -> None:
     """--force over a FIFO or /dev/null must not put a file in its place."""
     os.mkfifo(shell.path("fifo"))

@@ -13,6 +13,7 @@ from typing import cast
 from anyseal import offload, sync
 from anyseal.cli.process import STDIN, STDOUT, CliError, Input, Output, is_terminal, signals
 from anyseal.cli.progress import Meter, metered
+from anyseal.objects.targets import is_descriptor
 from anyseal.ports import Keyring
 from anyseal.sync import FileSink, FileSource, ObjectReader, ObjectWriter, StreamOpener
 
@@ -91,6 +92,8 @@ class Target:
             raise CliError(f"{path} is a folder")
         if mode and not stat.S_ISREG(mode):  # /dev/null, a FIFO: never to be renamed over
             return cls(output=Output(os.open(path, os.O_WRONLY | os.O_CLOEXEC), sealed=sealed))
+        if is_descriptor(path):  # /dev/stdout that is a file: opened again, it would begin at 0
+            raise CliError(f"{path} is an open file: -o - writes to standard output")
         if mode and not force:
             raise CliError(f"{path} exists: --force replaces it")
         if not path.parent.is_dir():

@@ -13,7 +13,15 @@ from typing import Any, Self
 
 from anyseal.errors import OutputExistsError, SourceError
 
-__all__ = ["Replaced", "check_absent", "not_regular", "open_temporary", "private_name", "warn_open"]
+__all__ = [
+    "Replaced",
+    "check_absent",
+    "is_descriptor",
+    "not_regular",
+    "open_temporary",
+    "private_name",
+    "warn_open",
+]
 
 STEM_MAX_BYTES = 100
 """Of a name in a hidden one: file systems allow 255 bytes in all, some only 143."""
@@ -71,7 +79,7 @@ def _set_acl(fd: int, acl: bytes | None) -> bool:
     return True
 
 
-def _is_descriptor(path: Path) -> bool:
+def is_descriptor(path: Path) -> bool:
     """Whether the symbolic link *path* leads to an open file of a process, as /dev/stdout does."""
     while path.is_symlink():  # it leads somewhere: it does not lead in a circle
         if os.path.realpath(path.parent).startswith(("/proc/", "/dev/fd")):
@@ -108,7 +116,7 @@ class Replaced:
         except (FileNotFoundError, NotADirectoryError):
             return None
         linked = path.is_symlink()
-        if not stat.S_ISREG(found.st_mode) or (linked and _is_descriptor(path)):
+        if not stat.S_ISREG(found.st_mode) or (linked and is_descriptor(path)):
             raise not_regular(path, "it is not replaced: write to it as a stream")
         folder = path.parent.stat()
         planted = folder.st_mode & stat.S_ISVTX and found.st_uid not in (
