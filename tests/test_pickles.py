@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import dataclasses
 import enum
 import ipaddress
 import pickle
@@ -13,7 +14,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import nacl.secret
 import pytest
@@ -118,6 +119,55 @@ def test_unpickling_compares_no_more_than_there_is(reads: Any, body: Any) -> Non
     levels of 80."""
     with pytest.raises(FormatError):
         reads(_alike(80, body))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Its hash is that of its fields, and pickle sets them as a state."""
+
+    left: object
+    right: object
+
+
+class Made:
+    """The same, made by ``__new__`` from its arguments."""
+
+    def __new__(cls, *args: object) -> Self:
+        made = super().__new__(cls)
+        made.args = args
+        return made
+
+    args: tuple[object, ...]
+
+    def __hash__(self) -> int:
+        return hash(self.args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Made) and self.args == other.args
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        b"c%s\nPair\n)\x81}(\x8c\x04lefth%c\x8c\x05righth%cub",
+        b"c%s\nMade\nh%ch%c\x86\x81",
+        b"c%s\nMade\nh%ch%c\x86R",
+    ],
+    ids=["BUILD", "NEWOBJ", "REDUCE"],
+)
+def test_unpickling_counts_instances_that_are_hashed(level: bytes) -> None:
+    """An allowed class's hash takes those of its fields: each level doubles it."""
+    module = __name__.encode()
+
+    def used(levels: int) -> bytes:
+        made = b"".join(level % (module, n, n) + b"\x940" for n in range(levels))
+        return b"\x80\x05K\x01\x940" + made + b"}h%cNs." % levels
+
+    assert 1 == len(_codec(used(8), Pair, Made))
+    with pytest.raises(FormatError):
+        _codec(used(70), Pair, Made)
+    value = {Pair(Pair(1, (2, 3)), Pair(4, 5)): [Pair(n, n) for n in range(50)]}
+    assert value == _codec(pickle.dumps(value, 4), Pair)
 
 
 def test_unpickling_takes_honest_keys(reads: Any) -> None:

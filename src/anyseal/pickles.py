@@ -37,13 +37,15 @@ PLAIN: tuple[type[Any], ...] = (
 """Beside what pickle has an opcode for. None of them runs code or allocates by a number."""
 
 HASH_BUDGET = 1 << 20
-"""Items of tuples and frozensets that may be hashed, beside 16 for each byte of the pickle: those
-that hold one another double with each few bytes. To compare two takes as much as to hash one."""
+"""Items of tuples, frozensets and instances that may be hashed, beside 16 for each byte of the
+pickle: those that hold one another double with each few bytes. To compare two takes as much as to
+hash one."""
 
 HASH_DEPTH = 200
-"""Tuples and frozensets in one another, where they are hashed: that uses the C stack."""
+"""Those in one another, where they are hashed: that uses the C stack."""
 
 _NESTING = (tuple, frozenset)
+_COUNTED_AS_ONE = frozenset((*PLAIN, bytearray, fractions.Fraction))
 
 
 def by_name(classes: Iterable[type]) -> dict[tuple[str, str], type]:
@@ -153,7 +155,7 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
         """Call an allowed class."""
         args = self.stack.pop()
         self._check_callable(self.stack[-1], args)
-        self.stack[-1] = self._noted(self.stack[-1](*args))
+        self.stack[-1] = self._noted(self.stack[-1](*args), args)
 
     def load_newobj(self) -> None:
         """Make an instance of an allowed class, without its constructor."""
@@ -171,7 +173,7 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
         self._check_callable(kind, args)
         if not isinstance(kind, type) or type(kwargs) is not dict:
             raise _refuse("not a class")
-        return self._noted(kind.__new__(kind, *args, **kwargs))
+        return self._noted(kind.__new__(kind, *args, **kwargs), (*args, *kwargs.values()))
 
     def load_build(self) -> None:
         """Give an object its state: its own, never a class's or one that others share."""
@@ -186,6 +188,8 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
             if type(part) is dict and any(_is_special(name) for name in part):
                 raise _refuse("a state with special names")
         super().load_build()
+        parts = state if type(state) is tuple else (state,)
+        self._noted(target, [v for part in parts if type(part) is dict for v in part.values()])
 
     def load_bytearray8(self) -> None:
         """Looks at the declared length before it allocates."""
@@ -196,18 +200,26 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
 
     # ---- Containers: filled only where they are some, hashed only within bounds ----
 
-    def _noted(self, made: Any) -> Any:
-        """Remember how much a tuple or frozenset that holds others is, and how deep."""
-        if isinstance(made, _NESTING) and any(isinstance(each, _NESTING) for each in made):
-            sizes, depths = zip(*map(self._extent, made), strict=True)
-            self._nested[id(made)] = (1 + sum(sizes), 1 + max(depths), made)
+    def _noted(self, made: Any, parts: Iterable[Any] = ()) -> Any:
+        """Remember how much *made* is, and how deep, if it may take its *parts* to hash it."""
+        if isinstance(made, _NESTING):
+            parts = made
+            if not any(isinstance(each, _NESTING) or id(each) in self._nested for each in made):
+                return made  # its length says it
+        elif type(made) in _COUNTED_AS_ONE:
+            return made
+        size, depth = self._extent(made) if id(made) in self._nested else (1, 0)
+        for each in parts:
+            more, below = self._extent(each)
+            size, depth = size + more, max(depth, 1 + below)
+        self._nested[id(made)] = (size, depth, made)
         return made
 
     def _extent(self, value: Any) -> tuple[int, int]:
         """Items and depth, as a hash or a comparison meets them."""
-        if not isinstance(value, _NESTING):
-            return 1, 0
-        size, depth, _ = self._nested.get(id(value), (1 + len(value), 1, None))
+        size, depth, _ = self._nested.get(id(value), (1, 0, None))
+        if depth == 0 and isinstance(value, _NESTING):
+            return 1 + len(value), 1
         return size, depth
 
     def _will_hash(self, keys: Iterable[Any]) -> None:
@@ -215,7 +227,7 @@ class RestrictedUnpickler(_InPython):  # type: ignore[misc]
             size, depth = self._extent(key)
             self._budget -= size
             if self._budget < 0 or depth > HASH_DEPTH:
-                raise _refuse("tuples or frozensets in one another")
+                raise _refuse("too many things in one another to hash")
 
     def _will_fill(self, container: Any) -> None:
         if type(container) not in self._filled:
