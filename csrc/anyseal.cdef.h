@@ -155,6 +155,22 @@ size_t anyseal_arena_unlocked(void);
  * are first touched. Needs no GIL. */
 void anyseal_huge_pages(const uint8_t *out, size_t len);
 
+/* ---- cuts.c: where a long message can be cut. Each looks at `budget` bytes from `at` at most ---- */
+
+/* The offset behind as many whole items of MessagePack as fit, up to `most`, of `each` values; their
+ * number to `items`. 0 of them: the first is longer. Negative if the message is cut or malformed. */
+int64_t anyseal_msgpack_cut(uint64_t *items, const uint8_t *data, size_t len, size_t at,
+                            uint64_t most, uint64_t each, size_t budget);
+
+/* In a JSON array or object, from the beginning of an element: the offset of the bracket that ends
+ * it, else of the last comma between two elements; 0: the first is longer. Negative if neither
+ * stands before the end. */
+int64_t anyseal_json_cut(const uint8_t *data, size_t len, size_t at, size_t budget);
+
+/* Within a JSON text, from the beginning of a character: the offset of the quote that ends it, else
+ * of another character. Negative if neither stands before the end. */
+int64_t anyseal_json_text_cut(const uint8_t *data, size_t len, size_t at, size_t budget);
+
 /* ---- derive.c: HMAC-SHA256 and HKDF-Expand-SHA256 on slots ---- */
 
 /* Derive(key, label, data) = HKDF-Expand-SHA256(key, "anyseal v1 " || label || 00 || data, 32)

@@ -28,6 +28,7 @@ __all__ = [
     "fresh_bytes",
     "fresh_text",
     "joined",
+    "joined_text",
 ]
 
 LARGE_BYTES = 1 << 16
@@ -167,18 +168,18 @@ def decoded(data: bytes, pause: Callable[[], object] = _go_on) -> str:
         parts.append(part)
         at += used
         pause()
-    return _joined(parts, pause)
+    return joined_text(parts, pause)
 
 
 _MAXIMA = {1: 0xFF, 2: 0xFFFF, 4: 0x10FFFF}
 
 
-def _joined(parts: list[str], pause: Callable[[], object]) -> str:
-    """``"".join(parts)`` of text that is not all ASCII, a part at a time."""
-    if _new_text is None or _copy_text is None:
-        return "".join(parts)
+def joined_text(parts: list[str], pause: Callable[[], object] = _go_on) -> str:
+    """``"".join(parts)`` of new parts, a part at a time."""
     length = sum(map(len, parts))
-    largest = max(map(_largest, parts))
+    if length < LARGE_BYTES or _new_text is None or _copy_text is None:
+        return "".join(parts)
+    largest = max(_largest(part) for part in parts if part)
     out: str = _new_text(length, largest)
     lib.anyseal_huge_pages(ffi.cast("uint8_t *", id(out)), sys.getsizeof(out))
     at = 0

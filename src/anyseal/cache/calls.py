@@ -11,7 +11,7 @@ from anyseal.cache.herd import Herd
 from anyseal.cache.options import tag_names
 from anyseal.cache.policy import UNSET
 from anyseal.cache.shelf import Shelf
-from anyseal.cache.values import INLINE_DECODE_BYTES, Values
+from anyseal.cache.values import Values
 from anyseal.errors import FormatError
 
 __all__ = ["Calls"]
@@ -41,15 +41,19 @@ class Calls:
 
     def _hit(self, function: CachedFunction, entry: Entry | None, what: str) -> Any:
         """The result in *entry*, if it is a usual one; UNSET if the herd must look at it."""
+        payloads = self._shelf.payloads
         if (
             entry is None
             or entry.kind > NONE
             or entry.fresh_until
-            or len(entry.payload) > INLINE_DECODE_BYTES
+            or (
+                len(entry.payload) > payloads.inline_bytes
+                and payloads.is_long(entry.kind, entry.payload)
+            )
         ):
             return UNSET
         try:
-            value = self._shelf.payloads.decoded(entry.kind, entry.payload, function.type)
+            value = payloads.decoded(entry.kind, entry.payload, function.type)
         except FormatError:  # its annotation is wrong: the long way tells, and never fails
             return UNSET
         self._shelf.observer.count(what)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from anyseal.cache.codecs.steps import ChangedError
 from anyseal.cache.entry import ERROR, Entry
+from anyseal.cache.kit import stepped
 from anyseal.cache.policy import UNSET
 from anyseal.cache.shelf import Shelf
 from anyseal.errors import BackendError, one_line
@@ -113,13 +115,17 @@ class Computation:
             self.warn(shelf, "an exception cannot be kept", error)
         return found
 
-    def prepared(self, shelf: Shelf, value: Any) -> tuple[int, Any] | None:
+    async def prepared(self, shelf: Shelf, value: Any) -> tuple[int, Any] | None:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
         not be. Raises TypeError, ValueError."""
+        payloads = shelf.payloads
         try:
-            return shelf.payloads.prepared_result(value, self.type)
-        except (TypeError, ValueError) as exc:
-            if not self.lenient:
+            found = payloads.prepared_result(value, self.type)
+            if found is not None:
+                return found
+            return await stepped(payloads.preparing_result(value, self.type))
+        except (TypeError, ValueError, ChangedError) as exc:
+            if not self.lenient and not isinstance(exc, ChangedError):
                 raise
             if shelf.observer.first((self.name, value.__class__)):
                 where = getattr(exc, "discreet", "no detail")

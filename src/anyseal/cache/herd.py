@@ -180,7 +180,7 @@ class Herd:
                 options = work.options(shelf, tags, exc, started)
                 await self._keep(work, *kept, options, lease)
             raise
-        prepared = work.prepared(shelf, value)
+        prepared = await work.prepared(shelf, value)
         if prepared is None:
             return Computed(value)
         options = work.options(shelf, tags, value, started)

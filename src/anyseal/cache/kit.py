@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 from anyio import fail_after, move_on_after, sleep
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
 from anyseal.errors import BackendError
 from anyseal.flight import SingleFlight as Flight
@@ -25,6 +25,7 @@ from anyseal.tasks import Background as _Background
 from anyseal.tasks import each_awaited
 
 if TYPE_CHECKING:
+    from anyseal.cache.codecs.steps import Steps
     from anyseal.cache.local import LocalLayer
     from anyseal.cache.policy import CachePolicy
     from anyseal.ports import BackendTraits
@@ -46,6 +47,7 @@ __all__ = [
     "pages_of",
     "shielded",
     "sleep",
+    "stepped",
     "watching",
 ]
 
@@ -115,6 +117,27 @@ async def end_pages(pages: Any, policy: CachePolicy) -> None:
 async def asked(keyring: Any, method: str, *args: Any) -> Any:
     """The answer of a keyring that must wait for it."""
     return await getattr(keyring, method)(*args)
+
+
+async def stepped(steps: Steps[T]) -> T:
+    """What *steps* return. Others run between two steps; what one asks for is called in a worker
+    thread."""
+    result: Any = None
+    failure: Exception | None = None
+    with contextlib.closing(steps):
+        while True:
+            try:
+                wanted = steps.send(result) if failure is None else steps.throw(failure)
+            except StopIteration as end:
+                return cast(T, end.value)
+            result = failure = None
+            if wanted is None:
+                await checkpoint()
+                continue
+            try:
+                result = await away(wanted)
+            except Exception as exc:
+                failure = exc
 
 
 async def called(factory: Callable[[], Awaitable[T]]) -> T:

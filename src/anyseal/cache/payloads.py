@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 from anyseal.cache.codecs import MessagePackCodec, RawCodec
 from anyseal.cache.codecs.base import Codec
+from anyseal.cache.codecs.steps import Steps, decoding, light, light_result
 from anyseal.cache.entry import ERROR, NONE, RAW, VALUE
 from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.cache.policy import CachePolicy
@@ -15,7 +17,13 @@ from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
 from anyseal.pages import copied
 
-__all__ = ["Payloads"]
+__all__ = ["INLINE_DECODE_BYTES", "Payloads"]
+
+INLINE_DECODE_BYTES = 1 << 15
+"""What is decoded in one step: about 1 ms, and some more of tagged values."""
+
+INLINE_COPY_BYTES = 1 << 20
+"""What is copied in one step, or decoded by a codec that has no steps."""
 
 _BYTES_TYPES = (Any, bytes, object, bytes | None)
 """What bytes that no codec touched may be asked for as."""
@@ -27,11 +35,15 @@ class Payloads:
     def __init__(self, codec: Codec, policy: CachePolicy) -> None:
         self._codec = codec
         self._policy = policy
+        self._cuts = hasattr(codec, "decode_steps")
+        self.inline_bytes = -1 if hasattr(codec, "is_long") else INLINE_DECODE_BYTES
+        """Up to here :meth:`is_long` need not be asked."""
         # Its bytes come back as bytes: large ones need not go through it.
         self._bytes_pass = isinstance(codec, (MessagePackCodec, RawCodec))
 
-    def prepared(self, value: Any) -> tuple[int, bytes]:
-        """*value* as an entry's kind and payload.
+    def prepared(self, value: Any) -> tuple[int, bytes] | None:
+        """*value* as an entry's kind and payload; None if that takes the steps of
+        :meth:`preparing`.
 
         Raises:
             TypeError: It cannot be encoded; the message names the path.
@@ -47,9 +59,14 @@ class Payloads:
                 if isinstance(value, memoryview):
                     value = value.cast("B") if value.c_contiguous else bytes(value)
                 return RAW, value
-        return VALUE, self._bounded(self._codec.encode(value))
+        return self._valued(light(self._codec, value))
 
-    def prepared_result(self, value: Any, type: Any) -> tuple[int, bytes]:
+    def preparing(self, value: Any) -> Steps[tuple[int, bytes]]:
+        """:meth:`prepared` in steps. Raises ChangedError, too."""
+        payload = yield from self._codec.encode_steps(value)  # type: ignore[attr-defined]
+        return VALUE, self._bounded(payload)
+
+    def prepared_result(self, value: Any, type: Any) -> tuple[int, bytes] | None:
         """As :meth:`prepared`, for what a function returned: a hit must have the types of the miss.
 
         Raises:
@@ -62,12 +79,36 @@ class Payloads:
             raise TypeError(f"{self._codec.name} brings back bytes, not a {kind.__name__}")
         if encode is None or value is None or kind is bytes:
             return self.prepared(value)
-        return VALUE, self._bounded(encode(value, type))
+        return self._valued(light_result(self._codec, value, type))
+
+    def preparing_result(self, value: Any, type: Any) -> Steps[tuple[int, bytes]]:
+        """:meth:`prepared_result` in steps. Raises ChangedError, too."""
+        payload = yield from self._codec.result_steps(value, type)  # type: ignore[attr-defined]
+        return VALUE, self._bounded(payload)
+
+    def _valued(self, payload: bytes | None) -> tuple[int, bytes] | None:
+        return None if payload is None else (VALUE, self._bounded(payload))
 
     def _bounded(self, payload: bytes) -> bytes:
         if len(payload) > self._policy.max_bytes:
             raise ValueError(f"the value encodes to more than {self._policy.max_bytes:,} bytes")
         return payload
+
+    def is_long(self, kind: int, payload: Any) -> bool:
+        """Whether decoding, or copying, *payload* would hold the event loop up."""
+        if kind == VALUE:
+            tells = getattr(self._codec, "is_long", None)
+            if tells is not None:
+                return bool(tells(payload))
+            return len(payload) > (INLINE_DECODE_BYTES if self._cuts else INLINE_COPY_BYTES)
+        return len(payload) > INLINE_COPY_BYTES and payload.__class__ is not bytes
+
+    def decoding(self, kind: int, payload: Any, type: Any) -> Steps[Any]:
+        """:meth:`decoded` in steps."""
+        if kind == VALUE:
+            return (yield from decoding(self._codec, payload, type))
+        value = yield functools.partial(self.decoded, kind, payload, type)
+        return value
 
     def decoded(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for. Raises FormatError, or what was cached."""

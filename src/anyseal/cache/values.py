@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anyseal.cache.entry import ERROR, LARGE, VALUE, Entry
-from anyseal.cache.kit import away
+from anyseal.cache.entry import ERROR, LARGE, Entry
+from anyseal.cache.kit import stepped
 from anyseal.cache.lease import Lease
 from anyseal.cache.opening import NOT_OPENED
 from anyseal.cache.pieces import (
@@ -29,8 +29,6 @@ __all__ = ["Values"]
 
 ATTEMPTS = 4
 """How often an object that was replaced while it was read is looked for again."""
-
-INLINE_DECODE_BYTES = 1 << 20
 
 
 class Values:
@@ -64,17 +62,23 @@ class Values:
             entry = there
         return None
 
-    @staticmethod
-    def _is_long(kind: int, payload: Any) -> bool:
-        """Whether decoding, or copying, *payload* would hold the event loop up."""
-        copies = kind == VALUE or payload.__class__ is not bytes
-        return len(payload) > INLINE_DECODE_BYTES and copies
+    async def prepared(self, value: Any) -> tuple[int, Any]:
+        """*value* as an entry's kind and payload.
+
+        Raises:
+            TypeError, ValueError: As ``Payloads.prepared``.
+            ChangedError: It is long, and was changed while it was encoded.
+        """
+        payloads = self._shelf.payloads
+        found = payloads.prepared(value)
+        return found if found is not None else await stepped(payloads.preparing(value))
 
     async def decoded(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for. Raises FormatError."""
-        if self._is_long(kind, payload):
-            return await away(self._shelf.payloads.decoded, kind, payload, type)
-        return self._shelf.payloads.decoded(kind, payload, type)
+        payloads = self._shelf.payloads
+        if payloads.is_long(kind, payload):
+            return await stepped(payloads.decoding(kind, payload, type))
+        return payloads.decoded(kind, payload, type)
 
     async def value(
         self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
@@ -92,7 +96,7 @@ class Values:
                     return UNSET
                 kind, payload = found
             try:
-                if self._is_long(kind, payload):
+                if len(payload) > shelf.payloads.inline_bytes:
                     return await self.decoded(kind, payload, type)
                 return shelf.payloads.decoded(kind, payload, type)
             except FormatError as exc:

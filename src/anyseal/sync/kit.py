@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import sleep
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from anyseal import offload
 from anyseal.errors import BackendError
@@ -20,6 +20,9 @@ from anyseal.flight import ThreadFlight as Flight
 from anyseal.patience import Bounds
 from anyseal.ports import LocalKeyring
 from anyseal.sync.leases import renewer
+
+if TYPE_CHECKING:
+    from anyseal.cache.codecs.steps import Steps
 
 __all__ = [
     "WAITS",
@@ -38,6 +41,7 @@ __all__ = [
     "pages_of",
     "shielded",
     "sleep",
+    "stepped",
     "watching",
 ]
 
@@ -124,6 +128,25 @@ def away(function: Callable[..., T], *args: Any) -> T:
 
 def breathe(done: int) -> None:
     """Nothing: no other task waits for this thread."""
+
+
+def stepped(steps: Steps[T]) -> T:
+    """What *steps* return. Other threads run between two of them."""
+    result: Any = None
+    failure: Exception | None = None
+    with contextlib.closing(steps):
+        while True:
+            try:
+                wanted = steps.send(result) if failure is None else steps.throw(failure)
+            except StopIteration as end:
+                return cast(T, end.value)
+            result = failure = None
+            if wanted is None:
+                continue
+            try:
+                result = wanted()
+            except Exception as exc:
+                failure = exc
 
 
 def called(factory: Callable[[], T]) -> T:

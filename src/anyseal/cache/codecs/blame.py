@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["blame", "fields_of"]
+__all__ = ["blame", "fields_of", "named"]
 
 _DEPTH = 1000
 _SHOWN = 20
@@ -68,7 +68,8 @@ def _shown(path: list[str]) -> str:
     return "".join([*path[: _SHOWN // 2], "...", *path[-_SHOWN // 2 :]])
 
 
-def _named(key: Any, shown: bool) -> str:
+def named(key: Any, shown: bool) -> str:
+    """A key as a step of a path; only *shown* if it looks like a field's name."""
     plain = shown and type(key) is str and len(key) <= _KEY_CHARACTERS and key.isidentifier()
     return f".{key}" if plain else "[...]"
 
@@ -77,8 +78,8 @@ def _children(value: Any, keys: bool) -> Iterator[tuple[str, Any, Any]]:
     """The step to each thing in *value*, the thing, and what to encode to try it."""
     if isinstance(value, dict):
         for key, each in list(value.items()):
-            yield _named(key, keys), key, {key: None}
-            yield _named(key, keys), each, each
+            yield named(key, keys), key, {key: None}
+            yield named(key, keys), each, each
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for name, each in zip(value._fields, value, strict=False):
             yield f".{name}", each, each

@@ -10,6 +10,7 @@ What steers reading stands last, so that plain data begins where the bytes do.
 
 from __future__ import annotations
 
+import functools
 import sys
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,14 @@ from importlib import import_module
 from typing import Any, cast
 
 from anyseal.cache.codecs.base import Codec, check_bytes, check_name
+from anyseal.cache.codecs.steps import (
+    Steps,
+    decoding,
+    encoding,
+    encoding_result,
+    light,
+    light_result,
+)
 from anyseal.errors import ConfigurationError, FormatError, MissingExtraError
 
 __all__ = ["Compressed"]
@@ -27,6 +36,8 @@ _ENOUGH = 0.9
 """What a sample must shrink to for the whole to be compressed."""
 
 _PIECES = 4
+INLINE_BYTES = 1 << 15
+"""What is compressed, or decompressed and decoded, in one step."""
 
 
 class Compressed:
@@ -92,6 +103,40 @@ class Compressed:
         encode = getattr(self._codec, "encode_result", None)
         return self._packed(self._codec.encode(value) if encode is None else encode(value, type))
 
+    def encode_light(self, value: Any) -> bytes | None:
+        """As :meth:`encode`; None if that takes more than one step."""
+        return self._packed_light(light(self._codec, value))
+
+    def _packed_light(self, data: bytes | None) -> bytes | None:
+        return None if data is None or len(data) > INLINE_BYTES else self._packed(data)
+
+    def result_light(self, value: Any, type: Any = Any) -> bytes | None:
+        """As :meth:`encode_result`; None if that takes more than one step."""
+        return self._packed_light(light_result(self._codec, value, type))
+
+    def encode_steps(self, value: Any) -> Steps[bytes]:
+        """As :meth:`encode`, in steps: it compresses in a worker thread."""
+        data = yield from encoding(self._codec, value)
+        packed: bytes = yield functools.partial(self._packed, data)
+        return packed
+
+    def result_steps(self, value: Any, type: Any = Any) -> Steps[bytes]:
+        """As :meth:`encode_result`, in steps."""
+        data = yield from encoding_result(self._codec, value, type)
+        packed: bytes = yield functools.partial(self._packed, data)
+        return packed
+
+    def is_long(self, data: bytes | memoryview) -> bool:
+        """Whether decompressing, or decoding, *data* takes more than one step."""
+        plain = not len(data) or data[-1] == _PLAIN
+        size = len(data) if plain else int.from_bytes(data[-_TRAILER_BYTES:-1])
+        return size > INLINE_BYTES
+
+    def decode_steps(self, data: bytes | memoryview, type: Any = Any) -> Steps[Any]:
+        """As :meth:`decode`, in steps: it decompresses in a worker thread."""
+        plain = yield functools.partial(self._unpacked, data)
+        return (yield from decoding(self._codec, plain, type))
+
     def _packed(self, data: bytes) -> bytes:
         if self._min_size <= len(data) <= self._max_size and self._gains(data):
             packed = self._compress(data)
@@ -117,11 +162,15 @@ class Compressed:
 
         Cost: memory for at most what it declares, and at most *max_size*.
         """
+        return self._codec.decode(self._unpacked(data), type)
+
+    def _unpacked(self, data: bytes | memoryview) -> bytes | memoryview:
+        """What the codec wrote."""
         check_bytes(data)
         if not len(data):
             raise FormatError(f"not what {self.name} writes")
         if data[-1] == _PLAIN:
-            return self._codec.decode(memoryview(data)[:-1], type)
+            return memoryview(data)[:-1]
         size = int.from_bytes(data[-_TRAILER_BYTES:-1])
         if data[-1] != self._number or len(data) <= _TRAILER_BYTES or size > self._max_size:
             raise FormatError(f"not what {self.name} writes")
@@ -134,7 +183,7 @@ class Compressed:
             plain = None
         if plain is None or len(plain) != size:
             raise FormatError(f"not what {self.name} writes: it does not decompress")
-        return self._codec.decode(plain, type)
+        return plain
 
     def __repr__(self) -> str:
         return f"<Compressed {self.name}>"

@@ -8,19 +8,34 @@ from __future__ import annotations
 import contextlib
 import typing
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from anyseal.cache.codecs.base import check_bytes
 from anyseal.cache.codecs.blame import blame
+from anyseal.cache.codecs.readers import JSONReader, MessageReader, TaggedReader, converted
+from anyseal.cache.codecs.steps import (
+    NotPlainError,
+    RefusedError,
+    Steps,
+    gathered,
+    survey,
+    written,
+)
 from anyseal.cache.codecs.tagged import (
+    AS_IT_WAS,
+    TAGGED,
     UntaggedError,
     is_plain,
     is_wrapped,
+    pack,
     refuse_extension,
     same,
     unwrap,
     wrap,
+    wrapped_body,
 )
+from anyseal.cache.codecs.writers import JSONWriter, MessageWriter, TaggedWriter, ext_head
 from anyseal.errors import ConfigurationError, FormatError, MissingExtraError
 
 try:
@@ -30,6 +45,7 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 
 __all__ = ["JSONCodec", "MessagePackCodec"]
 
+_CANNOT_BRING_BACK = "cannot bring back, without a type that says what it is,"
 _DECODERS = 512
 """Types whose decoders are kept."""
 
@@ -42,6 +58,8 @@ class _MessageCodec:
     """As settings and messages say it."""
     _format: Any
     _dump_mode: str
+    _writer: Any
+    _reader: Any
     _hooks: dict[str, Any] = {}  # noqa: RUF012 - not changed
 
     def __init__(
@@ -90,14 +108,72 @@ class _MessageCodec:
         if found is not None:
             return found
         self.encode(value)
-        raise self._refusal(
-            "cannot bring back, without a type that says what it is,", value, self._exact
-        )
+        raise self._refusal(_CANNOT_BRING_BACK, value, self._exact)
+
+    # ---- in steps
+
+    def encode_light(self, value: Any) -> bytes | None:
+        """:meth:`encode` of a value that is little enough for one step; else None."""
+        return None if survey(value) is None else self.encode(value)
+
+    def result_light(self, value: Any, type: Any = Any) -> bytes | None:
+        """:meth:`encode_result` of such a value."""
+        return None if survey(value) is None else self.encode_result(value, type)
+
+    def encode_steps(self, value: Any) -> Steps[bytes]:
+        """:meth:`encode` in steps; also raises ChangedError."""
+        writer = self._writer(self._part)
+        try:
+            pieces = yield from written(value, writer)
+        except RefusedError as exc:
+            error = self._refusal("cannot encode", exc, self._encode)
+        else:
+            return (yield from gathered(pieces))
+        raise error
+
+    def result_steps(self, value: Any, type: Any = Any) -> Steps[bytes]:
+        """:meth:`encode_result` in steps; also raises ChangedError."""
+        writer = self._writer(self._part, verify=self._verify)
+        try:
+            pieces = yield from written(value, writer, type)
+        except RefusedError as exc:
+            error = self._refusal(_CANNOT_BRING_BACK, exc, self._exact)
+        else:
+            return (yield from gathered(pieces))
+        raise error
+
+    def decode_steps(self, data: bytes | memoryview, type: Any = Any) -> Steps[Any]:
+        """:meth:`decode` in steps."""
+        if type is not Any:
+            self.decoder(type)
+        try:
+            return (yield from self._reading(data, type))
+        except MemoryError:
+            raise
+        except Exception as exc:
+            reason = exc.__class__.__name__
+        raise FormatError(f"not what {self.label} writes for {_type_name(type)} ({reason})")
+
+    def _reading(self, data: bytes | memoryview, type: Any) -> Steps[Any]:
+        return (yield from self._reader(data, self._decoded).whole(type))
+
+    def _decoded(self, data: Any, type: Any) -> Any:
+        return self._decode_any(data) if type is Any else self.decoder(type)(data)
+
+    def _part(self, value: Any, depth: int) -> bytes:
+        data: bytes = self._encode(value)
+        return data
+
+    def _verify(self, part: Any, data: bytes, type: Any) -> None:
+        """Raises unless a part comes back as it is."""
+        if not same(part, self._decoded(data, type)):
+            raise UntaggedError
 
     def _refusal(self, what: str, value: Any, encode: Callable[[Any], object]) -> TypeError:
         """The error that says where in *value* the thing is; its ``discreet`` is for a log."""
-        error = TypeError(f"{self.label} {what} {blame(value, encode)}")
-        error.discreet = f"{self.label} {what} {blame(value, encode, keys=False)}"  # type: ignore[attr-defined]
+        find: Any = value.blame if isinstance(value, RefusedError) else partial(blame, value)
+        error = TypeError(f"{self.label} {what} {find(encode)}")
+        error.discreet = f"{self.label} {what} {find(encode, keys=False)}"  # type: ignore[attr-defined]
         return error
 
     def _as_it_was(self, value: Any, type: Any) -> bytes | None:
@@ -198,8 +274,76 @@ class MessagePackCodec(_MessageCodec):
     name = "msgpack2"
     label = "msgpack"
     _format = msgspec.msgpack
+    _writer = MessageWriter
+    _reader = MessageReader
     _dump_mode = "python"
     _hooks = {"ext_hook": refuse_extension}  # noqa: RUF012 - not changed
+
+    def encode_light(self, value: Any) -> bytes | None:
+        """:meth:`encode` of a value that is little enough for one step; else None."""
+        plain = survey(value)
+        if plain:
+            try:
+                return self._part(value, 0)
+            except Exception:  # which is told below
+                return self.encode(value)
+        return None if plain is None else self.encode(value)
+
+    def result_light(self, value: Any, type: Any = Any) -> bytes | None:
+        """:meth:`encode_result` of such a value."""
+        if type is Any:
+            return (
+                self.encode_light(value)
+                if (plain := survey(value))
+                else (None if plain is None else self.encode_result(value))
+            )
+        return super().result_light(value, type)
+
+    def encode_steps(self, value: Any) -> Steps[bytes]:
+        """:meth:`encode` in steps."""
+        found = yield from self._tried(value, False)
+        if found is not None:
+            return found
+        # A model, which comes back where the type says so; or what cannot be encoded.
+        return (yield from super().encode_steps(value))
+
+    def result_steps(self, value: Any, type: Any = Any) -> Steps[bytes]:
+        """:meth:`encode_result` in steps."""
+        if type is not Any:
+            with contextlib.suppress(RefusedError, OverflowError, TypeError):
+                writer = self._writer(self._part, verify=self._verify)
+                pieces = yield from written(value, writer, type)
+                return (yield from gathered(pieces))
+        found = yield from self._tried(value, True)
+        if found is not None:
+            return found
+        yield from super().encode_steps(value)
+        return (yield from super().result_steps(value))
+
+    def _tried(self, value: Any, as_it_was: bool) -> Steps[bytes | None]:
+        """*value* as plain data or with its types, or None."""
+        try:
+            pieces = yield from written(value, self._writer(self._part, only_plain=True))
+        except (NotPlainError, OverflowError, RefusedError):
+            try:
+                pieces = yield from written(value, TaggedWriter(pack))
+            except (UntaggedError, RefusedError):
+                return None
+            code = AS_IT_WAS if as_it_was else TAGGED
+            pieces.insert(0, ext_head(code, sum(map(len, pieces))))
+        return (yield from gathered(pieces))
+
+    def _reading(self, data: bytes | memoryview, type: Any) -> Steps[Any]:
+        if not is_wrapped(data):
+            return (yield from super()._reading(data, type))
+        code, body = wrapped_body(data)
+        value = yield from TaggedReader(body).whole(Any)
+        if code == AS_IT_WAS or type is Any:
+            return value
+        return (yield from converted(value, type, self._convert))
+
+    def _convert(self, value: Any, type: Any) -> Any:
+        return msgspec.convert(value, type, dec_hook=self._load)
 
     def _encoded(self, value: Any) -> bytes:
         if is_plain(value):
@@ -231,7 +375,7 @@ class MessagePackCodec(_MessageCodec):
         if stays or type is Any:
             return value
         try:
-            return msgspec.convert(value, type, dec_hook=self._load)
+            return self._convert(value, type)
         except Exception as exc:
             reason = exc.__class__.__name__
         raise FormatError(f"not what {self.label} writes for {_type_name(type)} ({reason})")
@@ -252,6 +396,8 @@ class JSONCodec(_MessageCodec):
 
     name = label = "json"
     _format = msgspec.json
+    _writer = JSONWriter
+    _reader = JSONReader
     _dump_mode = "json"
 
 

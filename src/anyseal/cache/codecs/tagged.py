@@ -23,15 +23,24 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("the cache needs msgspec", "anyseal[cache]") from _exc
 
 __all__ = [
+    "AS_IT_WAS",
+    "FROZENSET",
+    "PAIRS",
+    "SCALARS",
+    "SET",
+    "TAGGED",
+    "TUPLE",
     "UntaggedError",
     "is_plain",
     "is_wrapped",
     "pack",
     "refuse_extension",
     "same",
+    "tagged_value",
     "unpack",
     "unwrap",
     "wrap",
+    "wrapped_body",
 ]
 
 DEPTH_MAX = 64
@@ -84,13 +93,13 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     return all(is_plain(each, depth + 1) for each in list(value))
 
 
-def pack(value: Any) -> bytes:
-    """*value* in MessagePack, with extensions where it needs them.
+def pack(value: Any, depth: int = 0) -> bytes:
+    """*value*, which is so deep in another, in MessagePack, with extensions where it needs them.
 
     Raises:
         UntaggedError: Something is not in the table, or nested too deep.
     """
-    return _encode(_tagged(value, 0))
+    return _encode(_tagged(value, depth))
 
 
 def wrap(value: Any, *, as_it_was: bool) -> bytes:
@@ -103,15 +112,21 @@ def is_wrapped(data: bytes | memoryview) -> bool:
     return len(data) > 0 and data[0] in _WRAPPED
 
 
-def unwrap(data: bytes | memoryview) -> tuple[Any, bool]:
-    """The value in a wrapped payload, and whether it stays as it was. Raises FormatError."""
+def wrapped_body(data: bytes | memoryview) -> tuple[int, memoryview]:
+    """The code and the data of a wrapped payload. Raises FormatError."""
     try:
         found = msgspec.msgpack.decode(data, type=Ext)
     except Exception:
         raise FormatError("not a tagged value") from None
     if found.code not in (AS_IT_WAS, TAGGED):
         raise FormatError("an extension that is not in the table")
-    return unpack(found.data), found.code == AS_IT_WAS
+    return found.code, memoryview(found.data)
+
+
+def unwrap(data: bytes | memoryview) -> tuple[Any, bool]:
+    """The value in a wrapped payload, and whether it stays as it was. Raises FormatError."""
+    code, body = wrapped_body(data)
+    return unpack(body), code == AS_IT_WAS
 
 
 def _tagged(value: Any, depth: int) -> Any:
@@ -281,6 +296,11 @@ class _Reader:
         return made
 
 
+def tagged_value(data: Any) -> Any:
+    """The value in *data*, in whatever form of those that mean the same. Raises anything."""
+    return _Reader().value(data)
+
+
 def unpack(data: Any) -> Any:
     """The value in *data*, which :func:`pack` made.
 
@@ -289,7 +309,7 @@ def unpack(data: Any) -> Any:
             a doubled key.
     """
     try:
-        value = _Reader().value(data)
+        value = tagged_value(data)
         if pack(value) != bytes(data):  # of each value there is one form
             raise ValueError("another form")
     except MemoryError:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from anyseal.cache.codecs.steps import ChangedError
 from anyseal.cache.entry import ERROR, Entry
 from anyseal.cache.policy import UNSET
 from anyseal.errors import BackendError, one_line
 from anyseal.sync._generated.shelf import Shelf
+from anyseal.sync.kit import stepped
 
 __all__ = ["LEFT", "POLL_FIRST", "POLL_MAX", "Computation", "Computed", "next_poll"]
 
@@ -117,10 +119,14 @@ class Computation:
     def prepared(self, shelf: Shelf, value: Any) -> tuple[int, Any] | None:
         """Kind and payload of what the factory returned; None if it cannot be stored, and need
         not be. Raises TypeError, ValueError."""
+        payloads = shelf.payloads
         try:
-            return shelf.payloads.prepared_result(value, self.type)
-        except (TypeError, ValueError) as exc:
-            if not self.lenient:
+            found = payloads.prepared_result(value, self.type)
+            if found is not None:
+                return found
+            return stepped(payloads.preparing_result(value, self.type))
+        except (TypeError, ValueError, ChangedError) as exc:
+            if not self.lenient and not isinstance(exc, ChangedError):
                 raise
             if shelf.observer.first((self.name, value.__class__)):
                 where = getattr(exc, "discreet", "no detail")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anyseal.cache.entry import ERROR, LARGE, VALUE, Entry
+from anyseal.cache.entry import ERROR, LARGE, Entry
 from anyseal.cache.pieces import (
     BlockingPieces,
     BlockingPieceSink,
@@ -22,15 +22,13 @@ from anyseal.keys import Key
 from anyseal.sync._generated.lease import Lease
 from anyseal.sync._generated.opening import NOT_OPENED
 from anyseal.sync._generated.shelf import Shelf
-from anyseal.sync.kit import away
+from anyseal.sync.kit import stepped
 from anyseal.sync.objects import ObjectReader, ObjectWriter
 
 __all__ = ["Values"]
 
 ATTEMPTS = 4
 """How often an object that was replaced while it was read is looked for again."""
-
-INLINE_DECODE_BYTES = 1 << 20
 
 
 class Values:
@@ -64,17 +62,23 @@ class Values:
             entry = there
         return None
 
-    @staticmethod
-    def _is_long(kind: int, payload: Any) -> bool:
-        """Whether decoding, or copying, *payload* would hold the event loop up."""
-        copies = kind == VALUE or payload.__class__ is not bytes
-        return len(payload) > INLINE_DECODE_BYTES and copies
+    def prepared(self, value: Any) -> tuple[int, Any]:
+        """*value* as an entry's kind and payload.
+
+        Raises:
+            TypeError, ValueError: As ``Payloads.prepared``.
+            ChangedError: It is long, and was changed while it was encoded.
+        """
+        payloads = self._shelf.payloads
+        found = payloads.prepared(value)
+        return found if found is not None else stepped(payloads.preparing(value))
 
     def decoded(self, kind: int, payload: Any, type: Any) -> Any:
         """The value that a payload stands for. Raises FormatError."""
-        if self._is_long(kind, payload):
-            return away(self._shelf.payloads.decoded, kind, payload, type)
-        return self._shelf.payloads.decoded(kind, payload, type)
+        payloads = self._shelf.payloads
+        if payloads.is_long(kind, payload):
+            return stepped(payloads.decoding(kind, payload, type))
+        return payloads.decoded(kind, payload, type)
 
     def value(
         self, partition: str, key: bytes, entry: Entry, type: Any, *, closed: bool = False
@@ -92,7 +96,7 @@ class Values:
                     return UNSET
                 kind, payload = found
             try:
-                if self._is_long(kind, payload):
+                if len(payload) > shelf.payloads.inline_bytes:
                     return self.decoded(kind, payload, type)
                 return shelf.payloads.decoded(kind, payload, type)
             except FormatError as exc:
