@@ -35,7 +35,6 @@ __all__ = [
     "MASTER",
     "NAMES",
     "PICKLED",
-    "STRUCTURED",
     "Bed",
     "Case",
     "Work",
@@ -121,7 +120,6 @@ class Case:
 
 CASES: list[Case] = []
 
-STRUCTURED = "a codec encodes and decodes the whole value at once"
 PICKLED = "a pickle or a message of the peer's format is made of the whole value at once"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyseal.cache import Cache, CachePolicy, MemoryBackend, SQLiteBackend, cached
 from anyseal.compat import asherah, cachekit, duck, lenzeye
-from payload_calls import CASES, MASTER, NAMES, PICKLED, STRUCTURED, Bed, Work, case, drained
+from payload_calls import CASES, MASTER, NAMES, PICKLED, Bed, Work, case, drained
 
 __all__ = ["CASES"]
 
@@ -74,8 +74,13 @@ def _cached(
     backend: str, payload: str, call: Callable[[Any, Cache], Awaitable[object]], fill: bool
 ) -> Callable[[Bed], AsyncIterator[Work]]:
     async def calling(bed: Bed) -> AsyncIterator[Work]:
-        value = {"bytes": lambda: bed.data, "value": lambda: bed.value, "text": lambda: bed.text,
-                 "view": lambda: memoryview(bed.data)}[payload]()  # fmt: skip
+        value = {
+            "bytes": lambda: bed.data,
+            "view": lambda: memoryview(bed.data),
+            "value": lambda: bed.value,
+            "text": lambda: bed.text,
+            "other text": lambda: bed.other_text,
+        }[payload]()
         async with cache_over(bed, backend) as cache:
             if fill:
                 assert await cache.set("key", value)
@@ -166,10 +171,9 @@ async def _decorated(bed: Bed) -> AsyncIterator[Work]:
 
 for _name in ("set", "get"):
     _call, _fill, _covered = _CACHE_CALLS[_name]
-    for _payload in ("value", "text"):
+    for _payload in ("value", "text", "other text"):
         case(
             f"cache.{_name} of {_payload}", f"anyseal.cache.Cache.{_name}", payload=_payload,
-            unbounded=STRUCTURED,
         )(_cached("memory", _payload, _call, _fill))  # fmt: skip
     case(f"cache.{_name} of a view over aiocache")(_cached("aiocache", "view", _call, _fill))
 

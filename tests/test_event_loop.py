@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import awaitables
-from payload_calls import PICKLED, STRUCTURED, Bed, Case
+from payload_calls import PICKLED, Bed, Case
 from payload_calls_stores import CASES
 from storage_servers import RedisServer
 
@@ -96,9 +96,8 @@ def _marked(case: Case) -> Any:
     marks = []
     if case.needs in ("s3", "http"):
         marks.append(pytest.mark.skip(reason="measured by bench/loop.py"))
-    elif case.unbounded in (PICKLED, STRUCTURED):
-        strict = case.payload != "text"  # which may land on pages that something left
-        marks.append(pytest.mark.xfail(strict=strict, reason=case.unbounded))
+    elif case.unbounded == PICKLED:
+        marks.append(pytest.mark.xfail(strict=True, reason=case.unbounded))
     elif case.unbounded:
         marks.append(pytest.mark.skip(reason=case.unbounded))
     if not case.often:

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyseal.cache.codecs import MessagePackCodec, RawCodec
 from anyseal.cache.codecs.base import Codec
-from anyseal.cache.codecs.steps import Steps, decoding, light, light_result
+from anyseal.cache.codecs.steps import INLINE_BYTES, Steps, decoding, is_long, light, light_result
 from anyseal.cache.entry import ERROR, NONE, RAW, VALUE
 from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.cache.policy import CachePolicy
@@ -17,13 +17,10 @@ from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
 from anyseal.pages import copied
 
-__all__ = ["INLINE_DECODE_BYTES", "Payloads"]
-
-INLINE_DECODE_BYTES = 1 << 15
-"""What is decoded in one step: about 1 ms, and some more of tagged values."""
+__all__ = ["Payloads"]
 
 INLINE_COPY_BYTES = 1 << 20
-"""What is copied in one step, or decoded by a codec that has no steps."""
+"""What is copied in one step."""
 
 _BYTES_TYPES = (Any, bytes, object, bytes | None)
 """What bytes that no codec touched may be asked for as."""
@@ -35,8 +32,7 @@ class Payloads:
     def __init__(self, codec: Codec, policy: CachePolicy) -> None:
         self._codec = codec
         self._policy = policy
-        self._cuts = hasattr(codec, "decode_steps")
-        self.inline_bytes = -1 if hasattr(codec, "is_long") else INLINE_DECODE_BYTES
+        self.inline_bytes = -1 if hasattr(codec, "is_long") else INLINE_BYTES
         """Up to here :meth:`is_long` need not be asked."""
         # Its bytes come back as bytes: large ones need not go through it.
         self._bytes_pass = isinstance(codec, (MessagePackCodec, RawCodec))
@@ -97,10 +93,7 @@ class Payloads:
     def is_long(self, kind: int, payload: Any) -> bool:
         """Whether decoding, or copying, *payload* would hold the event loop up."""
         if kind == VALUE:
-            tells = getattr(self._codec, "is_long", None)
-            if tells is not None:
-                return bool(tells(payload))
-            return len(payload) > (INLINE_DECODE_BYTES if self._cuts else INLINE_COPY_BYTES)
+            return is_long(self._codec, payload)
         return len(payload) > INLINE_COPY_BYTES and payload.__class__ is not bytes
 
     def decoding(self, kind: int, payload: Any, type: Any) -> Steps[Any]:

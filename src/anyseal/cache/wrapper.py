@@ -9,6 +9,8 @@ from typing import Any
 from anyseal import offload
 from anyseal.cache.codecs import RawCodec, codec_named
 from anyseal.cache.codecs.base import Codec, check_bytes
+from anyseal.cache.codecs.steps import decoding, encoding, is_long, light
+from anyseal.cache.kit import stepped
 from anyseal.errors import ConfigurationError
 from anyseal.keyring.static import StaticKeyring
 from anyseal.keys import Key
@@ -135,12 +137,18 @@ class EncryptionWrapper:
         self, value: Any, name: str | bytes, *, expires_at: float | datetime | None = None
     ) -> bytes:
         """:meth:`encode`, waiting for the keyring where it must; large values are sealed in a
-        worker thread. The codec runs on the event loop."""
+        worker thread, and encoded in steps, between which other tasks run.
+
+        Raises:
+            RuntimeError: *value* was changed while it was encoded.
+        """
         context = self._bound(name)
         key = await current_key(self._keyring, self._partition)
         data: Any = value
         if not isinstance(self._codec, RawCodec) or not isinstance(value, (bytearray, memoryview)):
-            data = self._codec.encode(value)  # the others are sealed as they are
+            data = light(self._codec, value)  # the others are sealed as they are
+            if data is None:
+                data = await stepped(encoding(self._codec, value))
         if memoryview(data).nbytes <= INLINE_BYTES[self._suite]:
             return seal_under(data, key, context, self._suite, expires_at)
         return await offload.run(seal_under, data, key, context, self._suite, expires_at)
@@ -149,7 +157,7 @@ class EncryptionWrapper:
         self, sealed: bytes | bytearray | memoryview, name: str | bytes, type: Any = Any
     ) -> Any:
         """:meth:`decode`, waiting for the keyring where it must; large values are opened in a
-        worker thread. The codec runs on the event loop."""
+        worker thread, and decoded in steps, between which other tasks run."""
         check_bytes(sealed)
         context = self._bound(name)
         key = await named_key(self._keyring, self._partition, key_id_of(sealed))
@@ -157,7 +165,9 @@ class EncryptionWrapper:
             data = open_under(sealed, key, context)
         else:
             data = await offload.run(open_under, sealed, key, context)
-        return self._codec.decode(data, type)
+        if not is_long(self._codec, data):
+            return self._codec.decode(data, type)
+        return await stepped(decoding(self._codec, data, type))
 
     def bind(self, name: str | bytes) -> BoundWrapper:
         """A serializer with one fixed name, for libraries that do not tell the entry's name.

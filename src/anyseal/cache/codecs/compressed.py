@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from anyseal.cache.codecs.base import Codec, check_bytes, check_name
 from anyseal.cache.codecs.steps import (
+    INLINE_BYTES,
     Steps,
     decoding,
     encoding,
@@ -36,8 +37,6 @@ _ENOUGH = 0.9
 """What a sample must shrink to for the whole to be compressed."""
 
 _PIECES = 4
-INLINE_BYTES = 1 << 15
-"""What is compressed, or decompressed and decoded, in one step."""
 
 
 class Compressed:

@@ -137,6 +137,7 @@ class _MessageCodec:
         try:
             pieces = yield from written(value, writer, type)
         except RefusedError as exc:
+            yield from self.encode_steps(value)
             error = self._refusal(_CANNOT_BRING_BACK, exc, self._exact)
         else:
             return (yield from gathered(pieces))
@@ -317,7 +318,6 @@ class MessagePackCodec(_MessageCodec):
         found = yield from self._tried(value, True)
         if found is not None:
             return found
-        yield from super().encode_steps(value)
         return (yield from super().result_steps(value))
 
     def _tried(self, value: Any, as_it_was: bool) -> Steps[bytes | None]:

@@ -19,6 +19,7 @@ from anyseal.cache.codecs.blame import blame, named
 from anyseal.cache.codecs.shapes import elements, entries
 
 __all__ = [
+    "INLINE_BYTES",
     "STEP_BYTES",
     "ChangedError",
     "NotPlainError",
@@ -29,6 +30,7 @@ __all__ = [
     "encoding",
     "encoding_result",
     "gathered",
+    "is_long",
     "light",
     "light_result",
     "survey",
@@ -40,6 +42,12 @@ Steps = Generator[Callable[[], Any] | None, Any, T]
 
 STEP_BYTES = 1 << 16
 """Of encoded data, at a time."""
+
+INLINE_BYTES = 1 << 15
+"""What is decoded in one step: about 1 ms, and some more of tagged values."""
+
+UNCUT_BYTES = 1 << 20
+"""What is decoded on the event loop by a codec that has no steps."""
 
 STEP_ITEMS = 6000
 """Things in what is encoded at a time: about 1 ms."""
@@ -335,6 +343,14 @@ def light_result(codec: Any, value: Any, type: Any) -> Any:
         return encode(value, type)
     encode = getattr(codec, "encode_result", None)
     return codec.encode(value) if encode is None else encode(value, type)
+
+
+def is_long(codec: Any, data: Any) -> bool:
+    """Whether decoding *data* takes more than one step."""
+    tells = getattr(codec, "is_long", None)
+    if tells is not None:
+        return bool(tells(data))
+    return len(data) > (INLINE_BYTES if hasattr(codec, "decode_steps") else UNCUT_BYTES)
 
 
 def decoding(codec: Any, data: Any, type: Any) -> Steps[Any]:
