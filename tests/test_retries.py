@@ -91,10 +91,16 @@ async def test_retries_of_the_program_are_its_own(caplog: pytest.LogCaptureFixtu
     assert ["anyseal.retries", "stamina"] == names
 
 
-def test_retries_write_nothing_where_no_logging_is_set_up() -> None:
-    """A bare line on stderr is noise to a program, and breaks what parses its output."""
-    assert [] == said(
-        run_python("""
+@pytest.mark.parametrize("structlog", [False, True])
+def test_retries_write_nothing_where_no_logging_is_set_up(structlog: bool) -> None:
+    """A bare line is noise to a program, and breaks what parses its output: where structlog is
+    installed, stamina's lines went to standard output, into what `anyseal s3 cat` writes."""
+    ran = run_python(f"""
+        import sys, types
+        def get_logger(name):
+            return types.SimpleNamespace(warning=lambda text, **more: print(text))
+        theirs = types.SimpleNamespace(get_logger=get_logger)
+        sys.modules["structlog"] = theirs if {structlog} else None
         import anyio, stamina
         from anyseal.errors import SourceError
         from anyseal.retries import retried
@@ -107,5 +113,13 @@ def test_retries_write_nothing_where_no_logging_is_set_up() -> None:
             except SourceError:
                 pass
         anyio.run(main)
+        if {structlog}:
+            @stamina.retry(on=ValueError, attempts=2)
+            def theirs():
+                raise ValueError
+            try:
+                theirs()
+            except ValueError:
+                print("theirs")
     """)
-    )
+    assert ["stamina.retry_scheduled"] * 2 * structlog + ["theirs"] * structlog == said(ran)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyseal.errors import AnysealError, MissingExtraError, one_line
 
@@ -18,9 +18,6 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of(
         "AWS and Vault need stamina", "anyseal[aws]' or 'anyseal[vault]"
     ) from _exc
-
-# stamina imports its instrumentation at the first retry; not in the middle of an event loop.
-stamina.instrumentation.get_on_retry_hooks()
 
 __all__ = ["retried"]
 
@@ -43,7 +40,19 @@ class _NotOurs(logging.Filter):
         return not _ours.get()
 
 
+def _without_ours(hook: Any) -> Any:
+    """*hook*, or what stands for it if it tells structlog, which prints to standard output unless
+    it is set up: it is not told of retries of ours."""
+    if not getattr(hook, "__module__", "").endswith("._structlog"):
+        return hook
+    return lambda details: None if _ours.get() else hook(details)
+
+
 logging.getLogger("stamina").addFilter(_NotOurs())
+# Asked for now: stamina imports its instrumentation at the first retry, in the middle of a loop.
+_hooks = stamina.instrumentation.get_on_retry_hooks()
+if _hooks != (_told := tuple(map(_without_ours, _hooks))):
+    stamina.instrumentation.set_on_retry_hooks(_told)
 
 
 def _retryable(exc: Exception) -> bool:
