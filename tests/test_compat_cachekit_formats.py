@@ -520,7 +520,7 @@ def test_cachekit_arrow_serializer(compression: str) -> None:
         "arrow": pa.table(columns),
     }
     for kind, table in frames.items():
-        serializer = cachekit.ArrowSerializer(kind, compression)
+        serializer = cachekit.ArrowSerializer(kind, compression=compression)
         data, metadata = serializer.serialize(table)
         assert (compression != "none") == metadata.compressed
         assert b"ARROW1" == data[8:14]

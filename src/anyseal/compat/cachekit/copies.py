@@ -102,7 +102,7 @@ class Copies:
         """
         seconds = self._ttl if left is None else min(self._ttl, left / 1000)
         seconds -= MARGIN_SECONDS
-        if seconds > 0:
+        if seconds > 0 and type(stored) is bytes:  # what can change is no copy
             self._layer.put(self._place(key, tenant), key, stored, seconds, version)
 
     def drop(self, key: str) -> None:

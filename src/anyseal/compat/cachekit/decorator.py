@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from anyseal import offload
 from anyseal.compat.cachekit.copies import Copies
@@ -19,7 +19,7 @@ from anyseal.compat.cachekit.errors import (
 )
 from anyseal.compat.cachekit.filling import Filled, Fills
 from anyseal.compat.cachekit.frame import Metadata
-from anyseal.compat.cachekit.stores import Store
+from anyseal.compat.cachekit.store import SILENCE, Found, Store, is_refusal
 from anyseal.errors import BackendError, one_line
 
 if TYPE_CHECKING:
@@ -33,25 +33,6 @@ INLINE_BYTES = 1 << 16
 """Larger entries of async functions are sealed and opened in a worker thread."""
 
 _MISS: Any = object()
-
-
-class _Found(NamedTuple):
-    """What the store said."""
-
-    stored: bytes | None
-    left: int | None
-    """Milliseconds that the entry still has, if that is known."""
-    answered: bool
-
-
-_SILENCE = _Found(None, None, False)
-
-
-def _is_refusal(exc: Exception) -> bool:
-    """Whether the store answered, though not as one would like: that is no sign of an outage."""
-    if isinstance(exc, BackendError):
-        return exc.refused
-    return any(kind.__name__ == "ResponseError" for kind in type(exc).__mro__)
 
 
 class CachedFunction:
@@ -146,7 +127,7 @@ class CachedFunction:
     def _noted(self, breaker: Breaker, exc: Exception, probe: bool) -> None:
         """The store failed in a call that *breaker* had let through."""
         self.failed(exc)
-        if _is_refusal(exc):
+        if is_refusal(exc):
             breaker.succeeded(probe)
             return
         breaker.failed(exc, probe)
@@ -211,17 +192,17 @@ class CachedFunction:
             return value
         self.counts.miss()
 
-        def fill(stored: bytes | None) -> Filled:
+        def fill(stored: bytes | None, token: str) -> Filled:
             if stored is not None:
-                value = self._usable(_Found(stored, None, True), key, tenant, version)
+                value = self._usable(Found(stored, None, True), key, tenant, version)
                 if value is not _MISS:
                     return Filled(value, stored)
-            return self._computed(key, tenant, args, kwargs)
+            return self._computed(key, tenant, token, args, kwargs)
 
         filled, led = self._fills.run(key, tenant, lock=found.answered, fill=fill)
         return filled.value if led else self._own(filled, key, tenant)
 
-    def _computed(self, key: str, tenant: str, args: Any, kwargs: Any) -> Filled:
+    def _computed(self, key: str, tenant: str, token: str, args: Any, kwargs: Any) -> Filled:
         """The function's result, stored if it can be."""
         version = self._version(key)
         value = self.function(*args, **kwargs)
@@ -229,19 +210,23 @@ class CachedFunction:
         if encoded is None:
             return Filled(value, None)
         sealed = self.entries.seal(*encoded, key, tenant)
-        if self._stored(key, sealed):
+        stored = self._stored(key, sealed, token)
+        if stored:
             self._keep(key, tenant, sealed, version, None)
-        return Filled(value, sealed)
+        return Filled(value, sealed, stored)
 
-    def _stored(self, key: str, sealed: bytes) -> bool:
-        """Store an entry; whether the store did it."""
+    def _stored(self, key: str, sealed: bytes, token: str) -> bool:
+        """Store an entry and release the lock, if any; whether the store did it."""
         breaker = self.circuits.writes
         try:
             probe = breaker.enter()
         except BackendError:
             return False
         try:
-            self.store.set(key, sealed, self.ttl_ms, self.registry)
+            if token:
+                self.store.settle(key, sealed, self.ttl_ms, self.registry, token)
+            else:
+                self.store.set(key, sealed, self.ttl_ms, self.registry)
         except Exception as exc:
             self._noted(breaker, exc, probe)
             return False
@@ -256,28 +241,28 @@ class CachedFunction:
         value, _ = self.opened(filled.stored, key, tenant)
         return filled.value if value is _MISS else value
 
-    def _fetch(self, key: str) -> _Found:
+    def _fetch(self, key: str) -> Found:
         """The entry, if there is one; and whether the store answered."""
         breaker = self.circuits.reads
         try:
             probe = breaker.enter()
         except BackendError:
-            return _SILENCE
+            return SILENCE
         try:
             if self._copies is None:
-                found = _Found(self.store.get(key), None, True)
+                found = Found(self.store.get(key), None, True)
             else:
-                found = _Found(*self.store.get_left(key), True)
+                found = Found(*self.store.get_left(key), True)
         except Exception as exc:
             self._noted(breaker, exc, probe)
-            return _SILENCE
+            return SILENCE
         except BaseException:
             breaker.left(probe)
             raise
         breaker.succeeded(probe)
         return found
 
-    def _usable(self, found: _Found, key: str, tenant: str, version: int) -> Any:
+    def _usable(self, found: Found, key: str, tenant: str, version: int) -> Any:
         """The value of an entry, or a miss; what is damaged is removed."""
         value, evict = self.opened(found.stored, key, tenant)
         if evict:
@@ -318,17 +303,17 @@ class CachedFunction:
             return value
         self.counts.miss()
 
-        async def fill(stored: bytes | None) -> Filled:
+        async def fill(stored: bytes | None, token: str) -> Filled:
             if stored is not None:
-                value = await self._ausable(_Found(stored, None, True), key, tenant, version)
+                value = await self._ausable(Found(stored, None, True), key, tenant, version)
                 if value is not _MISS:
                     return Filled(value, stored)
-            return await self._acomputed(key, tenant, args, kwargs)
+            return await self._acomputed(key, tenant, token, args, kwargs)
 
         filled, led = await self._fills.arun(key, tenant, lock=found.answered, fill=fill)
         return filled.value if led else await self._aown(filled, key, tenant)
 
-    async def _acomputed(self, key: str, tenant: str, args: Any, kwargs: Any) -> Filled:
+    async def _acomputed(self, key: str, tenant: str, token: str, args: Any, kwargs: Any) -> Filled:
         """:meth:`_computed` for ``async def``."""
         version = self._version(key)
         value = await self.function(*args, **kwargs)
@@ -336,11 +321,12 @@ class CachedFunction:
         if encoded is None:
             return Filled(value, None)
         sealed = await self._aseal(*encoded, key, tenant)
-        if await self._astored(key, sealed):
+        stored = await self._astored(key, sealed, token)
+        if stored:
             self._keep(key, tenant, sealed, version, None)
-        return Filled(value, sealed)
+        return Filled(value, sealed, stored)
 
-    async def _astored(self, key: str, sealed: bytes) -> bool:
+    async def _astored(self, key: str, sealed: bytes, token: str) -> bool:
         """:meth:`_stored` for ``async def``."""
         breaker = self.circuits.writes
         try:
@@ -348,7 +334,10 @@ class CachedFunction:
         except BackendError:
             return False
         try:
-            await self.store.aset(key, sealed, self.ttl_ms, self.registry)
+            if token:
+                await self.store.asettle(key, sealed, self.ttl_ms, self.registry, token)
+            else:
+                await self.store.aset(key, sealed, self.ttl_ms, self.registry)
         except Exception as exc:
             self._noted(breaker, exc, probe)
             return False
@@ -363,28 +352,28 @@ class CachedFunction:
         value, _ = await self._aopened(filled.stored, key, tenant)
         return filled.value if value is _MISS else value
 
-    async def _afetch(self, key: str) -> _Found:
+    async def _afetch(self, key: str) -> Found:
         """:meth:`_fetch` for ``async def``."""
         breaker = self.circuits.reads
         try:
             probe = breaker.enter()
         except BackendError:
-            return _SILENCE
+            return SILENCE
         try:
             if self._copies is None:
-                found = _Found(await self.store.aget(key), None, True)
+                found = Found(await self.store.aget(key), None, True)
             else:
-                found = _Found(*(await self.store.aget_left(key)), True)
+                found = Found(*(await self.store.aget_left(key)), True)
         except Exception as exc:
             self._noted(breaker, exc, probe)
-            return _SILENCE
+            return SILENCE
         except BaseException:
             breaker.left(probe)
             raise
         breaker.succeeded(probe)
         return found
 
-    async def _ausable(self, found: _Found, key: str, tenant: str, version: int) -> Any:
+    async def _ausable(self, found: Found, key: str, tenant: str, version: int) -> Any:
         """:meth:`_usable` for ``async def``."""
         value, evict = await self._aopened(found.stored, key, tenant)
         if evict:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
+from typing import Any
 
 from anyseal.compat.cachekit import lz4
 from anyseal.compat.cachekit.errors import EnvelopeShapeError
@@ -17,6 +19,9 @@ MAX_RATIO = 1000
 """How many times larger than the block its content may be."""
 
 CHECKSUM_BYTES = 8
+TAIL_MAX_BYTES = 48
+"""Behind an envelope's block: checksum, size and format."""
+_WIDTHS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 
 
 def checksum(data: bytes) -> bytes:
@@ -48,6 +53,9 @@ def _uint(value: int) -> bytes:
     raise EnvelopeShapeError("too large for an envelope")
 
 
+_BYTES = [_uint(byte) for byte in range(256)]
+
+
 def _bin_head(size: int) -> bytes:
     for first, width in ((0xC4, 1), (0xC5, 2), (0xC6, 4)):
         if size < 1 << 8 * width:
@@ -65,7 +73,7 @@ def pack(data: bytes, format: str = "msgpack") -> bytes:
     if len(block) > MAX_BYTES:
         raise EnvelopeShapeError(f"more than {MAX_BYTES} bytes")
     parts = [b"\x94", _bin_head(len(block)), block, b"\x98"]
-    parts += [_uint(byte) for byte in checksum(data)]
+    parts += [_BYTES[byte] for byte in checksum(data)]
     name = format.encode()
     return b"".join([*parts, _uint(len(data)), bytes([0xA0 | len(name)]), name])
 
@@ -135,6 +143,9 @@ def unpack(envelope: bytes, format: str = "msgpack") -> bytes:
         EnvelopeShapeError: Not an envelope, of another format, larger than 512 MiB, more than 1000
             times larger than its block, or its checksum is wrong.
     """
+    usual = _usual(envelope, format)
+    if usual is not None:
+        return _content(*usual)
     cursor = _Cursor(envelope)
     if len(envelope) > 2 * MAX_BYTES + 64 or cursor.take(1) != b"\x94":
         raise EnvelopeShapeError("not an envelope")
@@ -142,6 +153,34 @@ def unpack(envelope: bytes, format: str = "msgpack") -> bytes:
     size, name = cursor.uint(), cursor.text()
     if cursor.left or len(digest) != CHECKSUM_BYTES or name != format:
         raise EnvelopeShapeError("not an envelope of this format")
+    return _content(block, digest, size)
+
+
+def _usual(envelope: bytes, format: str) -> tuple[bytes, bytes, int] | None:
+    """Block, checksum and size of an envelope as today's writers make it; None for any other."""
+    width = _WIDTHS.get(envelope[1]) if len(envelope) > TAIL_MAX_BYTES else None
+    if width is None or envelope[0] != 0x94:
+        return None
+    end = 2 + width + int.from_bytes(envelope[2 : 2 + width])
+    tail = envelope[end:]
+    # Eight numbers, a number and a text: nothing else begins so, and nothing large fits.
+    if not 0 < len(tail) <= TAIL_MAX_BYTES or tail[0] != 0x98:
+        return None
+    try:
+        digest, size, name = _decoder().decode(b"\x93" + tail)
+        checksum = bytes(digest)
+    except ValueError:  # msgspec's errors among them
+        return None
+    return (envelope[2 + width : end], checksum, size) if name == format and size >= 0 else None
+
+
+@functools.cache
+def _decoder() -> Any:
+    return extra("msgspec").msgpack.Decoder(tuple[list[int], int, str])
+
+
+def _content(block: bytes, digest: bytes, size: int) -> bytes:
+    """The content of a block. Raises EnvelopeShapeError."""
     if len(block) > MAX_BYTES or size > MAX_BYTES or size > MAX_RATIO * len(block):
         raise EnvelopeShapeError("the envelope declares too much")
     data = lz4.decompress(block, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -10,6 +11,7 @@ from anyseal.compat.cachekit.errors import MissingExtraError
 __all__ = ["extra"]
 
 
+@functools.cache
 def extra(name: str, install: str = "anyseal[cachekit]") -> Any:
     """The module *name*. Raises MissingExtraError if it is not installed."""
     try:

@@ -31,6 +31,8 @@ class Filled(NamedTuple):
     value: Any
     stored: bytes | None
     """From which each of the others decodes a value of its own."""
+    unlocked: bool = False
+    """Whether the lock was released when it was stored."""
 
 
 class Fills:
@@ -52,15 +54,16 @@ class Fills:
         self._generation += 1
 
     def run(
-        self, key: str, tenant: str, *, lock: bool, fill: Callable[[bytes | None], Filled]
+        self, key: str, tenant: str, *, lock: bool, fill: Callable[[bytes | None, str], Filled]
     ) -> tuple[Filled, bool]:
         """What *fill* returned, and whether it was called here.
 
-        *fill* is given the entry that another process may have stored by now.
+        *fill* is given the entry that another process may have stored by now, and the token of the
+        lock; it is empty if there is none.
         """
         flight = (self, key, tenant, self._generation)
         if computes(flight):
-            return fill(None), True
+            return fill(None, ""), True
         led = False
 
         def lead() -> Filled:
@@ -68,13 +71,15 @@ class Fills:
             led = True
             with Computing(flight):
                 if not lock or not self._store.locks:
-                    return fill(None)
+                    return fill(None, "")
                 token = secrets.token_hex(16)
+                filled = None
                 held, stored = self._take(key, token)
                 try:
-                    return fill(stored)
+                    filled = fill(stored, token if held else "")
+                    return filled
                 finally:
-                    if held:
+                    if held and (filled is None or not filled.unlocked):
                         self._release(key, token)
 
         return self._threads.run(flight, lead), led
@@ -100,12 +105,12 @@ class Fills:
 
     async def arun(
         self, key: str, tenant: str, *, lock: bool,
-        fill: Callable[[bytes | None], Awaitable[Filled]],
+        fill: Callable[[bytes | None, str], Awaitable[Filled]],
     ) -> tuple[Filled, bool]:  # fmt: skip
         """:meth:`run` for ``async def``."""
         flight = (self, key, tenant, self._generation)
         if computes(flight):
-            return await fill(None), True
+            return await fill(None, ""), True
         led = False
 
         async def lead() -> Filled:
@@ -113,15 +118,18 @@ class Fills:
             led = True
             with Computing(flight):
                 if not lock or not self._store.locks:
-                    return await fill(None)
+                    return await fill(None, "")
                 token = secrets.token_hex(16)
-                held, stored = await self._atake(key, token)
                 try:
-                    return await fill(stored)
-                finally:
-                    if held:
-                        with anyio.CancelScope(shield=True):
-                            await self._arelease(key, token)
+                    held, stored = await self._atake(key, token)
+                    filled = await fill(stored, token if held else "")
+                    if held and not filled.unlocked:
+                        await self._arelease(key, token)
+                except BaseException:  # the lock may be held even if its answer was lost
+                    with anyio.CancelScope(shield=True):
+                        await self._arelease(key, token)
+                    raise
+                return filled
 
         return await self._tasks.run(flight, lead), led
 
@@ -129,8 +137,7 @@ class Fills:
         until, delay = time.monotonic() + LOCK_WAIT, POLL_FIRST
         try:
             while True:
-                with anyio.CancelScope(shield=True):  # a lock whose answer is lost would stay
-                    held, stored = await self._store.atake(key, token)
+                held, stored = await self._store.atake(key, token)
                 if held or stored is not None or time.monotonic() >= until:
                     return held, stored
                 await anyio.sleep(delay)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ __all__ = ["FILE_HEAD_BYTES", "Metadata", "read", "read_file", "write", "write_f
 MAGIC = b"CK\x03"
 HEAD_BYTES = 7
 MAX_HEADER_BYTES = 64 << 10
+KNOWN_BYTES = 512
+"""Of a header that is remembered."""
 FILE_MAGIC = b"CK\x01\x00"
 FILE_HEAD_BYTES = 14
 
@@ -83,10 +86,16 @@ def _check_text(name: str, value: str) -> None:
 
 def write(payload: bytes, serializer: str, metadata: Metadata) -> bytes:
     """A frame around *payload*; *serializer* is its name."""
+    return b"".join((_head(serializer, metadata), payload))
+
+
+@functools.lru_cache(256)
+def _head(serializer: str, metadata: Metadata) -> bytes:
+    """What goes before a payload."""
     header = json.dumps(
         {"s": serializer, "m": metadata.to_dict(), "v": "2.0"}, ensure_ascii=False
     ).encode()
-    return b"".join([MAGIC, len(header).to_bytes(4), header, payload])
+    return b"".join([MAGIC, len(header).to_bytes(4), header])
 
 
 def read(frame: bytes) -> tuple[bytes, str, Metadata]:
@@ -102,11 +111,22 @@ def read(frame: bytes) -> tuple[bytes, str, Metadata]:
     size = int.from_bytes(frame[3:HEAD_BYTES])
     if size > MAX_HEADER_BYTES or size > len(frame) - HEAD_BYTES:
         raise EnvelopeShapeError("the frame's header is cut off, or too long")
-    header = _json(frame[HEAD_BYTES : HEAD_BYTES + size])
+    header = bytes(frame[HEAD_BYTES : HEAD_BYTES + size])
+    read_header = _known_header if size <= KNOWN_BYTES else _header
+    return frame[HEAD_BYTES + size :], *read_header(header)
+
+
+def _header(data: bytes) -> tuple[str, Metadata]:
+    """Serializer's name and metadata in a header. Raises EnvelopeShapeError."""
+    header = _json(data)
     name = header.get("s")
     if not isinstance(name, str):
         raise EnvelopeShapeError("the header names no serializer")
-    return frame[HEAD_BYTES + size :], name, Metadata.from_dict(header.get("m"))
+    return name, Metadata.from_dict(header.get("m"))
+
+
+_known_header = functools.lru_cache(256)(_header)
+"""The entries of one function and tenant have the same header."""
 
 
 def _json(data: bytes) -> dict[str, Any]:

@@ -11,17 +11,23 @@ from anyseal.compat.cachekit.errors import EnvelopeShapeError
 __all__ = ["compress", "decompress"]
 
 MIN_MATCH = 4
+MAX_HEAD_SHARE = 1 / 255
+"""Of literals, what goes before them."""
 ESCAPE = 15
 """A nibble of this value is continued in the bytes that follow."""
 
 
 def compress(data: bytes) -> bytes:
     """A block of one run of literals: 1 + len(data) / 255 bytes longer than *data*."""
-    size = len(data)
+    return _head(len(data)) + data
+
+
+def _head(size: int) -> bytes:
+    """What goes before so many literals."""
     if size < ESCAPE:
-        return bytes([size << 4]) + data
+        return bytes([size << 4])
     rest = size - ESCAPE
-    return b"\xf0" + b"\xff" * (rest // 255) + bytes([rest % 255]) + data
+    return b"\xf0" + b"\xff" * (rest // 255) + bytes([rest % 255])
 
 
 def _length(block: bytes, at: int, nibble: int) -> tuple[int, int]:
@@ -50,6 +56,9 @@ def decompress(block: bytes, size: int) -> bytes:
     Cost: Python code for each sequence, about 0.5 us; runs of literals and long matches are copied
     whole.
     """
+    start = len(block) - size
+    if 0 < start <= MAX_HEAD_SHARE * size + 2 and block[:start] == _head(size):
+        return block[start:]  # nothing but literals, as we write it
     out = bytearray()
     at, end = 0, len(block)
     try:

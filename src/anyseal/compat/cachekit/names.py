@@ -39,6 +39,9 @@ def function_hash(function: Callable[..., Any]) -> str:
 def _normal(value: Any, depth: int = 0) -> Any:
     if depth > messagepack.MAX_DEPTH:
         raise TypeError("an argument is nested too deep")
+    kind = type(value)
+    if kind is str or (kind is int and messagepack.INT_MIN <= value <= messagepack.INT_MAX):
+        return value
     if isinstance(value, enum.Enum):
         return _normal(value.value, depth + 1)
     if value is None or isinstance(value, (bool, str, bytes)):
@@ -72,7 +75,7 @@ def argument_hash(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """
     normal = [
         [_normal(arg) for arg in args],
-        {name: _normal(kwargs[name]) for name in sorted(kwargs)},
+        {name: _normal(kwargs[name]) for name in sorted(kwargs)} if kwargs else {},
     ]
     try:
         form = extra("msgspec").msgpack.encode(normal)

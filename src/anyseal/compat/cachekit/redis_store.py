@@ -71,15 +71,33 @@ class RedisStore(Store):
     def unlock(self, key: str, token: str) -> None:
         self._client.eval(_UNLOCK, 1, self._lock_name(key), token)
 
-    def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
-        if not self._scoped:
-            self._client.set(key, value, px=ttl_ms)
+    def _storing(
+        self, key: str, value: bytes, ttl_ms: int | None, registry: str, token: str = ""
+    ) -> list[tuple[Any, ...]]:
+        """The commands that store an entry, and release the lock that *token* took."""
+        noted = self.prefix + registry
+        until = () if ttl_ms is None else ("PX", ttl_ms)
+        some: list[tuple[Any, ...]] = [("SET", self.prefix + key, value, *until)]
+        if self._scoped:
+            some += [("SADD", noted, key), ("EXPIRE", noted, REGISTRY_SECONDS)]
+        if token:
+            some.append(("EVAL", _UNLOCK, 1, self._lock_name(key), token))
+        return some
+
+    def _exchange(self, some: list[tuple[Any, ...]]) -> None:
+        if len(some) == 1:
+            self._client.execute_command(*some[0])
             return
         with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.set(self.prefix + key, value, px=ttl_ms)
-            pipeline.sadd(self.prefix + registry, key)
-            pipeline.expire(self.prefix + registry, REGISTRY_SECONDS)
+            for command in some:
+                pipeline.execute_command(*command)
             pipeline.execute()
+
+    def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
+        self._exchange(self._storing(key, value, ttl_ms, registry))
+
+    def settle(self, key: str, value: bytes, ttl_ms: int | None, registry: str, token: str) -> None:
+        self._exchange(self._storing(key, value, ttl_ms, registry, token))
 
     def delete(self, key: str) -> None:
         self._client.unlink(self.prefix + key)
@@ -181,17 +199,16 @@ class RedisStore(Store):
         if len(value) > LARGE_BYTES or not self._on_asyncio():
             await super().aset(key, value, ttl_ms, registry)
             return
-        name = self.prefix + key
-        if not self._scoped:
-            await self._backend.set(name, value, ttl_ms=ttl_ms)
+        await self._backend.exchange(*self._storing(key, value, ttl_ms, registry), size=len(value))
+
+    async def asettle(
+        self, key: str, value: bytes, ttl_ms: int | None, registry: str, token: str
+    ) -> None:
+        if len(value) > LARGE_BYTES or not self._on_asyncio():
+            await offload.run_waiting(self.settle, key, value, ttl_ms, registry, token)
             return
-        until: tuple[Any, ...] = () if ttl_ms is None else ("PX", ttl_ms)
-        noted = self.prefix + registry
         await self._backend.exchange(
-            ("SET", name, value, *until),
-            ("SADD", noted, key),
-            ("EXPIRE", noted, REGISTRY_SECONDS),
-            size=len(value),
+            *self._storing(key, value, ttl_ms, registry, token), size=len(value)
         )
 
     async def adelete(self, key: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from anyseal import offload
+from anyseal.errors import BackendError
 
-__all__ = ["LOCK_MS", "Store", "new_scope"]
+__all__ = ["LOCK_MS", "SILENCE", "Found", "Store", "is_refusal", "new_scope"]
 
 LOCK_MS = 10_000
 """As in cachekit: if its holder died, no other caller waits longer."""
@@ -18,6 +20,25 @@ _scopes = itertools.count(1)
 def new_scope() -> str:
     """A name that no other store of this process has."""
     return f"{next(_scopes)}"
+
+
+class Found(NamedTuple):
+    """What the store said."""
+
+    stored: bytes | None
+    left: int | None
+    """Milliseconds that the entry still has, if that is known."""
+    answered: bool
+
+
+SILENCE = Found(None, None, False)
+
+
+def is_refusal(exc: Exception) -> bool:
+    """Whether the store answered, though not as one would like: that is no sign of an outage."""
+    if isinstance(exc, BackendError):
+        return exc.refused
+    return any(kind.__name__ == "ResponseError" for kind in type(exc).__mro__)
 
 
 class Store(ABC):
@@ -62,6 +83,11 @@ class Store(ABC):
     def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
         """Store an entry, and note it in *registry*."""
 
+    def settle(self, key: str, value: bytes, ttl_ms: int | None, registry: str, token: str) -> None:
+        """:meth:`set` and :meth:`unlock`."""
+        self.set(key, value, ttl_ms, registry)
+        self.unlock(key, token)
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove the entry *key*, if it is there."""
@@ -89,6 +115,13 @@ class Store(ABC):
     async def aset(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
         """:meth:`set`."""
         await offload.run_waiting(self.set, key, value, ttl_ms, registry)
+
+    async def asettle(
+        self, key: str, value: bytes, ttl_ms: int | None, registry: str, token: str
+    ) -> None:
+        """:meth:`settle`."""
+        await self.aset(key, value, ttl_ms, registry)
+        await self.aunlock(key, token)
 
     async def adelete(self, key: str) -> None:
         """:meth:`delete`."""
