@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import decimal
+import enum
+import pathlib
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +23,48 @@ VALUES: dict[str, Any] = {
     "numbers": [0, -1, 127, 128, 2**63, -(2**63), 2**64 - 1, 1e300, -0.0],
     "large": [bytes(range(256)) * 400, {"k": list(range(5000))}],
 }
+
+TAGGED: dict[str, Any] = {
+    "tagged": {
+        "tuple": (1, (2, [3])),
+        "sets": [{4}, frozenset({"five"}), set()],
+        "uuid": uuid.UUID(int=6),
+        "day": datetime.date(2026, 1, 2),
+    },
+}
+"""For the serializer ``auto`` alone."""
+
+
+class Color(enum.Enum):
+    """An argument."""
+
+    RED = "red"
+
+
+class Size(str, enum.Enum):  # noqa: UP042 - the peer runs on older Pythons
+    """An argument that is also a text."""
+
+    LARGE = "large"
+
+
+class Level(enum.IntEnum):
+    """An argument that is also a number."""
+
+    HIGH = 3
+
+
+TYPED: dict[str, list[Any]] = {
+    "enum": [Color.RED],
+    "text enum": [Size.LARGE],
+    "int enum": [[Level.HIGH]],
+    "decimal": [decimal.Decimal("1.50")],
+    "path": [{"where": pathlib.PurePosixPath("a/b")}],
+    "uuid": [uuid.UUID(int=7)],
+    "bytearray": [bytearray(b"x")],
+    "set": [{2, 1}],
+    "time": [datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)],  # noqa: UP017
+}
+"""Arguments by name: JSON has none of these types."""
 
 
 def make_function(name: str, value: Any, ran: list[Any], *, is_async: bool) -> Callable[..., Any]:

@@ -12,7 +12,9 @@ import sys
 
 from cachekit import cache
 from cachekit.backends.redis import RedisBackend
-from cachekit_values import VALUES, make_function
+from cachekit_values import TAGGED, TYPED, VALUES, make_function
+
+VALUES = {**VALUES, **TAGGED}
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
@@ -35,7 +37,8 @@ def outcome(call):
     if call.get("invalidate"):
         function.invalidate_cache()
         return {"ran": False, "same": True}
-    found = function(*call["args"], **call["kwargs"])
+    args = TYPED[call["args"]] if isinstance(call["args"], str) else call["args"]
+    found = function(*args, **call["kwargs"])
     if call["async"]:
         found = asyncio.run(found)
     return {"ran": bool(ran), "same": found == VALUES[call["value"]]}

@@ -19,7 +19,7 @@ import pytest
 
 from anyseal.compat.cachekit import cache
 from anyseal.compat.cachekit.stores import RedisStore
-from interop.cachekit_values import VALUES, make_function
+from interop.cachekit_values import TAGGED, TYPED, VALUES, make_function
 from interop.peers import environment
 from storage_servers import RedisServer
 
@@ -88,14 +88,15 @@ def ours(redis_server: RedisServer) -> Iterator[Callable[[Calls], Calls]]:
         settings["backend"] = stores[1] if settings.pop("explicit", False) else stores[0]
         if settings.pop("keyed", False):
             settings["key"] = lambda *args, **kwargs: f"k{args[0]}"
-        value = VALUES[call["value"]]
+        value = {**VALUES, **TAGGED}[call["value"]]
         form: Any = cache if call["form"] == "cache" else getattr(cache, call["form"])
         made = make_function(call["name"], value, ran, is_async=call["async"])
         function = form(**settings)(made)
         if call.get("invalidate"):
             function.invalidate_cache()
             return {"ran": False, "same": True}
-        found = function(*call["args"], **call["kwargs"])
+        args = TYPED[call["args"]] if isinstance(call["args"], str) else call["args"]
+        found = function(*args, **call["kwargs"])
         if call["async"]:
             found = asyncio.run(found)
         return {"ran": bool(ran), "same": found == value}
@@ -116,6 +117,13 @@ def a_call(form: str = "secure", value: str = "map", **settings: Any) -> dict[st
 SETTINGS: list[dict[str, Any]] = [
     *(a_call(value=value, namespace=value) for value in VALUES),
     *(a_call("cache", value=value, namespace="plain-" + value) for value in VALUES),
+    a_call("cache", serializer="auto", value="tagged", namespace="auto"),
+    a_call("cache", serializer="pythonic", value="map", namespace="pythonic"),
+    a_call("minimal", serializer="auto", value="tagged", namespace="auto"),
+    *({**a_call(namespace="typed"), "args": args}
+      for args in TYPED if args not in ("bytearray", "set")),
+    *({**a_call(explicit=True, interop="typed", namespace="users"),
+       "name": "bound", "kwargs": {}, "args": args} for args in TYPED),
     a_call(namespace="n s"),
     a_call(namespace="s" * 200),
     a_call(serializer="orjson", value="map"),

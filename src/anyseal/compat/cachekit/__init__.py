@@ -64,6 +64,7 @@ from anyseal.compat.cachekit.interop import (
 from anyseal.compat.cachekit.presets import Cache, cache
 from anyseal.compat.cachekit.serializers import (
     ArrowSerializer,
+    AutoSerializer,
     DefaultSerializer,
     EncryptionWrapper,
     OrjsonSerializer,
@@ -73,6 +74,7 @@ from anyseal.compat.cachekit.stores import MemoryStore, RedisStore
 
 __all__ = [
     "ArrowSerializer",
+    "AutoSerializer",
     "BackpressureConfig",
     "Cache",
     "CacheInfo",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import decimal
+import enum
 import hashlib
 import math
+import pathlib
 import re
 import uuid
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ __all__ = [
 ]
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_RESERVED = "ns"
+_RESERVED = ("ns", "nsapi")
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
@@ -31,7 +34,9 @@ def check_segment(name: str, value: Any) -> str:
     """*value*, a namespace or an operation. Raises InteropError unless it can be part of a key."""
     if not isinstance(value, str) or not _SEGMENT.fullmatch(value):
         raise InteropError(f"the {name} must match [a-z0-9][a-z0-9._-]{{0,63}}")
-    if name == "namespace" and value == _RESERVED:
+    if ".." in value:
+        raise InteropError(f"the {name} must not contain ..")
+    if name == "namespace" and value in _RESERVED:
         raise InteropError(f"the namespace {value!r} is reserved")
     return value
 
@@ -52,8 +57,12 @@ def _encoded(value: Any) -> bytes:
 def _argument(value: Any, depth: int = 0) -> Any:
     if depth > messagepack.MAX_DEPTH:
         raise InteropError("an argument is nested too deep")
-    if value is None or isinstance(value, (bool, str, bytes)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):  # also of a subclass that is an Enum
+        return str.__str__(value)
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
     if isinstance(value, int):
         if not messagepack.INT_MIN <= value <= messagepack.INT_MAX:
             raise InteropError("an integer is outside of -2**63 .. 2**64-1")
@@ -75,6 +84,12 @@ def _argument(value: Any, depth: int = 0) -> Any:
         if not all(isinstance(key, str) for key in value):
             raise InteropError("the keys of a map must be str")
         return {key: _argument(value[key], depth + 1) for key in sorted(value)}
+    if isinstance(value, enum.Enum):
+        return _argument(value.value, depth + 1)
+    if isinstance(value, pathlib.PurePath):
+        return value.as_posix()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
     raise InteropError(f"{type(value).__name__} cannot be an interop argument")
 
 

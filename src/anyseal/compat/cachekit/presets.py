@@ -30,6 +30,7 @@ from anyseal.compat.cachekit.extras import extra
 from anyseal.compat.cachekit.health import function_health
 from anyseal.compat.cachekit.sealing import Keys
 from anyseal.compat.cachekit.serializers import (
+    AutoSerializer,
     EncryptionWrapper,
     OrjsonSerializer,
     StandardSerializer,
@@ -235,7 +236,7 @@ def _serializer(given: Any, *, integrity: bool) -> tuple[Any, str, bool]:
         name = getattr(inner, "name", None)
         return inner, name if name == "arrow" else serializer_name(inner), name != "arrow"
     if isinstance(given, str):
-        canonical = "default" if given == "std" else given
+        canonical = {"std": "default", "pythonic": "auto"}.get(given, given)
         return named_serializer(given, integrity=integrity), canonical, False
     check_serializer(given)
     return given, serializer_name(given), True
@@ -276,6 +277,8 @@ def _build(function: Any, settings: dict[str, Any], form: str, *, secure: bool) 
     if settings["interop"] is not None and settings["serializer"] != "default":
         raise ConfigurationError("interop has a serializer of its own")
     serializer, name, custom = _serializer(settings["serializer"], integrity=integrity)
+    if encryption is not None and isinstance(serializer, AutoSerializer):
+        raise ConfigurationError("encrypted entries are for all languages: auto is Python's own")
     namespace = settings["namespace"]
     if namespace is not None and (not isinstance(namespace, str) or not namespace):
         raise ConfigurationError("namespace must be a str that is not empty")
@@ -316,8 +319,8 @@ class Cache:
     Args:
         ttl: Seconds, or a timedelta; None means for ever.
         namespace: Part of the keys.
-        serializer: ``"default"``, ``"orjson"``, ``"arrow"``, or an object with ``serialize`` and
-            ``deserialize``; an EncryptionWrapper encrypts.
+        serializer: ``"default"``, ``"auto"`` (in the clear only), ``"orjson"``, ``"arrow"``, or an
+            object with ``serialize`` and ``deserialize``; an EncryptionWrapper encrypts.
         integrity_checking: Write and demand checksums.
         key: A function of the same arguments that returns the key.
         interop: The operation's name: keys and values that other languages read. Needs

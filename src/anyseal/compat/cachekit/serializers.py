@@ -25,6 +25,7 @@ from anyseal.compat.cachekit.settings import master_keys
 
 __all__ = [
     "ArrowSerializer",
+    "AutoSerializer",
     "DecryptionAuthenticationError",
     "DefaultSerializer",
     "EncryptionError",
@@ -117,12 +118,13 @@ class StandardSerializer:
     name = "default"
     format = "msgpack"
 
-    def __init__(self, enable_integrity_checking: bool = True) -> None:
+    def __init__(self, enable_integrity_checking: bool = True, *, tagged: bool = False) -> None:
         self._checked = enable_integrity_checking
+        self._tagged = tagged
 
     def serialize(self, obj: Any) -> tuple[bytes, Metadata]:
         """*obj* as bytes. Raises TypeError if it holds a type that has no form."""
-        data = messagepack.encode(obj)
+        data = messagepack.encode(obj, tagged=self._tagged)
         if self._checked:
             data = envelope.pack(data)
         metadata = Metadata(format="msgpack", compressed=self._checked, original_type="msgpack")
@@ -135,7 +137,33 @@ class StandardSerializer:
             SerializationError: It is not of this form.
         """
         wrapped = self._checked if metadata is None else as_metadata(metadata).compressed
-        return messagepack.decode(envelope.unpack(data) if wrapped else data)
+        content = envelope.unpack(data) if wrapped else data
+        return messagepack.decode(content, tagged=self._tagged)
+
+
+class AutoSerializer:
+    """As :class:`StandardSerializer`, and tuples, sets and UUIDs come back as what they were.
+
+    Arrays and tables are not stored: :class:`ArrowSerializer` takes tables. Nor is a dict that
+    looks like one of the marks of these types: it would come back as something else.
+
+    Args:
+        enable_integrity_checking: False leaves the envelope out.
+    """
+
+    name = "auto"
+    format = "msgpack"
+
+    def __init__(self, enable_integrity_checking: bool = True) -> None:
+        self._plain = StandardSerializer(enable_integrity_checking, tagged=True)
+
+    def serialize(self, obj: Any) -> tuple[bytes, Metadata]:
+        """*obj* as bytes. Raises TypeError if it holds a type that has no form."""
+        return self._plain.serialize(obj)
+
+    def deserialize(self, data: bytes, metadata: Any = None) -> Any:
+        """What *data* was made of. Raises SerializationError if it is not of this form."""
+        return self._plain.deserialize(data, metadata)
 
 
 DefaultSerializer = StandardSerializer
@@ -242,6 +270,8 @@ class ArrowSerializer:
 
 
 _NAMED: dict[str, type[Any]] = {
+    "auto": AutoSerializer,
+    "pythonic": AutoSerializer,
     "default": StandardSerializer,
     "std": StandardSerializer,
     "orjson": OrjsonSerializer,
@@ -251,10 +281,10 @@ _NAMED: dict[str, type[Any]] = {
 
 def named_serializer(name: str, *, integrity: bool) -> Serializer:
     """The serializer called *name*. Raises ConfigurationError for another name."""
-    kind = _NAMED.get(name)
+    kind = _NAMED.get(name) if isinstance(name, str) else None
     if kind is None:
         raise ConfigurationError(
-            f"the serializer {name!r} is not available: use default, orjson, arrow or an object"
+            f"no serializer {name!r}: use default, auto, orjson, arrow or an object"
         )
     made: Serializer = kind(enable_integrity_checking=integrity)
     return made
