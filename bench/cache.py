@@ -28,6 +28,7 @@ from anyseal.cache import Cache, cached, secure
 from anyseal.cache.backends.redis import RedisBackend
 from anyseal.cache.codecs import codec_named
 from anyseal.cache.codecs.arrow import ArrowCodec
+from anyseal.compat.cachekit import cache as drop_in_cache
 from anyseal.value import open_under, seal_under
 from bench.harness import (
     MIB,
@@ -153,6 +154,11 @@ async def over_redis(url: str, settings: Settings) -> list[Row]:
     return [slower("cache", HIT, pairs, HITS, rival="a bare redis-py GET", at_most=1.3)]
 
 
+async def at_once(function: Any, first: int = 0) -> None:
+    """Many calls with distinct arguments at the same time."""
+    await asyncio.gather(*(function(first + number) for number in range(MANY)))
+
+
 async def rival_over_redis(url: str, settings: Settings) -> list[Row]:
     """Hits in Redis one after another, and a hundred at once."""
     other, rows = rival_cache(url, local=False), list[Row]()
@@ -168,9 +174,6 @@ async def rival_over_redis(url: str, settings: Settings) -> list[Row]:
     )
     rows.append(slower("cache", HIT, pairs, HITS, rival=RIVAL, at_most=0.6))
 
-    async def at_once(function: Any, first: int = 0) -> None:
-        await asyncio.gather(*(function(first + number) for number in range(MANY)))
-
     await at_once(ours)
     await at_once(theirs)
     pairs = await paired_async(lambda: at_once(ours), lambda: at_once(theirs), settings)
@@ -183,6 +186,49 @@ async def rival_over_redis(url: str, settings: Settings) -> list[Row]:
     figure = f"{MANY} misses with set at once"
     rows.append(slower("cache", figure, pairs, MANY, rival=RIVAL, at_most=1 / 5))
     await cache.aclose()
+    return rows
+
+
+async def drop_in(url: str, settings: Settings) -> list[Row]:
+    """The drop-in for the rival beside it: with copies in the process, then without, so that each
+    hit is Redis's."""
+    rows = list[Row]()
+
+    def made(value: Any, *, local: bool, name: str) -> tuple[Any, Any]:
+        async def load(number: int) -> Any:
+            return value
+
+        own = drop_in_cache.secure(
+            ttl=300, master_key=MASTER, backend=url, l1_enabled=local, namespace="drop-in" + name
+        )
+        return own(load), rival_cache(url, local=local)(load)
+
+    async def compared(figure: str, calls: int, ours: Any, theirs: Any) -> None:
+        pairs = await paired_async(ours, theirs, settings)
+        rows.append(slower("cache", figure, pairs, calls, rival=RIVAL, at_most=0.5))
+
+    ours, theirs = made("x" * 100, local=True, name="-local")
+    assert await ours(1) == await theirs(1) == await ours(1) == await theirs(1)
+    await compared(
+        "compat.cachekit: in-process hit, 100 B", 10 * HITS,
+        lambda: in_a_row(ours, 1, 10 * HITS), lambda: in_a_row(theirs, 1, 10 * HITS),
+    )  # fmt: skip
+    mine, other = made(KILOBYTE, local=False, name="")
+    await at_once(mine)
+    await at_once(other)
+    await compared(
+        "compat.cachekit: Redis hit, 1 KB, one after another", HITS,
+        lambda: in_a_row(mine, 1, HITS), lambda: in_a_row(other, 1, HITS),
+    )  # fmt: skip
+    await compared(
+        f"compat.cachekit: {MANY} hits of distinct keys at once", MANY,
+        lambda: at_once(mine), lambda: at_once(other),
+    )  # fmt: skip
+    fresh = count(10_000, MANY)
+    await compared(
+        f"compat.cachekit: {MANY} misses with set at once", MANY,
+        lambda: at_once(mine, next(fresh)), lambda: at_once(other, next(fresh)),
+    )  # fmt: skip
     return rows
 
 
@@ -365,6 +411,7 @@ def run(settings: Settings) -> Iterator[Row]:
             ("in-process hits", RIVAL, lambda: in_process(url, settings)),
             (HIT, "a bare redis-py GET", lambda: asyncio.run(over_redis(url, settings))),
             ("Redis hits and misses", RIVAL, lambda: asyncio.run(rival_over_redis(url, settings))),
+            ("compat.cachekit", RIVAL, lambda: asyncio.run(drop_in(url, settings))),
             ("what sealing adds", "", lambda: added(settings)),
             ("a large value", "", lambda: [asyncio.run(large_gap(url, settings))]),
             ("peak memory", "", lambda: memory(url)),
