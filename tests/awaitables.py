@@ -103,6 +103,7 @@ WITHOUT_PAYLOAD: dict[str, list[str]] = {
         *_each("cache.MemcachedBackend", "aclose"),
         *_each("cache.MemoryBackend", "aclose"),
         *_each("cache.RedisBackend", "aclose"),
+        *_each("compat.cachekit.RedisStore", "aclose"),
         *_each("compat.duck.EncryptedCache", "async_close"),
         *_each("compat.asherah", "setup_async shutdown_async"),
         *_each("kms.FileKms", "aclose"),
@@ -154,8 +155,9 @@ WITHOUT_PAYLOAD: dict[str, list[str]] = {
         *_each("s3.SealedBucket", "abort_upload complete_upload connect create_upload delete list"),
         *_each("s3.SealedBucket", "open part_plan presigned_get resume stat"),
         *_each("s3", "connect"),
-        *_each("compat.cachekit.MemoryStore", "aclear adelete"),
-        *_each("compat.cachekit.RedisStore", "aclear adelete"),
+        *_each("compat.cachekit", "async_health_check_handler"),
+        *_each("compat.cachekit.MemoryStore", "aclear adelete aunlock"),
+        *_each("compat.cachekit.RedisStore", "aclear adelete aunlock"),
         *_each("compat.duck.EncryptedCache", "async_clear async_delete"),
         *_each("compat.duck.CacheBase", "async_clear async_delete"),
     ],
@@ -169,6 +171,9 @@ WITHOUT_PAYLOAD: dict[str, list[str]] = {
     ],
     "a server copies, or the header alone is written": [*_each("s3.SealedBucket", "copy rewrap")],
     "as a source of S3, whose reads are measured": [*_each("HttpSource", "read")],
-    "the client gives one value as it comes": [*_each("compat.cachekit.RedisStore", "aget aset")],
+    "the client gives one value as it comes": [
+        *_each("cache.RedisBackend", "exchange"),
+        *_each("compat.cachekit.RedisStore", "aget aget_left aset atake"),
+    ],
 }
 """The names by the reason why no payload of theirs is measured."""

@@ -292,7 +292,9 @@ async def _duck(bed: Bed) -> AsyncIterator[Work]:
 @case(
     "cachekit, a miss and a hit",
     "anyseal.compat.cachekit.MemoryStore.aget",
+    "anyseal.compat.cachekit.MemoryStore.aget_left",
     "anyseal.compat.cachekit.MemoryStore.aset",
+    "anyseal.compat.cachekit.MemoryStore.atake",
     unbounded=PICKLED,
 )
 async def _cachekit(bed: Bed) -> AsyncIterator[Work]:
