@@ -173,7 +173,7 @@ WITHOUT_PAYLOAD: dict[str, list[str]] = {
     "as a source of S3, whose reads are measured": [*_each("HttpSource", "read")],
     "the client gives one value as it comes": [
         *_each("cache.RedisBackend", "exchange"),
-        *_each("compat.cachekit.RedisStore", "aget aget_left aset atake"),
+        *_each("compat.cachekit.RedisStore", "aget aget_left aset asettle atake"),
     ],
 }
 """The names by the reason why no payload of theirs is measured."""

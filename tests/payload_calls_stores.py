@@ -294,6 +294,7 @@ async def _duck(bed: Bed) -> AsyncIterator[Work]:
     "anyseal.compat.cachekit.MemoryStore.aget",
     "anyseal.compat.cachekit.MemoryStore.aget_left",
     "anyseal.compat.cachekit.MemoryStore.aset",
+    "anyseal.compat.cachekit.MemoryStore.asettle",
     "anyseal.compat.cachekit.MemoryStore.atake",
     unbounded=PICKLED,
 )
