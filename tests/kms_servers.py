@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 import pytest
 
+from anyseal import early
 from http_server import QuietHttpServer
 from servers import free_port
 
@@ -189,6 +190,7 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    early.prepare(*early.AWS)  # a program makes its services before its event loop runs
     return tmp_path
 
 

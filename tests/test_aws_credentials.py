@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from anyseal import Key, early, sync
+from anyseal import Key, sync
 from anyseal.errors import AnysealError
 from anyseal.kms import AwsKms, SecretsManagerKms
 from anyseal.metastore import DynamoDbMetastore
@@ -75,7 +75,6 @@ def place(aws: Aws, aws_environment: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """With credentials in the shared file only."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    early.prepare(*early.AWS)  # a program makes its services before its event loop runs
     with S3Proxy(aws.url) as proxy:
         found = Place(aws, proxy, aws_environment / "credentials")
         found.write("first")
