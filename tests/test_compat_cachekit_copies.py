@@ -8,6 +8,7 @@ import decimal
 import threading
 import uuid
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -25,8 +26,12 @@ from anyseal.compat.cachekit import (
     L1CacheConfig,
     cache,
     copies,
+    filling,
 )
 from anyseal.compat.cachekit.stores import RedisStore
+from evil.redis_protocol import SHAPES, RedisProtocol
+from evil.server import EvilServer
+from evil.suite import TIMEOUT
 from storage_servers import RedisServer
 from test_compat_cachekit import HEX, OTHER, Plain
 
@@ -443,6 +448,7 @@ def test_cachekit_copies_do_not_outlive_what_redis_says(
     assert [] == held()
 
 
+@pytest.mark.slow
 def test_cachekit_large_entries_over_redis(redis_server: RedisServer, redis_client: Any) -> None:
     """Above what an event loop sends: both faces read what either stored."""
     redis_store = RedisStore(redis_server.url, scoped=True)
@@ -453,3 +459,46 @@ def test_cachekit_large_entries_over_redis(redis_server: RedisServer, redis_clie
     assert value == other(1)["value"] == load(1)["value"]
     assert (1, 1, 0, 1) == (load.calls, load.hits[1], other.calls, other.hits[1])
     redis_store.close()
+
+
+@faces
+@pytest.mark.parametrize("behaviour", ["drip", "silent", "junk_endless"])
+def test_cachekit_calls_of_redis_end_in_time(face: str, behaviour: str) -> None:
+    """A server that sends a byte now and then, or without an end, holds up no caller."""
+    with EvilServer(RedisProtocol()) as server:
+        server.does = behaviour
+        store = RedisStore(f"redis://127.0.0.1:{server.port}", timeout=TIMEOUT)
+        breaker = CircuitBreakerConfig(failure_threshold=1)
+        load = Called(face, secure(store, circuit_breaker=breaker))
+        began = monotonic()
+        assert 1 == load(1)["x"] == load(1)["x"]
+        assert monotonic() - began < 10  # without a deadline: 30 s at least
+        store.close()
+
+
+@faces
+@pytest.mark.parametrize("answer", [42, [], "text", {}, (b"a",)], ids=repr)
+def test_cachekit_answers_that_are_no_entry_are_failures(face: str, answer: Any) -> None:
+    """A backend that answers nonsense costs the hit, not the call."""
+    backend = Asked()
+    load = Called(face, secure(backend))
+    backend.get = lambda key: answer  # type: ignore[method-assign]
+    assert 1 == load(1)["x"]
+
+
+@faces
+def test_cachekit_over_a_wrong_redis_calls_the_function(
+    face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever Redis answers, the caller gets the function's result."""
+    monkeypatch.setattr(filling, "LOCK_WAIT", 0.0)  # some answers mean that another has the lock
+    with EvilServer(RedisProtocol()) as server:
+        store = RedisStore(f"redis://127.0.0.1:{server.port}", timeout=TIMEOUT)
+        settings = {"circuit_breaker": CircuitBreakerConfig(enabled=False), "l1_enabled": False}
+        load = Called(face, secure(store, **settings))
+        kept = Called(face, secure(store, circuit_breaker=CircuitBreakerConfig(enabled=False)))
+        for shape in SHAPES:
+            server.does = shape
+            assert 1 == load(1)["x"] == kept(1)["x"], shape
+            load.invalidate(1)
+        store.close()

@@ -19,7 +19,7 @@ from anyseal.compat.cachekit.errors import (
 )
 from anyseal.compat.cachekit.filling import Filled, Fills
 from anyseal.compat.cachekit.frame import Metadata
-from anyseal.compat.cachekit.store import SILENCE, Found, Store, is_refusal
+from anyseal.compat.cachekit.store import SILENCE, Found, Store, answered, is_refusal
 from anyseal.errors import BackendError, one_line
 
 if TYPE_CHECKING:
@@ -250,9 +250,9 @@ class CachedFunction:
             return SILENCE
         try:
             if self._copies is None:
-                found = Found(self.store.get(key), None, True)
+                found = answered(self.store.get(key))
             else:
-                found = Found(*self.store.get_left(key), True)
+                found = answered(*self.store.get_left(key))
         except Exception as exc:
             self._noted(breaker, exc, probe)
             return SILENCE
@@ -361,9 +361,9 @@ class CachedFunction:
             return SILENCE
         try:
             if self._copies is None:
-                found = Found(await self.store.aget(key), None, True)
+                found = answered(await self.store.aget(key))
             else:
-                found = Found(*(await self.store.aget_left(key)), True)
+                found = answered(*(await self.store.aget_left(key)))
         except Exception as exc:
             self._noted(breaker, exc, probe)
             return SILENCE

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from anyseal.compat.cachekit.stores import Store
+from anyseal.compat.cachekit.store import Store, answered
 from anyseal.computing import Computing, computes
 from anyseal.flight import SingleFlight, ThreadFlight
 
@@ -89,6 +89,7 @@ class Fills:
         try:
             while True:
                 held, stored = self._store.take(key, token)
+                answered(stored)
                 if held or stored is not None or time.monotonic() >= until:
                     return held, stored
                 time.sleep(delay)
@@ -138,6 +139,7 @@ class Fills:
         try:
             while True:
                 held, stored = await self._store.atake(key, token)
+                answered(stored)
                 if held or stored is not None or time.monotonic() >= until:
                     return held, stored
                 await anyio.sleep(delay)

@@ -13,12 +13,16 @@ from anyseal import offload
 from anyseal.compat.cachekit.errors import ConfigurationError
 from anyseal.compat.cachekit.extras import extra
 from anyseal.compat.cachekit.store import LOCK_MS, Store
+from anyseal.deadline import deadline
 from anyseal.errors import BackendError
 from anyseal.loops import PerLoop
 
 __all__ = ["RedisStore"]
 
 REGISTRY_SECONDS = 604_800
+ROOM_BYTES = 512 << 20
+"""Of the answers to one call; more than that Redis itself does not keep in one value."""
+_BOUNDS = "anyseal.cache.backends._redis_bounds"
 LARGE_BYTES = 16 << 20
 """Of an entry that event loops neither send nor take."""
 
@@ -48,28 +52,44 @@ class RedisStore(Store):
         redis = extra("redis", "anyseal[redis]")
         self.prefix = "t:default:" if scoped else ""
         self._scoped = scoped
+        self._timeout = timeout
         try:
             self._client = redis.Redis.from_url(
                 url, socket_timeout=timeout, socket_connect_timeout=timeout
             )
+            importlib.import_module(_BOUNDS).bound(self._client, blocking=True)
             self._backend = _async_backend(url, timeout)
         except ValueError:
             raise ConfigurationError("not a URL of Redis") from None
         close = self._backend.aclose
         self._closing: PerLoop[Any] = PerLoop(lambda: _at_the_end(close), asyncio.get_running_loop)
 
+    def _ask(self, *some: tuple[Any, ...]) -> list[Any]:
+        """The answers to commands that are sent at once: in time, and none without an end."""
+        with deadline(self._timeout, room=ROOM_BYTES):
+            if len(some) == 1:
+                return [self._client.execute_command(*some[0])]
+            with self._client.pipeline(transaction=False) as pipeline:
+                for command in some:
+                    pipeline.execute_command(*command)
+                found: list[Any] = pipeline.execute()
+        return found
+
     def get(self, key: str) -> bytes | None:
-        found: bytes | None = self._client.get(self.prefix + key)
+        found: bytes | None = self._ask(("GET", self.prefix + key))[0]
         return found
 
     def _lock_name(self, key: str) -> str:
         return f"{self.prefix}{key}:lock"
 
     def lock(self, key: str, token: str) -> bool:
-        return bool(self._client.set(self._lock_name(key), token, nx=True, px=LOCK_MS))
+        return bool(self._ask(self._locking(key, token))[0])
+
+    def _locking(self, key: str, token: str) -> tuple[Any, ...]:
+        return ("SET", self._lock_name(key), token, "PX", LOCK_MS, "NX")
 
     def unlock(self, key: str, token: str) -> None:
-        self._client.eval(_UNLOCK, 1, self._lock_name(key), token)
+        self._ask(("EVAL", _UNLOCK, 1, self._lock_name(key), token))
 
     def _storing(
         self, key: str, value: bytes, ttl_ms: int | None, registry: str, token: str = ""
@@ -84,27 +104,18 @@ class RedisStore(Store):
             some.append(("EVAL", _UNLOCK, 1, self._lock_name(key), token))
         return some
 
-    def _exchange(self, some: list[tuple[Any, ...]]) -> None:
-        if len(some) == 1:
-            self._client.execute_command(*some[0])
-            return
-        with self._client.pipeline(transaction=False) as pipeline:
-            for command in some:
-                pipeline.execute_command(*command)
-            pipeline.execute()
-
     def set(self, key: str, value: bytes, ttl_ms: int | None, registry: str) -> None:
-        self._exchange(self._storing(key, value, ttl_ms, registry))
+        self._ask(*self._storing(key, value, ttl_ms, registry))
 
     def settle(self, key: str, value: bytes, ttl_ms: int | None, registry: str, token: str) -> None:
-        self._exchange(self._storing(key, value, ttl_ms, registry, token))
+        self._ask(*self._storing(key, value, ttl_ms, registry, token))
 
     def delete(self, key: str) -> None:
-        self._client.unlink(self.prefix + key)
+        self._ask(("UNLINK", self.prefix + key))
 
     def _noted(self, registry: str) -> Iterator[bytes]:
         name = self.prefix + registry
-        while members := self._client.spop(name, 1000):
+        while members := self._ask(("SPOP", name, 1000))[0]:
             for member in members:
                 yield self.prefix.encode() + member
 
@@ -118,14 +129,14 @@ class RedisStore(Store):
         for name in names:
             batch.append(name)
             if len(batch) == 1000:
-                self._client.unlink(*batch)
+                self._ask(("UNLINK", *batch))
                 batch.clear()
         if batch:
-            self._client.unlink(*batch)
+            self._ask(("UNLINK", *batch))
 
     def ping(self) -> None:
         """Raises what redis-py raises if Redis does not answer."""
-        self._client.ping()
+        self._ask(("PING",))
 
     def close(self) -> None:
         """Close the connections of blocking callers."""
@@ -145,17 +156,11 @@ class RedisStore(Store):
         return True
 
     def get_left(self, key: str) -> tuple[bytes | None, int | None]:
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.get(self.prefix + key)
-            pipeline.pttl(self.prefix + key)
-            found, left = pipeline.execute()
+        found, left = self._ask(("GET", self.prefix + key), ("PTTL", self.prefix + key))
         return found, _left(left)
 
     def take(self, key: str, token: str) -> tuple[bool, bytes | None]:
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.set(self._lock_name(key), token, nx=True, px=LOCK_MS)
-            pipeline.get(self.prefix + key)
-            taken, found = pipeline.execute()
+        taken, found = self._ask(self._locking(key, token), ("GET", self.prefix + key))
         return bool(taken), found
 
     async def aget(self, key: str) -> bytes | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anyseal import offload
 from anyseal.errors import BackendError
 
-__all__ = ["LOCK_MS", "SILENCE", "Found", "Store", "is_refusal", "new_scope"]
+__all__ = ["LOCK_MS", "SILENCE", "Found", "Store", "answered", "is_refusal", "new_scope"]
+
+_BYTES = (bytes, bytearray, memoryview)
 
 LOCK_MS = 10_000
 """As in cachekit: if its holder died, no other caller waits longer."""
@@ -32,6 +34,14 @@ class Found(NamedTuple):
 
 
 SILENCE = Found(None, None, False)
+
+
+def answered(stored: Any, left: int | None = None) -> Found:
+    """What the store answered. Raises BackendError for what no entry can be."""
+    fits = stored is None or isinstance(stored, _BYTES)
+    if not fits:
+        raise BackendError(f"the backend answered with {type(stored).__name__}, not bytes")
+    return Found(stored, left, True)
 
 
 def is_refusal(exc: Exception) -> bool:
