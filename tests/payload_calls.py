@@ -339,18 +339,19 @@ class Rows:
 
 
 @contextlib.asynccontextmanager
-async def _session() -> AsyncIterator[anyseal.Session]:
+async def _session(partition: str = "partition") -> AsyncIterator[anyseal.Session]:
     hierarchy = KeyHierarchy(StaticKms(MASTER), MemoryMetastore(), service="s", product="p")
     async with SessionFactory(hierarchy) as factory:
-        yield factory.session("partition")
+        yield factory.session(partition)
 
 
 def _records(
     call: Callable[[Bed, anyseal.Session, Any], Awaitable[object]],
     row: Callable[[Bed, anyseal.Session], Awaitable[Any]] | None = None,
+    partition: str = "partition",
 ) -> Callable[[Bed], AsyncIterator[Work]]:
     async def records(bed: Bed) -> AsyncIterator[Work]:
-        async with _session() as session:
+        async with _session(partition) as session:
             given = None if row is None else await row(bed, session)
             yield lambda: call(bed, session, given)
 
@@ -400,3 +401,8 @@ for _name, _payload, _row_of, _call in (
         f"session.{_name}{' not ASCII' * (_payload == 'other text')}",
         f"anyseal.Session.{_covered}", payload=_payload,
     )(_records(_call, _row_of))  # fmt: skip
+    if _payload == "bytes" and _name in ("encrypt", "encrypt_many", "decrypt", "store", "load"):
+        case(
+            f"session.{_name} in a partition not ASCII",
+            f"anyseal.Session.{_name}", payload=_payload,
+        )(_records(_call, _row_of, "mandant-ä"))  # fmt: skip

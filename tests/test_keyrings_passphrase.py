@@ -171,3 +171,25 @@ def test_passphrase_wipe_ends_it() -> None:
     for call in (sync.seal, sync.open):
         with pytest.raises(ConfigurationError, match="wiped"):
             call(sealed, ring, partition="p")
+
+
+@pytest.mark.parametrize("verb", ["current", "get"])
+def test_passphrase_wipe_takes_the_key_that_is_derived_at_that_moment(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that derives may keep its key after wipe() has looked through the kept ones."""
+    ring, other = cheap(), cheap()
+    key_id = other.current_local("p").key_id
+    gc.collect()
+    before = live_keys()
+    remember = ring._remember
+
+    def later(*args: Any) -> None:
+        ring.wipe()
+        remember(*args)
+
+    monkeypatch.setattr(ring, "_remember", later)
+    with pytest.raises(ConfigurationError, match="wiped"):
+        ring.current_local("p") if verb == "current" else ring.get_local("p", key_id)
+    assert {} == dict(ring._keys)
+    assert live_keys() < before

@@ -26,11 +26,15 @@ import sqlalchemy
 
 import anyseal
 from anyseal import cache, errors, s3, sync
-from anyseal.kms import StaticKms, VaultTransitKms
-from anyseal.metastore import MemoryMetastore, SqlMetastore
+from anyseal.kms import AwsKms, SecretsManagerKms, StaticKms, VaultTransitKms
+from anyseal.metastore import DynamoDbMetastore, MemoryMetastore, SqlMetastore
 from shell import Shell
 
 NAMES = {
+    "ARN": "arn:aws:kms:us-east-1:111122223333:key/x",
+    "AwsKms": AwsKms,
+    "DynamoDbMetastore": DynamoDbMetastore,
+    "SecretsManagerKms": SecretsManagerKms,
     "base64": base64,
     "boto3": boto3,
     "VaultTransitKms": VaultTransitKms,
@@ -135,6 +139,18 @@ A_KEY = "TypeError: the key must be a Key or a Keyring, not "
 MADE = ": StaticKeyring(master_key) or Key.from_hex(text) makes one"
 AWAIT = "coroutine: await it first; in anyseal.sync nothing is awaited"
 ENGINE = "TypeError: database must be a URL or a sync SQLAlchemy Engine, not "
+
+CLIENT = "TypeError: client must be an aiobotocore S3 client, not "
+CONNECT = ": SealedBucket.connect(bucket, keyring) makes one, also in anyseal.sync"
+SESSION = (
+    "TypeError: session must be an aiobotocore AioSession, not boto3.session.Session: "
+    "aiobotocore.session.get_session() makes one; profile= and the environment need none"
+)
+MEMCACHED = (
+    "ConfigurationError: memcached's host must be a name or an address alone: "
+    "MemcachedBackend(host, port), or backend_from_url(url)"
+)
+MASTER_KEY = "ConfigurationError: master_key must be hex-encoded, 32 bytes or a Key, not "
 
 SAID = {
     # Sessions
@@ -322,6 +338,29 @@ SAID = {
     "list(sync.StreamOpener(KEY).open('x.sealed'))": "TypeError: stream must be an iterable of bytes, not str: open_file() and ObjectReader.open(FileSource(path), key) read files",
     "s3.SealedBucket(None, 'b', HEX)": A_KEY + "str" + MADE,
     "s3.SealedBucket('http://h', 'b', KEYS)": "TypeError: client must be an aiobotocore S3 client, not str: SealedBucket.connect(bucket, keyring) makes one, also in anyseal.sync",
+    "s3.SealedBucket(None, 'b', KEYS)": CLIENT + "NoneType" + CONNECT,
+    "s3.SealedBucket(object(), 'b', KEYS)": CLIENT + "object" + CONNECT,
+    "s3.SealedBucket(boto3.Session(), 'b', KEYS)": CLIENT + "boto3.session.Session" + CONNECT,
+    "s3.SealedBucket(s3.connect(), 'b', KEYS)": CLIENT
+    + "_AsyncGeneratorContextManager: async with "
+    "it first",
+    "AwsKms(ARN, session=boto3.Session())": SESSION,
+    "SecretsManagerKms('s', region='us-east-1', session=boto3.Session())": SESSION,
+    "DynamoDbMetastore(session=boto3.Session())": SESSION,
+    "DynamoDbMetastore(client=boto3.client('dynamodb', region_name='us-east-1'))": "TypeError: client "
+    "must be an aiobotocore DynamoDB client, not botocore.client.DynamoDB: leave it out, or pass "
+    "session= and region=",
+    "cache.MemcachedBackend('localhost:11211')": MEMCACHED,
+    "cache.MemcachedBackend('memcached://localhost')": MEMCACHED,
+    "sync.MemcachedBackend('localhost:11211')": MEMCACHED,
+    "cache.MemcachedBackend('localhost', '11211')": "TypeError: memcached's port must be an int, not "
+    "str: MemcachedBackend(host, port)",
+    "sync.MemcachedBackend(('localhost', 11211))": "TypeError: memcached's host must be a str, not "
+    "tuple: MemcachedBackend(host, port)",
+    "cache.secure(master_key=KEYS)": MASTER_KEY + "StaticKeyring: Key.from_bytes(), or "
+    "Cache(backend, keyring)",
+    "cache.secure(master_key=object())": MASTER_KEY + "object: Key.from_bytes(), or "
+    "Cache(backend, keyring)",
     "hierarchy(metrics='x')": "TypeError: metrics must be a function, not str",
     "anyseal.SessionFactory(hierarchy(), audit='x')": "TypeError: audit must be a function, not str",
     "VaultTransitKms('https://v', 'key', auth='s.token')": "TypeError: auth must be a TokenAuth, AppRoleAuth or the like, not str: TokenAuth(token)",

@@ -291,3 +291,62 @@ async def test_source_without_a_strong_tag_says_what_to_do(
     assert not caught.value.retryable
     with pytest.raises(ValueError, match="weak"):
         conditions(False, 'W/"v1"')
+
+
+class Refusing(threading.Thread):
+    """An S3 that says 403 as soon as it has read the head, and takes no body."""
+
+    BODY = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+
+    def __init__(self, lingers: bool) -> None:
+        super().__init__(daemon=True)
+        self._lingers = lingers
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with self._listening.accept()[0] as peer, contextlib.suppress(OSError):
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += peer.recv(1 << 16)
+                    peer.sendall(
+                        b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\n"
+                        b"Connection: close\r\nContent-Length: %d\r\n\r\n"
+                        % len(self.BODY)
+                        + self.BODY
+                    )
+                    if self._lingers:
+                        peer.shutdown(socket.SHUT_WR)
+                        while peer.recv(1 << 16):
+                            pass
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("lingers", [True, False])
+@pytest.mark.parametrize("size", [1, 4 << 20])
+async def test_put_that_is_refused_before_its_body_says_so(size: int, lingers: bool) -> None:
+    """Without ``Expect: 100-continue``, which would cost each put a round trip, the body is under
+    way when the answer comes: what the server said must be told, not that it closed the connection.
+
+    One that closes without reading on, as no server should (RFC 9112, section 9.6), may reset the
+    connection before the client looks for an answer. That is tried again.
+    """
+    server = Refusing(lingers)
+    try:
+        async with s3_client(server.url, read_timeout=5) as client:
+            calls = Calls(client, "bucket", attempts=1 if lingers else 8)
+            for _ in range(3 if lingers else 1):
+                with pytest.raises(SourceError, match="AccessDenied"):
+                    await calls.put("k", Body((bytes(size),)))
+                with pytest.raises(SourceError, match="AccessDenied"):
+                    await calls.upload_part("k", "u", 1, Body((bytes(size),)))
+    finally:
+        server.close()

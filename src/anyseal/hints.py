@@ -31,6 +31,9 @@ __all__ = [
     "wrong_type",
 ]
 
+_SHARED = ("Redis", "Engine", "S3", "DynamoDB", "Session")
+"""Names of classes of several packages."""
+
 _FOREIGN = (
     (b"gAAAAA", "a Fernet token: cryptography.fernet opens it"),
     (b"ANYSEAL\x01", "a sealed object: ObjectReader or open_file() opens it"),
@@ -66,7 +69,7 @@ def wrong_type(name: str, expected: str, given: Any, remedy: str = "") -> TypeEr
         remedy = "await it first; in anyseal.sync nothing is awaited"
     kind = type(given).__name__
     module = type(given).__module__.partition(".")[0]
-    if module not in ("anyseal", "builtins", "pathlib") and kind in ("Redis", "Engine", "S3"):
+    if module not in ("anyseal", "builtins", "pathlib") and kind in _SHARED:
         kind = f"{type(given).__module__}.{kind}"
     return TypeError(f"{name} must be {expected}, not {kind}" + (f": {remedy}" if remedy else ""))
 

@@ -131,6 +131,14 @@ class Bounds:
             raise self._late(what)
         return job.outcome()
 
+    def pages(self, what: str, pages: AsyncIterable[Any]) -> _Pages:
+        """What *pages* gives, each in its time.
+
+        A generator may hold what belongs to its task: all of it runs in one, which is left behind
+        if it does not end. To be closed, unless it was read to its end.
+        """
+        return _Pages(self, what, pages)
+
     def _check(self, what: str) -> None:
         if self._running and self.left >= LEFT_MAX:
             raise self._failed(
@@ -232,6 +240,69 @@ async def _end(task: Detached, seconds: float) -> None:
             late = cancelled
     if late is not None:
         raise late
+
+
+class _Pages:
+    """An async iterator that runs in a task of its own."""
+
+    def __init__(self, bounds: Bounds, what: str, pages: AsyncIterable[Any]) -> None:
+        self._bounds = bounds
+        self._what = what
+        self._pages = pages
+        self._error: Exception | None = None
+        self._task: Detached | None = None
+
+    def __aiter__(self) -> _Pages:
+        return self
+
+    async def __anext__(self) -> Any:
+        bounds = self._bounds
+        if self._task is None:
+            bounds._check(self._what)
+            self._given, self._found = anyio.create_memory_object_stream[Any](0)
+            self._task = Detached(self._run, self._given.close)
+        bounds._running[self] = time.perf_counter() + bounds._seconds
+        try:
+            with anyio.move_on_after(bounds._seconds):
+                try:
+                    page = await self._found.receive()
+                except (anyio.EndOfStream, anyio.ClosedResourceError):
+                    if self._error is not None:
+                        raise self._error from None
+                    raise StopAsyncIteration from None
+                bounds._running.pop(self, None)
+                return page
+        except BaseException:
+            await self.aclose()
+            raise
+        await self.aclose()
+        raise bounds._late(self._what)
+
+    async def _run(self) -> None:
+        try:
+            async for page in self._pages:
+                await self._given.send(page)
+        except anyio.BrokenResourceError:
+            pass
+        except Exception as exc:
+            self._error = exc
+        finally:
+            close = getattr(self._pages, "aclose", None)
+            try:
+                if close is not None:
+                    with anyio.CancelScope(shield=True):
+                        await close()
+            finally:
+                self._bounds._running.pop(self, None)
+
+    async def aclose(self) -> None:
+        """End it, or leave it behind. Idempotent."""
+        if self._task is not None:
+            self._found.close()
+            if not self._task.ended:
+                await _end(self._task, self._bounds._seconds)
+            if self._task.ended:
+                self._bounds._running.pop(self, None)
 
 
 class _Job:

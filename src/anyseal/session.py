@@ -234,7 +234,8 @@ class Session(SessionBase):
             observation.key_id = key.id
         if size <= INLINE_ROW_BYTES:
             return seal(data, key.row_key)
-        return await offload.run(seal, data, key.row_key)
+        steps = (None, offload.pause) if seal is seal_row_text else ()
+        return await offload.run(seal, data, key.row_key, *steps)
 
     async def encrypt_text(self, text: str) -> str:
         """Encrypt *text*, as UTF-8.
@@ -291,7 +292,7 @@ class Session(SessionBase):
     async def _decrypt(self, row: Any, observation: _Observation | None = None) -> bytes:
         self._check()
         small = _row_length(row) <= INLINE_ROW_BYTES
-        parsed = parse_row(row) if small else await offload.run(parse_row, row)
+        parsed = parse_row(row) if small else await offload.run(parse_row, row, offload.pause)
         if observation is not None:
             observation.key_id = parsed.key_id
         key = await self._hierarchy.opening_key(self._partition, parsed.key_id, parsed.created)

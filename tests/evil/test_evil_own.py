@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,15 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from anyseal import CryptoPolicy, KeyHierarchy, KmsError, MetastoreError, SessionFactory, sync
+from anyseal import (
+    CryptoPolicy,
+    KeyAdmin,
+    KeyHierarchy,
+    KmsError,
+    MetastoreError,
+    SessionFactory,
+    sync,
+)
 from anyseal.kms.static import StaticKms
 from anyseal.metastore.memory import MemoryMetastore
 from anyseal.patience import LEFT_MAX
@@ -139,6 +148,59 @@ def test_own_service_that_hangs_ends_in_a_typed_error_sync(service: str, hanging
         hanging.hangs = False
         hanging.released.set()
         assert b"data" == session.decrypt(session.encrypt(b"data"))
+
+
+ADMIN: dict[str, Callable[[KeyAdmin], Any]] = {
+    "list": lambda admin: admin.list(),
+    "list one": lambda admin: admin.list("u"),
+    "audit": lambda admin: admin.audit(),
+    "revoke": lambda admin: admin.revoke(partition="u"),
+    "shred": lambda admin: admin.shred("u", wait=False),
+    "rewrap": lambda admin: admin.rewrap_system(),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("slow", ["records", "load", "revoke", "delete"])
+@pytest.mark.parametrize("hanging", HOWS, indirect=True)
+async def test_own_metastore_that_hangs_ends_what_looks_after_keys(
+    slow: str, hanging: Hanging
+) -> None:
+    """A command or a job of the night would otherwise hang, and none says why."""
+    own: Any = MemoryMetastore()
+    listed = own.records
+
+    async def records(prefix: str) -> Any:
+        async with contextlib.aclosing(listed(prefix)) as found:
+            async for record in found:
+                await hanging.wait()
+                yield record
+
+    wrapped = blocking if hanging.how == "blocking" else awaited
+    method = records if slow == "records" else wrapped(getattr(own, slow), hanging)
+    setattr(own, slow, method)
+    policy = CryptoPolicy(call_timeout=TIMEOUT)
+    made = KeyHierarchy(StaticKms(a_key()), own, service="s", product="p", policy=policy)
+    hanging.hangs = False
+    async with SessionFactory(made) as factory:
+        await factory.session("u").encrypt(b"data")
+        admin = KeyAdmin(made)
+        hanging.hangs = True
+        late = 0
+        for verb, call in ADMIN.items():
+            started = time.monotonic()
+            try:
+                await call(admin)
+            except MetastoreError as exc:
+                late += "no answer in 0.2 s" in str(exc)
+            assert time.monotonic() - started < 10 * TIMEOUT, verb
+        assert late or slow == "load"
+        hanging.hangs = False
+        hanging.released.set()
+        with anyio.fail_after(10):
+            while made._store._metastore_bounds.left:
+                await anyio.sleep(0.005)
+        assert 1 <= len(await admin.list()) <= 2
 
 
 @pytest.mark.anyio

@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from anyseal import FormatError, KeyHierarchy, MetastoreError, sync
+from anyseal.compat import lenzeye
 from anyseal.kms.static import StaticKms
 from anyseal.metastore import SqlMetastore
 from anyseal.ports import KeyRecord
@@ -306,3 +307,32 @@ def test_sql_pages_that_do_not_end_are_an_error(
 
     with pytest.raises(MetastoreError, match="do not come to an end"):
         in_loop(read)
+
+
+def test_lenzeye_table_over_a_server_that_misbehaves_is_an_error(
+    database: Database, table: str
+) -> None:
+    """It is called by blocking code, in the request: a drip or a frozen server must not keep it."""
+    well = lenzeye.SqlUserKeyTable(url_of(database), table=table)
+    assert well.active("ann") is None
+    well.close()
+    for does in ("drip", "huge length"):
+        for connected in (True, False):
+            with Proxy(database.port) as proxy:
+                url = url_of(database).set(port=proxy.port)
+                spoilt = lenzeye.SqlUserKeyTable(url, table=table, timeout=TIMEOUT)
+                if connected:
+                    spoilt._timeout = 20
+                    assert spoilt.active("ann") is None
+                    spoilt._timeout = TIMEOUT
+                proxy.does = does
+                started = time.monotonic()
+                with pytest.raises(MetastoreError, match="key table"):
+                    spoilt.active("ann")
+                took = time.monotonic() - started
+                proxy.does = "well"
+                spoilt._timeout = 20
+                assert spoilt.active("ann") is None
+                limit = 5 * TIMEOUT if connected else 3.5  # libpq connects for 2 s at least
+                assert took < limit, (does, connected, took)
+                spoilt.close()

@@ -17,14 +17,18 @@ import anyio
 
 from anyseal import offload
 from anyseal.errors import MissingExtraError
+from anyseal.hints import wrong_type
 
 try:
+    from aiobotocore.client import AioBaseClient
     from aiobotocore.session import AioSession
+    from botocore.client import BaseClient
     from botocore.credentials import RefreshableCredentials
+    from botocore.session import Session
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("AWS services need aiobotocore", "anyseal[aws]") from _exc
 
-__all__ = ["Credentials", "are_refused", "preload", "remedy"]
+__all__ = ["Credentials", "are_refused", "check_client", "check_session", "preload", "remedy"]
 
 _log = logging.getLogger("anyseal.aws")
 
@@ -53,6 +57,25 @@ _watched: weakref.WeakSet[Any] = weakref.WeakSet()
 
 _READ = "anyseal-credentials-read"
 _AGAIN = "anyseal-credentials-again"
+
+
+def check_session(session: Any) -> None:
+    """Raise TypeError if clients of *session* (None: of a new one) could not be awaited."""
+    blocks = isinstance(session, Session) and not isinstance(session, AioSession)
+    if session is not None and (blocks or not hasattr(session, "create_client")):
+        raise wrong_type(
+            "session", "an aiobotocore AioSession", session,
+            "aiobotocore.session.get_session() makes one; profile= and the environment need none",
+        )  # fmt: skip
+
+
+def check_client(client: Any, service: str, method: str, remedy: str) -> None:
+    """Raise TypeError if *client* is none of *service*, which has *method* (any attribute)."""
+    blocks = isinstance(client, BaseClient) and not isinstance(client, AioBaseClient)
+    if blocks or not hasattr(client, method):
+        if hasattr(client, "__aenter__"):
+            remedy = "async with it first"
+        raise wrong_type("client", f"an aiobotocore {service} client", client, remedy)
 
 
 def are_refused(code: str) -> bool:

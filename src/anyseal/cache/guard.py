@@ -103,7 +103,7 @@ class Guard:
     async def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
-            pages = await pages_of(self.read, self.backend.scan, prefix)
+            pages = await pages_of(self._limit, self.read, self.backend.scan, prefix)
             before, since = None, monotonic()
             try:
                 while (page := await self.read(anext, pages, None)) is not None:

@@ -84,7 +84,7 @@ class Limit:
 
     async def __call__(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
         """The answer to one call. Raises BackendError or TimeoutError."""
-        if self._cancels or call is anext:  # a generator may hold what belongs to this task
+        if self._cancels or call is anext:  # whose time is kept by pages()
             with fail_after(self._seconds):
                 return await call(*args, **options)
 
@@ -94,6 +94,10 @@ class Limit:
         found: T = await self._bounds.call("the cache's backend", run)
         return found
 
+    def pages(self, pages: AsyncIterable[Any]) -> Any:
+        """The pages of a scan, each in its time."""
+        return aiter(pages if self._cancels else self._bounds.pages("the cache's backend", pages))
+
 
 def limit_of(backend: object, policy: CachePolicy, traits: BackendTraits) -> Limit | None:
     """What makes calls of *backend*; None where the backend itself bounds them."""
@@ -102,9 +106,11 @@ def limit_of(backend: object, policy: CachePolicy, traits: BackendTraits) -> Lim
     return Limit(policy.timeout, traits.ends_when_cancelled)
 
 
-async def pages_of(read: Any, scan: Callable[[str], AsyncIterable[T]], prefix: str) -> Any:
+async def pages_of(
+    limit: Limit | None, read: Any, scan: Callable[[str], AsyncIterable[T]], prefix: str
+) -> Any:
     """The pages of a scan, one at a time."""
-    return aiter(scan(prefix))
+    return aiter(scan(prefix)) if limit is None else limit.pages(scan(prefix))
 
 
 async def end_pages(pages: Any, policy: CachePolicy) -> None:

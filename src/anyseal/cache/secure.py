@@ -84,7 +84,11 @@ def _master(value: Any, name: str) -> Key:
     try:
         return Key.from_hex(value) if isinstance(value, str) else Key.from_bytes(value)
     except (ConfigurationError, TypeError):
-        raise ConfigurationError(f"{name} must be hex-encoded, 32 bytes") from None
+        kind = "" if isinstance(value, (str, bytes, bytearray)) else f", not {type(value).__name__}"
+        remedy = ": Key.from_bytes(), or Cache(backend, keyring)" if kind else ""
+        raise ConfigurationError(
+            f"{name} must be hex-encoded, 32 bytes{' or a Key' + kind if kind else ''}{remedy}"
+        ) from None
 
 
 def _keyring(master_key: Any, rotation: bool, previous: Sequence[Any]) -> StaticKeyring:

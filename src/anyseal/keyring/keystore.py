@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from anyseal._ffi import lib, raise_for, view, view_writable
@@ -158,6 +158,18 @@ class KeyStore:
         if key_id not in self._warned and len(self._warned) < _WARNINGS_MAX:
             self._warned.add(key_id)
             _log.warning(text, *args)
+
+    async def told(self, operation: str, *args: Any) -> Any:
+        """What the metastore's *operation* returns: for those who look after keys."""
+        return await self._limited(operation, getattr(self._metastore, operation), *args)
+
+    async def records(self, prefix: str) -> AsyncIterator[KeyRecord]:
+        """The records whose id begins with *prefix*. Raises as :meth:`load`."""
+        records: Any = self._metastore
+        pages = self._metastore_bounds.pages("records", records.records(prefix))
+        async with contextlib.aclosing(pages):
+            async for record in pages:
+                yield record
 
     async def versions(self, key_id: str) -> list[KeyRecord]:
         """All records with this id, oldest first.

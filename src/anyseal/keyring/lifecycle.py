@@ -87,14 +87,15 @@ class KeyAdmin:
                 f"{type(hierarchy.metastore).__name__} cannot list or change its keys"
             )
         self._hierarchy = hierarchy
-        self._store: MetastoreAdmin = hierarchy.metastore
+        self._metastore: MetastoreAdmin = hierarchy.metastore
+        self._store = hierarchy._store  # whose calls end in their time
         self._lifetimes = Lifetimes(hierarchy.policy)
         self._audit_hook = audit
 
     @property
     def metastore(self) -> MetastoreAdmin:
         """The hierarchy's metastore."""
-        return self._store
+        return self._metastore
 
     async def _records(self, partition: str | None) -> AsyncIterator[tuple[KeyRecord, str | None]]:
         """The hierarchy's records and their partitions (None: a system key)."""
@@ -301,7 +302,7 @@ class KeyAdmin:
         for key in found:
             if key.state == "revoked":
                 continue
-            if await self._store.revoke(key.id, key.created):
+            if await self._store.told("revoke", key.id, key.created):
                 count += 1
                 touched.add(key.partition)
                 self._audited(key.partition, key.id, "revoke")
@@ -341,7 +342,7 @@ class KeyAdmin:
         await anyio.sleep(pause)
         count = 0
         for key in await self.list(partition):
-            if await self._store.delete(key.id, key.created):
+            if await self._store.told("delete", key.id, key.created):
                 count += 1
                 self._audited(partition, key.id, "shred")
         self._hierarchy.forget(partition)

@@ -102,6 +102,16 @@ class PassphraseKeyring:
         fingerprint = slot.derive_public(b"id", b"")
         return Key._from_slot(slot, prefix + fingerprint[:6])
 
+    def _derived(self, partition: str, prefix: bytes) -> Key:
+        """The same, and kept; not if :meth:`wipe` came in between."""
+        key = self._derive(partition, prefix)
+        self._remember(self._keys, (partition, prefix), key)
+        if not self._secret:  # it may have looked at the kept keys before this one was among them
+            self._keys.pop((partition, prefix), None)
+            key.wipe()
+            raise ConfigurationError("the keyring is wiped")
+        return key
+
     @staticmethod
     def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         cache[key] = value
@@ -112,16 +122,14 @@ class PassphraseKeyring:
         """The key to seal with; derived on the spot when it is new."""
         key = self.current_hit(partition)
         if key is None:
-            key = self._derive(partition, self._prefix)
-            self._remember(self._keys, (partition, self._prefix), key)
+            key = self._derived(partition, self._prefix)
         return key
 
     def get_local(self, partition: str, key_id: bytes) -> Key:
         """The key that *key_id* names; derived on the spot when it is new."""
         key = self.get_hit(partition, key_id)
         if key is None:
-            key = self._derive(partition, key_id[:10])
-            self._remember(self._keys, (partition, key_id[:10]), key)
+            key = self._derived(partition, key_id[:10])
             if key.key_id != key_id:
                 self._unknown_key(partition, key_id)
         return key
@@ -165,8 +173,10 @@ class PassphraseKeyring:
         """Wipe the passphrase and every key derived from it."""
         while self._secret:
             self._secret.pop().release()
-        while self._keys:
-            self._keys.popitem()[1].wipe()
+        for place in list(self._keys):
+            key = self._keys.pop(place, None)
+            if key is not None:
+                key.wipe()
 
     __aenter__ = use_with
 

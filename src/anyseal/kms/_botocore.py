@@ -20,7 +20,13 @@ import anyio
 
 from anyseal import early, offload
 from anyseal.aws.answers import SMALL_BYTES, limit_answers
-from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
+from anyseal.aws.credentials import (
+    Credentials,
+    are_refused,
+    check_session,
+    preload,
+    remedy,
+)
 from anyseal.errors import AnysealError, ConfigurationError, KmsError, MissingExtraError
 from anyseal.loops import PerLoop
 
@@ -112,6 +118,7 @@ class AwsClients:
         timeout: float,
     ) -> None:
         early.prepare(*early.AWS)
+        check_session(session)
         if session is not None and profile is not None:
             raise ConfigurationError("give a session or a profile, not both")
         self._service = service

@@ -154,10 +154,8 @@ def make_engine(url: sa.URL, connect_args: dict[str, Any], **options: Any) -> sa
         engine = sa.create_engine(
             url,
             connect_args=connect_args,
-            isolation_level="AUTOCOMMIT",
-            pool_reset_on_return=None,
             hide_parameters=True,
-            **options,
+            **{"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None, **options},
         )
     except ImportError as exc:
         extra = _EXTRAS.get(url.get_driver_name(), "sql")

@@ -16,7 +16,14 @@ import anyio.lowlevel
 
 from anyseal import early, offload
 from anyseal.aws.answers import limit_answers
-from anyseal.aws.credentials import Credentials, are_refused, preload, remedy
+from anyseal.aws.credentials import (
+    Credentials,
+    are_refused,
+    check_client,
+    check_session,
+    preload,
+    remedy,
+)
 from anyseal.errors import (
     AnysealError,
     ConfigurationError,
@@ -124,6 +131,11 @@ class DynamoDbMetastore:
             raise ConfigurationError("a client brings its own session, region and endpoint")
         if signing_region is not None and region is not None and signing_region != region:
             endpoint_url = endpoint_url or f"https://dynamodb.{region}.amazonaws.com"
+        check_session(session)
+        if client is not None:
+            check_client(
+                client, "DynamoDB", "get_item", "leave it out, or pass session= and region="
+            )
         early.prepare(*early.AWS)
         self.table = table
         self._client = client

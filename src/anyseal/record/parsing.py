@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from anyseal._ffi import ffi, lib, view
 from anyseal.config import ROW_MAX_BYTES
 from anyseal.errors import FormatError
 from anyseal.hints import foreign, not_record
-from anyseal.pages import copied, fresh
+from anyseal.pages import copied, encoded, fresh
 from anyseal.record.fields import BLOB_OVERHEAD, WRAPPED_BYTES, json_string
 
 __all__ = ["ParsedRow", "parse_row"]
@@ -45,7 +46,7 @@ def _foreign(row: Any) -> str:
     return foreign(row if isinstance(row, str) else memoryview(row).cast("B"), but=b"{")
 
 
-def parse_row(row: Any) -> ParsedRow:
+def parse_row(row: Any, pause: Callable[[], object] = int) -> ParsedRow:
     """Read any JSON that is a row: in any order, spaced, escaped, with unknown members.
 
     Of two members of one name the last counts. ``Revoked`` means nothing in a row. Nesting is
@@ -53,6 +54,7 @@ def parse_row(row: Any) -> ParsedRow:
 
     Args:
         row: ``str`` or bytes-like, UTF-8.
+        pause: Called between the steps in which a large row is read that is not ASCII.
 
     Raises:
         FormatError: Not JSON, or not a row.
@@ -64,7 +66,7 @@ def parse_row(row: Any) -> ParsedRow:
             source, length = lib.anyseal_text(id(row)), len(row)
         else:
             try:
-                row = row.encode()
+                row = encoded(row, pause)
             except UnicodeEncodeError:
                 raise FormatError("the row is not valid Unicode") from None
             source, length = view(row), len(row)

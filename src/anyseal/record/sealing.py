@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from anyseal._ffi import lib, raise_for, view
 from anyseal.config import ROW_MAX_BYTES
-from anyseal.pages import fresh, fresh_text
+from anyseal.pages import decoded, fresh, fresh_text
 from anyseal.record import software
 from anyseal.record.fields import check_time
 from anyseal.record.row_key import RowKey
@@ -49,10 +50,12 @@ def seal_row(data: Any, row_key: RowKey, created: int | None = None) -> bytes:
     return out
 
 
-def seal_row_text(data: Any, row_key: RowKey, created: int | None = None) -> str:
-    """:func:`seal_row`, as a ``str``."""
+def seal_row_text(
+    data: Any, row_key: RowKey, created: int | None = None, pause: Callable[[], object] = int
+) -> str:
+    """:func:`seal_row`, as a ``str``; of what takes long, in steps with *pause* between them."""
     if row_key._fixed != row_key._fixed_chars:  # the key's id is not ASCII
-        return seal_row(data, row_key, created).decode()
+        return decoded(seal_row(data, row_key, created), pause)
     size = len(data) if type(data) is bytes else len(view(data))
     length = row_key._fixed + (size + 30) // 3 * 4
     if created is None:
@@ -64,7 +67,7 @@ def seal_row_text(data: Any, row_key: RowKey, created: int | None = None) -> str
     code = _row_seal_text(id(out), source, size, created, row_key._block)
     if code:
         source = None
-        return _seal_otherwise(code, data, size, row_key, created).decode()
+        return decoded(_seal_otherwise(code, data, size, row_key, created), pause)
     return out
 
 

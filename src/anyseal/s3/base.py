@@ -21,12 +21,18 @@ from anyseal.s3.arguments import (
 from anyseal.s3.calls import ATTEMPTS, Calls
 from anyseal.suites import Suite, suite_named
 
-__all__ = ["PART_SIZE", "BucketBase"]
+__all__ = ["PART_SIZE", "BucketBase", "ClientToCome"]
 
 PART_SIZE = 8 << 20
 """Plaintext bytes of a part, unless an object needs larger ones."""
 
 _LOCATION = b"anyseal s3 location v1"
+
+
+class ClientToCome:
+    """Stands for a client that is made later, while settings are checked."""
+
+    meta = None
 
 
 class BucketBase:

@@ -204,6 +204,8 @@ def _before_call(params: dict[str, Any], context: dict[str, Any], **_: Any) -> N
         return
     # Asking whether the body is welcome takes a round trip, and a server may not answer. If it dies
     # then, aiohttp's task that asks ends in an error that no caller retrieves.
+    # A refusal that comes early is read all the same; where the server resets the connection before
+    # that, the next attempt tells (tests/test_s3_calls.py).
     params["headers"].pop("Expect", None)
     checksum = context.get("checksum")
     if checksum is not None:

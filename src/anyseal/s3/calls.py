@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from anyseal.aws.credentials import check_client
 from anyseal.errors import (
     ConfigurationError,
     ObjectNotFoundError,
@@ -20,14 +21,12 @@ from anyseal.errors import (
     SourceError,
     UploadNotFoundError,
 )
-from anyseal.hints import wrong_type
 from anyseal.patience import Progress
 from anyseal.retries import retried
 from anyseal.s3.answers import content_range, fill, read_body, required
 from anyseal.s3.body import Body, leave_unhashed, patience
 from anyseal.s3.failures import (
     CredentialsRefusedError,
-    blocks,
     limit_answers,
     translated,
     unmet,
@@ -128,11 +127,10 @@ class Calls:
     def __init__(self, client: Any, bucket: str, *, attempts: int = ATTEMPTS) -> None:
         if not isinstance(bucket, str) or not bucket:
             raise ConfigurationError("bucket must be a non-empty str")
-        if isinstance(client, str) or blocks(client):
-            raise wrong_type(
-                "client", "an aiobotocore S3 client", client,
-                "SealedBucket.connect(bucket, keyring) makes one, also in anyseal.sync",
-            )  # fmt: skip
+        check_client(
+            client, "S3", "meta",
+            "SealedBucket.connect(bucket, keyring) makes one, also in anyseal.sync",
+        )  # fmt: skip
         self.client = client
         self.bucket = bucket
         self.attempts = attempts

@@ -19,9 +19,7 @@ from anyseal.errors import (
 )
 
 try:
-    from aiobotocore.client import AioBaseClient
     from botocore import exceptions as botocore_exceptions
-    from botocore.client import BaseClient
     from botocore.parsers import ResponseParserError
 
     from anyseal.aws.answers import limit_answers
@@ -32,7 +30,6 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 __all__ = [
     "CredentialsRefusedError",
     "RangeNotSatisfiableError",
-    "blocks",
     "limit_answers",
     "translated",
     "unmet",
@@ -79,11 +76,6 @@ class CredentialsRefusedError(SourceError):
     """S3 does not accept the credentials, or not any more."""
 
     retryable = False
-
-
-def blocks(client: Any) -> bool:
-    """Whether *client* is one of boto3's, whose calls cannot be awaited."""
-    return isinstance(client, BaseClient) and not isinstance(client, AioBaseClient)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from anyseal._ffi import process_number
 from anyseal.hints import use_with, wrong_type
 from anyseal.keys import Key
 from anyseal.ports import Keyring
+from anyseal.s3.base import ClientToCome
 from anyseal.sync.bucket_calls import BucketCalls
 from anyseal.sync.calling import await_
 
@@ -98,7 +99,7 @@ class SealedBucket(BucketCalls):
         self._keyring = keyring
         self._settings = settings
         self._closed = False
-        self._made(None)  # wrong settings are told now
+        self._made(ClientToCome())  # wrong settings are told now
         self._renew()
         _live.add(self)
 

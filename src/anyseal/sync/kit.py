@@ -101,7 +101,9 @@ def limit_of(backend: Any, policy: Any, traits: Any) -> Limit | None:
     return Limit(bounds)
 
 
-def pages_of(read: Callable[..., Any], scan: Callable[[str], Iterable[T]], prefix: str) -> Any:
+def pages_of(
+    limit: Limit | None, read: Callable[..., Any], scan: Callable[[str], Iterable[T]], prefix: str
+) -> Any:
     """The pages of a scan, one at a time. To begin it may take time, too."""
     return read(lambda: iter(scan(prefix)))
 

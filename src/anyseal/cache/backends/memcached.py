@@ -13,6 +13,7 @@ from anyseal._ffi import process_number
 from anyseal.cache.backends._threads import ThreadedBackend
 from anyseal.deadline import bounded, current, deadline
 from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
+from anyseal.hints import wrong_type
 
 try:
     from pymemcache.client.base import Client, PooledClient
@@ -116,6 +117,17 @@ class BlockingMemcachedBackend:
     can_scan = False
 
     def __init__(self, host: str = "127.0.0.1", port: int = 11211, *, timeout: float = 5.0) -> None:
+        if not isinstance(host, str) or not isinstance(port, int):
+            wrong, given = ("port", port) if isinstance(host, str) else ("host", host)
+            raise wrong_type(
+                f"memcached's {wrong}", "a str" if wrong == "host" else "an int", given,
+                "MemcachedBackend(host, port)",
+            )  # fmt: skip
+        if "/" in host or host.count(":") == 1:  # an IPv6 address has more
+            raise ConfigurationError(
+                "memcached's host must be a name or an address alone: "
+                "MemcachedBackend(host, port), or backend_from_url(url)"
+            )
         if not host or not 0 < port < 65536 or timeout <= 0:
             raise ConfigurationError("memcached needs a host, a port and a positive timeout")
         early.prepare("encodings.idna")

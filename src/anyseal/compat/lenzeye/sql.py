@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 import weakref
@@ -11,13 +12,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anyseal.compat.lenzeye.tables import UserKeyRow
-from anyseal.errors import ConfigurationError, MetastoreError, MissingExtraError
+from anyseal.errors import AnysealError, ConfigurationError, MetastoreError, MissingExtraError
 
 try:
     import sqlalchemy as sa
     import sqlalchemy.exc
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("the SQL key table needs SQLAlchemy", "anyseal[sql]") from _exc
+
+from anyseal.metastore._connections import arguments, in_time, make_engine
 
 __all__ = ["SqlUserKeyTable"]
 
@@ -46,6 +49,8 @@ class SqlUserKeyTable:
         table: Its name.
         create_table: Create both tables on first use if they do not exist. With False they must
             be there; :attr:`metadata` has them for a migration tool.
+        timeout: Seconds for one transaction: to connect, to wait for locks, and for all answers.
+            None: no limit. PostgreSQL's driver takes 2 s at least to give up connecting.
 
     Raises:
         ConfigurationError: The URL is wrong or its driver is missing.
@@ -59,13 +64,17 @@ class SqlUserKeyTable:
         *,
         table: str = "user_encryption_key",
         create_table: bool = True,
+        timeout: float | None = 10.0,
     ) -> None:
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ConfigurationError("key table: timeout must be above 0 seconds, or None")
+        self._timeout = timeout
         self._own = not isinstance(database, sa.Engine)
         try:
             self._engine = (
                 database
                 if isinstance(database, sa.Engine)
-                else sa.create_engine(database, hide_parameters=True, pool_pre_ping=True)
+                else _engine(sa.make_url(database), timeout)
             )
         except ImportError as exc:
             driver = str(exc.name or "the database's driver")
@@ -138,16 +147,21 @@ class SqlUserKeyTable:
         try:
             if not self._ready:
                 self._create()
-            with self._engine.begin() as connection:
+            with in_time(self._engine, self._timeout) as connection, connection.begin():
                 yield connection
-        except sqlalchemy.exc.SQLAlchemyError as exc:
+        except TimeoutError as exc:
+            raise MetastoreError(f"key table: no answer in {self._timeout or 0:g} s") from exc
+        except (AnysealError, _TakenError):
+            raise
+        except Exception as exc:  # of SQLAlchemy, or of a driver that was shut down in the midst
             raise MetastoreError(f"key table: {type(exc).__name__}") from exc
 
     def _create(self) -> None:
         """Create what is not there; other workers may do the same at the same time."""
         for left in reversed(range(_CREATE_ATTEMPTS)):
             try:
-                self.metadata.create_all(self._engine)
+                with in_time(self._engine, self._timeout) as connection, connection.begin():
+                    self.metadata.create_all(connection)
                 self._ready = True
                 return
             except sqlalchemy.exc.DBAPIError:  # another worker was first with one of them
@@ -174,6 +188,15 @@ class SqlUserKeyTable:
         rows = self._rows.c
         query = self._rows.select().where(rows.user_id == user_id, rows.is_active.is_(sa.true()))
         return _row(connection.execute(query.order_by(rows.id.desc())).first())
+
+
+def _engine(url: sa.URL, timeout: float | None) -> sa.Engine:
+    return make_engine(
+        url, arguments(url.get_driver_name(), timeout, url.query),
+        isolation_level=None, pool_reset_on_return="rollback",
+        **({} if timeout is None or url.get_backend_name() == "sqlite"
+           else {"pool_timeout": timeout}),
+    )  # fmt: skip
 
 
 class _TakenError(Exception):

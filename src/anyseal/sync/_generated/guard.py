@@ -104,7 +104,7 @@ class Guard:
     def _swept(self, prefixes: Iterable[str], suffix: str = "") -> int:
         deleted = 0
         for prefix in dict.fromkeys(prefixes):
-            pages = pages_of(self.read, self.backend.scan, prefix)
+            pages = pages_of(self._limit, self.read, self.backend.scan, prefix)
             before, since = None, monotonic()
             try:
                 while (page := self.read(next, pages, None)) is not None:
