@@ -183,3 +183,34 @@ def test_the_first_awaited_call_imports_nothing(service: str) -> None:
     """A service that is started and then asked must answer the first request as the second."""
     code = textwrap.dedent(START) + textwrap.dedent(SERVICES[service]) + textwrap.dedent(END)
     assert ["[]"] == said(run_python(code))[-1:]
+
+
+AWS = {
+    "s3": ("from anyseal.s3 import SealedBucket as kind", "kind(Client(), 'b', key)"),
+    "kms": ("from anyseal.kms import AwsKms as kind", "kind({'eu-west-1': 'k'})"),
+    "secrets": (
+        "from anyseal.kms import SecretsManagerKms as kind",
+        "kind('s', region='eu-west-1')",
+    ),
+    "dynamodb": ("from anyseal.metastore import DynamoDbMetastore as kind", "kind()"),
+}
+
+
+@pytest.mark.parametrize("service", AWS)
+def test_objects_of_aws_made_in_an_event_loop_import_nothing(service: str) -> None:
+    """Services make them in ``async def main``: the loop stood still, while files were read."""
+    load, make = AWS[service]
+    code = f"""
+        import asyncio, sys
+        import anyseal
+        key = anyseal.Key.generate()
+        {load}
+        class Client:
+            meta = None
+        async def main():
+            before = set(sys.modules)
+            {make}
+            print(sorted(set(sys.modules) - before))
+        asyncio.run(main())
+    """
+    assert ["[]"] == said(run_python(code))

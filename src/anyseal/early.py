@@ -30,8 +30,13 @@ def prepare(*modules: str) -> None:
     """
     if not modules and _prepared and "trio" not in sys.modules:
         return
-    loops = ("asyncio", "trio") if "trio" in sys.modules else ("asyncio",)
-    for name in (*(f"anyio._backends._{loop}" for loop in loops), *modules):
+    _import("anyio._backends._asyncio", *modules)
+    if "trio" in sys.modules:  # one of *modules* may have brought it
+        _import("anyio._backends._trio")
+
+
+def _import(*modules: str) -> None:
+    for name in modules:
         if name not in _prepared:
             _prepared.add(name)
             with contextlib.suppress(ImportError):

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from anyseal import offload
+from anyseal import early, offload
 from anyseal.errors import MissingExtraError
 from anyseal.hints import wrong_type
 
@@ -29,6 +29,9 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("AWS services need aiobotocore", "anyseal[aws]") from _exc
 
 __all__ = ["Credentials", "are_refused", "check_client", "check_session", "preload", "remedy"]
+
+# When the module is loaded, mostly before there is an event loop: objects are often made in one.
+early.prepare(*early.AWS)
 
 _log = logging.getLogger("anyseal.aws")
 
