@@ -473,3 +473,36 @@ def test_cashews_needs_bytes_left_alone() -> None:
             CashewsBackend(cache)
     with pytest.raises(ConfigurationError):
         CashewsBackend(object())
+
+
+@pytest.mark.parametrize("package", ["aiocache", "cashews"])
+def test_adapters_without_a_cache_keep_their_time(package: str) -> None:
+    """A Cache bounds each call; who calls the backend itself would wait for ever."""
+    import aiocache
+    import cashews
+
+    if package == "aiocache":
+        inner: Any = aiocache.SimpleMemoryCache()
+        backend: Any = AiocacheBackend(inner, timeout=0.1)
+    else:
+        inner = cashews.Cache()
+        inner.setup("mem://")
+        backend = CashewsBackend(inner, timeout=0.1)
+
+    async def hang(*_args: Any, **_options: Any) -> None:
+        await anyio.sleep(30)
+
+    for name in ("multi_get", "get_many", "get", "set", "delete", "delete_many"):
+        setattr(inner, name, hang)
+
+    async def main() -> None:
+        for call in (
+            lambda: backend.get_many(["a"]),
+            lambda: backend.set("a", b"1"),
+            lambda: backend.compare_and_set("a", b"1", b"2"),
+            lambda: backend.delete_many(["a"]),
+        ):
+            with anyio.fail_after(10), pytest.raises(BackendError, match=package):
+                await call()
+
+    anyio.run(main)

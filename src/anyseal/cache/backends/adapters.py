@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
+
 from anyseal.errors import BackendError, ConfigurationError, MissingExtraError
 
 __all__ = ["AiocacheBackend", "CashewsBackend"]
@@ -36,9 +38,10 @@ def _unable(what: str) -> BackendError:
 
 
 @contextmanager
-def _errors_of(package: str) -> Iterator[None]:
+def _errors_of(package: str, seconds: float | None = None) -> Iterator[None]:
     try:
-        yield
+        with anyio.fail_after(seconds):
+            yield
     except BackendError:
         raise
     except Exception as exc:  # whatever its own backend's client raises
@@ -65,6 +68,7 @@ class AiocacheBackend:
     Args:
         cache: A cache with ``NullSerializer(encoding=None)``: others would change the bytes, or
             run pickle on what the server sends.
+        timeout: Seconds for one call; None: no limit of its own.
 
     Raises:
         ConfigurationError: Another serializer, or no aiocache cache.
@@ -73,7 +77,9 @@ class AiocacheBackend:
     ends_when_cancelled = True
     can_scan = False
 
-    def __init__(self, cache: Any) -> None:
+    def __init__(self, cache: Any, *, timeout: float | None = 5.0) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError("timeout must be above 0 seconds, or None")
         try:
             from aiocache.base import BaseCache
             from aiocache.serializers import NullSerializer
@@ -88,6 +94,7 @@ class AiocacheBackend:
                 "AiocacheBackend needs a cache with serializer=NullSerializer(encoding=None)"
             )
         self._cache: Any = cache
+        self._timeout = timeout
 
     def __repr__(self) -> str:
         return f"AiocacheBackend({type(self._cache).__name__})"
@@ -96,7 +103,7 @@ class AiocacheBackend:
         """The values, in the order of *names*; None for what is not there."""
         if not names:
             return []
-        with _errors_of("aiocache"):
+        with _errors_of("aiocache", self._timeout):
             found = _values(await self._cache.multi_get(list(names)), names, "aiocache")
         return [None if each == _GONE else each for each in found]
 
@@ -104,7 +111,7 @@ class AiocacheBackend:
         self, name: str, value: bytes, *, ttl_ms: int | None = None, if_absent: bool = False
     ) -> bool:
         """Store *value*; with *if_absent* only if there is none. Whether it was stored."""
-        with _errors_of("aiocache"):
+        with _errors_of("aiocache", self._timeout):
             if not if_absent:
                 return bool(await self._cache.set(name, value, ttl=_seconds(ttl_ms)))
             try:
@@ -118,7 +125,7 @@ class AiocacheBackend:
     ) -> bool:
         """Replace *expected* by *value* (None: delete) in one step; whether it was there."""
         ttl = _GONE_SECONDS if value is None else _seconds(ttl_ms)
-        with _errors_of("aiocache"):
+        with _errors_of("aiocache", self._timeout):
             return await self._replace(name, expected, _GONE if value is None else value, ttl)
 
     async def _replace(self, name: str, expected: bytes, value: bytes, ttl: float | None) -> bool:
@@ -134,7 +141,7 @@ class AiocacheBackend:
     async def delete_many(self, names: Sequence[str]) -> int:
         """Delete what is there of *names*; how many that were. One round trip each."""
         deleted = 0
-        with _errors_of("aiocache"):
+        with _errors_of("aiocache", self._timeout):
             for name in names:
                 gone = await self._cache.get(name) in (None, _GONE)
                 deleted += bool(await self._cache.delete(name)) and not gone
@@ -159,6 +166,7 @@ class CashewsBackend:
         cache: A cache set up with ``pickle_type="null"`` (``mem://`` has it anyway) and neither
             ``secret`` nor ``compress_type``: sealed values gain nothing by them, and pickle
             would run on what the server sends.
+        timeout: Seconds for one call; None: no limit of its own.
 
     Raises:
         ConfigurationError: It is set up otherwise, or no cashews cache.
@@ -166,7 +174,9 @@ class CashewsBackend:
 
     ends_when_cancelled = True
 
-    def __init__(self, cache: Any) -> None:
+    def __init__(self, cache: Any, *, timeout: float | None = 5.0) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError("timeout must be above 0 seconds, or None")
         try:
             from cashews import Cache
             from cashews.picklers import NonPickler
@@ -182,6 +192,7 @@ class CashewsBackend:
                     'CashewsBackend needs a cache set up with pickle_type="null" and no secret'
                 )
         self._cache: Any = cache
+        self._timeout = timeout
 
     def __repr__(self) -> str:
         return f"CashewsBackend({self._cache.name!r})"
@@ -190,7 +201,7 @@ class CashewsBackend:
         """The values, in the order of *names*; None for what is not there."""
         if not names:
             return []
-        with _errors_of("cashews"):
+        with _errors_of("cashews", self._timeout):
             return _values(await self._cache.get_many(*names), names, "cashews")
 
     async def set(
@@ -199,7 +210,7 @@ class CashewsBackend:
         """Store *value*; with *if_absent* only if there is none. Whether it was stored."""
         # Without a time to live an entry would keep the time of the one that it replaces.
         expire = _FOREVER_SECONDS if ttl_ms is None else ttl_ms / 1000
-        with _errors_of("cashews"):
+        with _errors_of("cashews", self._timeout):
             if not if_absent:
                 return bool(await self._cache.set(name, value, expire=expire))
             if await self._cache.get(name) is not None:  # lets go of what has expired
@@ -210,7 +221,7 @@ class CashewsBackend:
         self, name: str, expected: bytes, value: bytes | None, *, ttl_ms: int | None = None
     ) -> bool:
         """Replace *expected* by *value* (None: delete); whether it was there."""
-        with _errors_of("cashews"):
+        with _errors_of("cashews", self._timeout):
             async with self._cache.lock(name + ":lock", _LOCK_SECONDS):
                 if await self._cache.get(name) != expected:
                     return False
@@ -222,7 +233,7 @@ class CashewsBackend:
         """Delete what is there of *names*; how many that were."""
         if not names:
             return 0
-        with _errors_of("cashews"):
+        with _errors_of("cashews", self._timeout):
             there = sum([bool(await self._cache.exists(name)) for name in names])
             await self._cache.delete_many(*names)
         return there
