@@ -442,3 +442,36 @@ async def test_failure_is_counted_and_told(caplog: Any) -> None:
     health = await cache.health()
     assert (False, "BackendError", "open") == (health.ok, health.backend, health.breaker)
     await cache.aclose()
+
+
+def test_breaker_takes_several_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many at a time, and so many in a row must go well; one that fails opens again."""
+    now = [0.0]
+    monkeypatch.setattr("anyseal.cache.breaker.time.monotonic", lambda: now[0])
+    breaker = Breaker(1, 10, "b", successes=2, probes=2)
+    breaker.failed(BackendError("down"))
+    now[0] = 11
+    assert [True, True] == [breaker.enter(), breaker.enter()]
+    with pytest.raises(BackendError, match="the circuit is open"):
+        breaker.enter()
+    breaker.succeeded(probe=True)
+    assert "half-open" == breaker.state
+    breaker.failed(BackendError("down"), probe=True)
+    assert "open" == breaker.state
+    with pytest.raises(BackendError, match="the circuit is open"):
+        breaker.enter()
+    now[0] = 22
+    assert [True, True] == [breaker.enter(), breaker.enter()]
+    breaker.failed(BackendError("down"), probe=True)
+    breaker.succeeded(probe=True)  # too late
+    assert "open" == breaker.state
+    now[0] = 33
+    assert [True, True] == [breaker.enter(), breaker.enter()]
+    for _ in range(2):
+        breaker.failed(BackendError("down"), probe=True)
+    assert "open" == breaker.state
+    now[0] = 44
+    for _ in range(2):
+        assert breaker.enter()
+        breaker.succeeded(probe=True)
+    assert ("closed", False) == (breaker.state, breaker.enter())

@@ -87,3 +87,18 @@ def test_forked_child_begins_without_copies() -> None:
         os._exit(0 if layer.get(("p", b"k")) is None and layer.size == (0, 0) else 1)
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert layer.get(("p", b"k")) is not None
+
+
+def test_local_layer_keeps_several_entries_of_one_name() -> None:
+    """Tenants may share a name in the backend: when it changes, all of their copies go."""
+    layer = LocalLayer(1 << 20, 30.0)
+    for tenant in (b"a", b"b", b"a"):
+        layer.put(("p", tenant), "name", b"sealed", None, layer.version("name"))
+    layer.put(("p", b"c"), "other", b"sealed", None, layer.version("other"))
+    layer.drop(("p", b"a"))
+    assert [None, True] == [layer.get(("p", key)) and True for key in (b"a", b"b")]
+    layer.put(("p", b"a"), "name", b"sealed", None, layer.version("name"))
+    layer.drop_names(["name"])
+    assert (1, True) == (layer.size[0], layer.get(("p", b"c")) is not None)
+    layer.drop_names(["other"])
+    assert ((0, 0), {}) == (layer.size, layer._by_name)

@@ -131,6 +131,18 @@ def test_cachekit_copies_are_ciphertext_and_answer_hits(face: str) -> None:
     assert (1, 0, 0) == again.hits
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_cachekit_callers_that_wait_are_hits_in_this_process(copied: bool) -> None:
+    """One of twenty calls the function: the others' values come from it."""
+    load = Called("async", secure(Asked(), l1_enabled=copied))
+
+    async def herd() -> None:
+        await asyncio.gather(*(load.function(1) for _ in range(20)))
+
+    asyncio.run(herd())
+    assert (1, (19, 0, 1)) == (load.calls, load.hits)
+
+
 @faces
 @pytest.mark.parametrize("all_entries", [False, True])
 def test_cachekit_copies_end_at_invalidation(face: str, all_entries: bool) -> None:

@@ -123,7 +123,7 @@ class Breaker:
             return
         try:
             with self._lock:
-                if probe or breaker.current_state == CLOSED:
+                if self._counts(probe):
                     breaker.call(lambda: None)
                     self._clean = breaker.current_state == CLOSED
         finally:
@@ -143,13 +143,18 @@ class Breaker:
         try:
             with self._lock:
                 self._clean = False
-                if probe or breaker.current_state == CLOSED:
+                if self._counts(probe):
                     breaker.call(fail)
         except Exception as exc:
             if exc is not error:
                 raise
         finally:
             self.left(probe)
+
+    def _counts(self, probe: bool) -> bool:
+        """Whether an outcome changes anything: not if another probe has opened the circuit again."""
+        state = self._breaker.current_state
+        return state == CLOSED or (probe and state != OPEN)
 
     def refused(self) -> None:
         """An entry did not verify: as many in a row open the circuit, too."""

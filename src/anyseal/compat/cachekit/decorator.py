@@ -190,12 +190,12 @@ class CachedFunction:
         if value is not _MISS:
             self._counted(time.perf_counter() - began)
             return value
-        self.counts.miss()
 
         def fill(stored: bytes | None, token: str) -> Filled:
             if stored is not None:
                 value = self._usable(Found(stored, None, True), key, tenant, version)
                 if value is not _MISS:
+                    self._counted(time.perf_counter() - began)
                     return Filled(value, stored)
             return self._computed(key, tenant, token, args, kwargs)
 
@@ -204,6 +204,7 @@ class CachedFunction:
 
     def _computed(self, key: str, tenant: str, token: str, args: Any, kwargs: Any) -> Filled:
         """The function's result, stored if it can be."""
+        self.counts.miss()
         version = self._version(key)
         value = self.function(*args, **kwargs)
         encoded = self.encoded(value)
@@ -237,7 +238,9 @@ class CachedFunction:
         return True
 
     def _own(self, filled: Filled, key: str, tenant: str) -> Any:
-        """The value for a caller that waited: decoded again, none changes another's."""
+        """The value for a caller that waited: decoded again, none changes another's. It counts as a
+        hit in this process, as with cachekit."""
+        self.counts.local_hit()
         value, _ = self.opened(filled.stored, key, tenant)
         return filled.value if value is _MISS else value
 
@@ -301,12 +304,12 @@ class CachedFunction:
         if value is not _MISS:
             self._counted(time.perf_counter() - began)
             return value
-        self.counts.miss()
 
         async def fill(stored: bytes | None, token: str) -> Filled:
             if stored is not None:
                 value = await self._ausable(Found(stored, None, True), key, tenant, version)
                 if value is not _MISS:
+                    self._counted(time.perf_counter() - began)
                     return Filled(value, stored)
             return await self._acomputed(key, tenant, token, args, kwargs)
 
@@ -315,6 +318,7 @@ class CachedFunction:
 
     async def _acomputed(self, key: str, tenant: str, token: str, args: Any, kwargs: Any) -> Filled:
         """:meth:`_computed` for ``async def``."""
+        self.counts.miss()
         version = self._version(key)
         value = await self.function(*args, **kwargs)
         encoded = self.encoded(value)
@@ -349,6 +353,7 @@ class CachedFunction:
 
     async def _aown(self, filled: Filled, key: str, tenant: str) -> Any:
         """:meth:`_own` for ``async def``."""
+        self.counts.local_hit()
         value, _ = await self._aopened(filled.stored, key, tenant)
         return filled.value if value is _MISS else value
 
