@@ -152,7 +152,7 @@ class Breaker:
             self.left(probe)
 
     def _counts(self, probe: bool) -> bool:
-        """Whether an outcome changes anything: not if another probe has opened the circuit again."""
+        """Whether an outcome counts: not if another probe has opened the circuit again."""
         state = self._breaker.current_state
         return state == CLOSED or (probe and state != OPEN)
 
