@@ -175,7 +175,7 @@ def test_steps_refuse_what_one_call_refuses(codec: str) -> None:
         value = {**value, "t": (1, {2}), "p": {n: n for n in range(300)}, "s": set(range(3000))}
     data = bytearray(kind.encode(value))
     refused = 0
-    for _ in range(120):
+    for _ in range(80):
         wrong = bytearray(data)
         at = dice.randrange(len(wrong))
         if dice.random() < 0.5:
@@ -197,7 +197,7 @@ def test_steps_refuse_what_one_call_refuses(codec: str) -> None:
                 outcomes.append("refused")
         assert outcomes[0] == outcomes[1]
         refused += outcomes[0] == "refused"
-    assert refused > 30
+    assert refused > 20
 
 
 @codecs
@@ -247,7 +247,7 @@ def test_a_value_that_changes_is_never_torn(codec: str, place: str, change: str)
     nothing."""
     kind = CODECS[codec]
     refused = 0
-    for when in range(1, 40):
+    for when in (1, 2, 3, 4, 6, 9, 13, 18, 25):
         if change.startswith("dict "):
             inner: Any = {f"k{n}": {"n": n} for n in range(2_000)}
             do = DICT_CHANGES[change.removeprefix("dict ")]
@@ -358,3 +358,16 @@ async def test_compressed_and_wrapped_values_take_steps(codec: str, anyio_backen
     wrapper = EncryptionWrapper(KEYRING, kind)
     sealed = await wrapper.aencode(rows, "name")
     assert rows == await wrapper.adecode(sealed, "name") == wrapper.decode(sealed, "name")
+
+
+def test_a_codec_that_encodes_in_its_own_way_is_asked() -> None:
+    """A subclass of before there were steps must not be passed by."""
+
+    class Upper(MessagePackCodec):
+        def encode(self, value: Any) -> bytes:
+            return super().encode([str(each).upper() for each in value])
+
+    cache = sync.Cache(BlockingMemoryBackend(), KEYRING, codec=Upper())
+    for count in (3, 4 * COUNT):
+        cache.set("key", ["a"] * count)
+        assert ["A"] * count == cache.get("key")

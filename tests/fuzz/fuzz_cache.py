@@ -13,7 +13,11 @@ from fuzz_common import fuzz, instrumented, variants
 with instrumented():
     from anyseal import ConfigurationError, FormatError
     from anyseal.cache.codecs import Compressed, codec_named
+    from anyseal.cache.codecs import readers as cutting
     from anyseal.cache.entry import unpack
+    from anyseal.sync.kit import stepped
+
+cutting.STEP_BYTES = cutting.MessageReader.step = cutting.TaggedReader.step = 8
 
 VALUE = {"name": "x" * 40, "list": [1, 2.5, None, True], "nested": {"a": {"b": [[], {}]}}}
 CODECS: list[Any] = [
@@ -51,6 +55,19 @@ def readers(stored: bytes) -> None:
         for kind in TYPES:
             with contextlib.suppress(FormatError):
                 codec.decode(stored, kind)
+            if hasattr(codec, "decode_steps"):
+                in_steps(codec, stored, kind)
+
+
+def in_steps(codec: Any, stored: bytes, kind: Any) -> None:
+    """What is decoded in steps is what one call decodes."""
+    outcomes: list[Any] = []
+    for decode in (codec.decode, lambda *given: stepped(codec.decode_steps(*given))):
+        try:
+            outcomes.append(repr(decode(stored, kind)))
+        except FormatError:
+            outcomes.append(FormatError)
+    assert outcomes[0] == outcomes[1]
 
 
 if __name__ == "__main__":

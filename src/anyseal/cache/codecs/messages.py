@@ -46,6 +46,8 @@ except ImportError as _exc:  # pragma: no cover - the extra is missing
 __all__ = ["JSONCodec", "MessagePackCodec"]
 
 _CANNOT_BRING_BACK = "cannot bring back, without a type that says what it is,"
+_CALLS = {"encode", "encode_result", "decode"}
+_STEPS = ("encode_light", "result_light", "encode_steps", "result_steps", "decode_steps")
 _DECODERS = 512
 """Types whose decoders are kept."""
 
@@ -76,6 +78,13 @@ class _MessageCodec:
         self._encode = self._format.Encoder(enc_hook=self._dump).encode
         self._decode_any = self._format.Decoder(**self._hooks).decode
         self._decoders: dict[Any, tuple[Any, Callable[[Any], Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """A class that encodes or decodes in its own way has no steps, unless it has its own."""
+        own = vars(cls)
+        if not own.keys().isdisjoint(_CALLS) and own.keys().isdisjoint(_STEPS):
+            for name in _STEPS:
+                setattr(cls, name, None)
 
     def encode(self, value: Any) -> bytes:
         """*value* as bytes.

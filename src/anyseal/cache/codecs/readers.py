@@ -265,6 +265,7 @@ def converted(value: Any, type: Any, convert: Callable[[Any, Any], Any]) -> Step
 
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
+_SCALAR = re.compile(rb"[^ \t\r\n,\]}]+")
 _KEY = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 
 
@@ -304,7 +305,10 @@ class JSONReader(_Reader):
         elif self._data[at] in b"[{":
             found = lib.anyseal_json_cut(self._source, self._size, at + 1, self._size)
         else:
-            raise ValueError("a long number")
+            scalar = _SCALAR.match(self._data, at)
+            if scalar is None:
+                raise ValueError("nothing")
+            return scalar.end()
         if found <= 0:
             raise ValueError("cut")
         return int(found) + 1

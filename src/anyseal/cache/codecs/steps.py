@@ -350,7 +350,9 @@ def is_long(codec: Any, data: Any) -> bool:
     tells = getattr(codec, "is_long", None)
     if tells is not None:
         return bool(tells(data))
-    return len(data) > (INLINE_BYTES if hasattr(codec, "decode_steps") else UNCUT_BYTES)
+    return len(data) > (
+        UNCUT_BYTES if getattr(codec, "decode_steps", None) is None else INLINE_BYTES
+    )
 
 
 def decoding(codec: Any, data: Any, type: Any) -> Steps[Any]:
