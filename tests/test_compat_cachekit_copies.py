@@ -33,7 +33,7 @@ from evil.redis_protocol import SHAPES, RedisProtocol
 from evil.server import EvilServer
 from evil.suite import TIMEOUT
 from storage_servers import RedisServer
-from test_compat_cachekit import HEX, OTHER, Plain
+from test_compat_cachekit import HEX, OTHER, AsyncPorted, Plain
 
 pytest_plugins = ["server_fixtures"]
 
@@ -134,7 +134,7 @@ def test_cachekit_copies_are_ciphertext_and_answer_hits(face: str) -> None:
 @pytest.mark.parametrize("copied", [True, False])
 def test_cachekit_callers_that_wait_are_hits_in_this_process(copied: bool) -> None:
     """One of twenty calls the function: the others' values come from it."""
-    load = Called("async", secure(Asked(), l1_enabled=copied))
+    load = Called("async", secure(AsyncPorted(), l1_enabled=copied))  # answers without a thread
 
     async def herd() -> None:
         await asyncio.gather(*(load.function(1) for _ in range(20)))
