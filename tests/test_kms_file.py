@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -134,6 +135,10 @@ async def test_blob_that_is_altered_cut_or_not_ours_is_refused(path: Path) -> No
         (f"1 {'8f' * 32}\n", "no random key"),
         (f"1 {'00' * 32}\n", "no random key"),
         (f"1 {'0123456789abcdef' * 4}\n", "no random key"),
+        (f"1 {bytes(range(32)).hex()}\n", "no random key"),
+        (f"1 {bytes(range(255, 223, -1)).hex()}\n", "no random key"),
+        (f"1 {(pattern(16) * 2).hex()}\n", "no random key"),
+        (f"1 {hashlib.sha256(b'password').hexdigest()}\n", "no random key"),
         (text(1) + text(1, current=1), "twice"),
         (text(1, current=1) + f"2 {KEYS[1]}\n", "another version"),
         (text(1, 2), "0 of 2"),

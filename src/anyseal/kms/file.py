@@ -15,6 +15,8 @@ from __future__ import annotations
 import binascii
 import contextlib
 import errno
+import hashlib
+import itertools
 import logging
 import os
 import re
@@ -65,6 +67,10 @@ class _Origin(NamedTuple):
     mode: int
 
 
+_WORDS = (b"", b"anyseal", b"changeme", b"key", b"master", b"password", b"secret", b"test")
+"""Whose SHA-256 is found in tutorials."""
+
+
 class MasterKeys:
     """The master keys of a file's text.
 
@@ -111,11 +117,22 @@ class MasterKeys:
         self.current = marked[0]
 
 
+def _is_made_up(data: bytearray) -> bool:
+    """Whether *data* is a text, a pattern, or the hash of a word: random bytes are once in 2**46."""
+    steps = {(after - before) % 256 for before, after in itertools.pairwise(data)}
+    return (
+        len(set(data)) < 12
+        or len(steps) < 5
+        or data[:16] == data[16:]
+        or all(0x20 <= byte < 0x7F for byte in data)
+        or any(data == hashlib.sha256(word).digest() for word in _WORDS)
+    )
+
+
 def _master(version: int, text: bytes, number: int) -> Key:
     data = bytearray(binascii.unhexlify(text))
     try:
-        # 32 random bytes have fewer than 12 different ones, or only printable ones, once in 2**46.
-        if len(set(data)) < 12 or all(0x20 <= byte < 0x7F for byte in data):
+        if _is_made_up(data):
             raise ConfigurationError(
                 f"line {number}: version {version} is no random key, but a text or a pattern: "
                 f"{_REMEDY}"
