@@ -118,7 +118,7 @@ class MasterKeys:
 
 
 def _is_made_up(data: bytearray) -> bool:
-    """Whether *data* is a text, a pattern, or the hash of a word: random bytes are once in 2**46."""
+    """Whether *data* is a text, a pattern or the hash of a word; random: once in 2**46."""
     steps = {(after - before) % 256 for before, after in itertools.pairwise(data)}
     return (
         len(set(data)) < 12
@@ -194,7 +194,7 @@ class FileKms:
             raise TypeError(f"text must be str, not {type(text).__name__}")
         self = cls.__new__(cls)
         self._path = self._origin = None
-        self._masters = MasterKeys(text.replace(",", "\n").encode())
+        self._masters = MasterKeys(os.fsencode(text.replace(",", "\n")))
         _warn(
             "master keys in the environment or in settings: other processes of this user can read "
             f"them, and child processes inherit them; a file ({FILE_VARIABLE}) is better"
