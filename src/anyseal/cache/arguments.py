@@ -6,6 +6,7 @@ are one entry. Values of different types are different: 1, True, 1.0 and "1" are
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -29,7 +30,7 @@ try:
 except ImportError as _exc:  # pragma: no cover - the extra is missing
     raise MissingExtraError.of("the cache needs its extra", "anyseal[cache]") from _exc
 
-__all__ = ["Arguments", "function_name"]
+__all__ = ["Arguments", "function_name", "hints_of"]
 
 _STARS: dict[Any, str] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
@@ -55,6 +56,24 @@ def function_name(function: Callable[..., Any]) -> str:
         return f"{function.__module__}.{function.__qualname__}"
     except AttributeError:
         raise TypeError("a function without a name of its own needs name=") from None
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of *function*, but for those that hold a name which only the type checker
+    knows."""
+    with contextlib.suppress(Exception):
+        return typing.get_type_hints(function, include_extras=True)
+    inner = inspect.unwrap(function)
+    found: dict[str, Any] = {}
+
+    def one() -> None: ...
+
+    for name, annotation in getattr(inner, "__annotations__", {}).items():
+        one.__annotations__ = {name: annotation}
+        with contextlib.suppress(Exception):
+            known = getattr(inner, "__globals__", {})
+            found |= typing.get_type_hints(one, known, include_extras=True)
+    return found
 
 
 def _binder(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
@@ -127,17 +146,14 @@ class Arguments:
 
     def _check_annotations(self, function: Callable[..., Any]) -> None:
         """Refuse a parameter whose annotation is a class that no key can be made of."""
-        try:
-            hints = typing.get_type_hints(function)
-        except Exception:  # a name that exists only for the type checker
-            return
+        hints = hints_of(function)
         for name in self._names[self._of_self is not None :]:
-            hint = hints.get(name)
-            if isinstance(hint, type) and not _has_place(hint):
+            refused = _without_place(hints.get(name))
+            if refused is not None:
                 raise TypeError(
-                    f"{self._name}: argument {name!r}, a {hint.__name__}, has no place in a key: "
-                    f"give the decorator key=, such as key=lambda {name}, ...: {name}.id, or pass "
-                    "plain values"
+                    f"{self._name}: argument {name!r}, a {refused.__name__}, has no place in a "
+                    f"key: give the decorator key=, such as key=lambda {name}, ...: {name}.id, or "
+                    "pass plain values"
                 )
 
     def encode(self, bound: tuple[Any, ...]) -> bytes:
@@ -210,6 +226,18 @@ _KNOWN: tuple[type, ...] = (
     type(None), int, str, bytes, bool, float, *_TEXT, *_TIMES, *_MAPPINGS, list, tuple, set,
     frozenset, bytearray, memoryview, type, enum.Enum, msgspec.Struct,
 )  # fmt: skip
+
+
+def _without_place(hint: Any) -> type | None:
+    """The class that *hint* names, if no key can be made of its objects."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _without_place(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        found = [_without_place(each) for each in inner if each is not type(None)]
+        return None if None in found else found[0]
+    kind = origin or hint
+    return kind if isinstance(kind, type) and not _has_place(kind) else None
 
 
 def _has_place(kind: type) -> bool:

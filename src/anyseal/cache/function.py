@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import typing
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from anyseal.cache.arguments import Arguments, function_name
+from anyseal.cache.arguments import Arguments, function_name, hints_of
 from anyseal.cache.base import CacheBase
 from anyseal.cache.entry import check_key, function_key
 from anyseal.cache.policy import UNSET
@@ -129,11 +128,7 @@ class CachedFunction:
         """What results are decoded as: the return annotation."""
         if self._type is not UNSET:
             return self._type
-        try:
-            hints = typing.get_type_hints(self.function, include_extras=True)
-        except Exception:  # a name that exists only for the type checker
-            return Any
-        found = hints.get("return", Any)
+        found = hints_of(self.function).get("return", Any)
         decoder = getattr(self.cache.codec, "decoder", None)
         if decoder is not None:
             try:

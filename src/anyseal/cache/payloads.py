@@ -10,6 +10,7 @@ from typing import Any
 from anyseal.cache.codecs import MessagePackCodec, RawCodec
 from anyseal.cache.codecs.base import Codec
 from anyseal.cache.codecs.steps import INLINE_BYTES, Steps, decoding, is_long, light, light_result
+from anyseal.cache.codecs.tagged import same
 from anyseal.cache.entry import ERROR, NONE, RAW, VALUE
 from anyseal.cache.exceptions import pack_exception, unpack_exception
 from anyseal.cache.policy import CachePolicy
@@ -70,10 +71,7 @@ class Payloads:
             ValueError: It encodes to more than ``max_bytes``.
         """
         kind = value.__class__
-        encode = getattr(self._codec, "encode_result", None)
-        if encode is None and isinstance(value, BYTES_LIKE) and kind is not bytes:
-            raise TypeError(f"{self._codec.name} brings back bytes, not a {kind.__name__}")
-        if encode is None or value is None or kind is bytes:
+        if value is None or (kind is bytes and self._bytes_pass and type in _BYTES_TYPES):
             return self.prepared(value)
         return self._valued(light_result(self._codec, value, type))
 
@@ -128,7 +126,8 @@ class Payloads:
             return None
         if len(payload) > self._policy.max_bytes:
             return None
-        return None if self.revived(payload, expected) is None else (ERROR, payload)
+        again = self.revived(payload, expected)
+        return (ERROR, payload) if again is not None and _alike(error, again) else None
 
     @staticmethod
     def revived(payload: Any, expected: tuple[type[Exception], ...]) -> Exception | None:
@@ -144,6 +143,15 @@ class Payloads:
                     with contextlib.suppress(Exception):
                         return each(*args)
         return None
+
+
+def _alike(error: Exception, again: Exception) -> bool:
+    """Whether *again*, made of the arguments of *error*, tells what that one tells."""
+    try:
+        states = [list(each.__reduce_ex__(2))[1:] for each in (error, again)]
+        return type(again) is type(error) and str(again) == str(error) and same(*states)
+    except Exception:
+        return False
 
 
 def _with_subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:

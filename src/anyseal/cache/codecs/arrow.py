@@ -15,7 +15,7 @@ import io
 import typing
 from typing import Any
 
-from anyseal.cache.codecs.base import check_bytes, fits
+from anyseal.cache.codecs.base import check_bytes, fits, not_brought_back
 from anyseal.errors import ConfigurationError, FormatError, MissingExtraError
 
 __all__ = ["ArrowCodec"]
@@ -104,6 +104,13 @@ class ArrowCodec:
             writer.write(value)
         sink.write(_trailer(sink.tell(), kind))
         data: bytes = sink.getvalue().to_pybytes()
+        return data
+
+    def encode_result(self, value: Any, type: Any = Any) -> bytes:
+        """As :meth:`encode`. Raises TypeError too if *value* is not a *type*."""
+        data = self.encode(value)
+        if not fits(value, type):
+            raise not_brought_back(self.name, value)
         return data
 
     def _from_pandas(self, frame: Any) -> Any:

@@ -8,10 +8,11 @@ import types
 import typing
 from typing import Any, Protocol, runtime_checkable
 
+from anyseal.cache.codecs.tagged import same
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import ConfigurationError, FormatError
 
-__all__ = ["Codec", "ForeignCodec", "check_bytes", "check_name", "fits"]
+__all__ = ["Codec", "ForeignCodec", "check_bytes", "check_name", "fits", "not_brought_back"]
 
 _NAME = re.compile(r"[!-~]{1,32}")
 
@@ -72,6 +73,15 @@ def fits(value: Any, annotation: Any) -> bool:
         return True
 
 
+def not_brought_back(codec: str, value: Any) -> TypeError:
+    """The error for a result that a hit would give as another type."""
+    error = TypeError(
+        f"{codec} does not bring back, as the type asked for, $: {type(value).__name__}"
+    )
+    error.discreet = str(error)  # type: ignore[attr-defined]
+    return error
+
+
 class ForeignCodec:
     """Another library's object with ``encode`` and ``decode``, as a codec.
 
@@ -98,6 +108,28 @@ class ForeignCodec:
         if isinstance(data, (bytearray, memoryview)):
             return bytes(data)
         raise TypeError(f"{self.name} encodes to {type(data).__name__}, not to bytes")
+
+    def encode_result(self, value: Any, type: Any = Any) -> bytes:
+        """As :meth:`encode`, for a value that must come back as it is. Objects that cannot be
+        compared, such as data frames, only have to come back as the same class.
+
+        Raises:
+            TypeError: It does not.
+
+        Cost: decodes what it encoded.
+        """
+        data = self.encode(value)
+        try:
+            found = self.decode(data, type)
+        except FormatError:
+            raise not_brought_back(self.name, value) from None
+        try:
+            alike = same(value, found)
+        except Exception:
+            alike = found.__class__ is value.__class__
+        if not alike:
+            raise not_brought_back(self.name, value)
+        return data
 
     def decode(self, data: bytes | memoryview, type: Any = Any) -> Any:
         """The value in *data*, by the foreign object."""

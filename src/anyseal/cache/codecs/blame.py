@@ -102,7 +102,8 @@ def fields_of(value: Any) -> list[str]:
     if isinstance(value, type):
         return []
     if hasattr(type(value), "__pydantic_fields__"):
-        return [*type(value).__pydantic_fields__, *(value.__pydantic_extra__ or ())]
+        extra = getattr(value, "__pydantic_extra__", None)  # a dataclass of pydantic's has none
+        return [*type(value).__pydantic_fields__, *(extra or ())]
     if isinstance(value, tuple):
         return list(getattr(value, "_fields", ()))
     if dataclasses.is_dataclass(value):

@@ -93,6 +93,11 @@ class Compressed:
         self._sample_bytes = sample_bytes
         self._max_size = max_size
 
+    def decoder(self, type: Any) -> Any:
+        """What the codec decodes into *type* with, if it tells. Raises as the codec."""
+        decoder = getattr(self._codec, "decoder", None)
+        return None if decoder is None else decoder(type)
+
     def encode(self, value: Any) -> bytes:
         """*value* as the codec writes it, compressed where that gains. Raises as the codec."""
         return self._packed(self._codec.encode(value))

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterable
 from typing import Any
 
-from anyseal.cache.codecs.base import check_bytes, fits
+from anyseal.cache.codecs.base import check_bytes, fits, not_brought_back
 from anyseal.cache.codecs.blame import blame
 from anyseal.errors import ConfigurationError, FormatError
 from anyseal.pickles import PLAIN, allowed_classes, by_name, restricted_loads
@@ -61,7 +61,16 @@ class PickleCodec:
             raise
         except Exception:  # noqa: S110 - its message may hold a part of the value
             pass
-        raise TypeError(f"pickle cannot encode {blame(value, self._try)}")
+        error = TypeError(f"pickle cannot encode {blame(value, self._try)}")
+        error.discreet = f"pickle cannot encode {blame(value, self._try, keys=False)}"  # type: ignore[attr-defined]
+        raise error
+
+    def encode_result(self, value: Any, type: Any = Any) -> bytes:
+        """As :meth:`encode`. Raises TypeError too if *value* is not a *type*."""
+        data = self.encode(value)
+        if not fits(value, type):
+            raise not_brought_back(self.name, value)
+        return data
 
     def _try(self, value: Any) -> None:
         data = pickle.dumps(value, _PROTOCOL)

@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any
 
-from anyseal.cache.codecs.base import check_bytes
+from anyseal.cache.codecs.base import check_bytes, not_brought_back
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import FormatError
 from anyseal.pages import copied
@@ -30,6 +30,17 @@ class RawCodec:
         if isinstance(value, BYTES_LIKE):
             return copied(value)
         raise TypeError(f"raw cannot encode $: {type(value).__name__}")
+
+    def encode_result(self, value: Any, type: Any = Any) -> bytes:
+        """As :meth:`encode`. Raises TypeError too if *value* is not what *type* makes of it."""
+        data = self.encode(value)
+        try:
+            found = self.decode(data, type)
+        except FormatError:
+            found = None
+        if found.__class__ is not value.__class__:
+            raise not_brought_back(self.name, value)
+        return data
 
     def decode(self, data: bytes | memoryview, type: Any = Any) -> Any:
         """*data* as bytes, or as the bytearray or memoryview that *type* says.

@@ -6,6 +6,7 @@ type, is refused when it is encoded. Format: docs/cache-format.md, section 5.
 
 from __future__ import annotations
 
+import functools
 import re
 import zoneinfo
 from collections.abc import Callable
@@ -343,8 +344,24 @@ def same(value: Any, other: Any) -> bool:
         return bool(value.as_tuple() == other.as_tuple())
     fields = fields_of(value)
     if fields:
-        return all(same(getattr(value, each), getattr(other, each)) for each in fields)
+        return _beside(value) == _beside(other) and all(
+            same(getattr(value, each), getattr(other, each)) for each in fields
+        )
+    if getattr(kind, "__eq__", None) is object.__eq__:  # it tells only whether they are one object
+        return bool(same(getattr(value, "__dict__", {}), getattr(other, "__dict__", {})))
     return bool(value == other)
+
+
+def _beside(value: Any) -> Any:
+    """What a model holds beside its fields, which no payload brings back."""
+    found = {
+        name: each
+        for name, each in getattr(value, "__dict__", {}).items()
+        if not isinstance(getattr(type(value), name, None), functools.cached_property)
+    }
+    for name in fields_of(value):
+        found.pop(name, None)
+    return found, getattr(value, "__pydantic_private__", None)
 
 
 def _types_of(value: dict[Any, Any]) -> list[Any]:
