@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -302,3 +303,105 @@ def _child(flights: SingleFlight[int]) -> int:
     thread.start()
     thread.join(60)
     return 0 if got == [1] else 1
+
+
+class Stopped(BaseException):
+    """As pytest's own, which are no Exception."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [Stopped, SystemExit, KeyboardInterrupt, CancelledError])
+async def test_flight_hands_its_caller_what_is_no_exception(error: type[BaseException]) -> None:
+    """It is the caller's: in a task of the event loop it would end the loop, or be printed as
+    never retrieved. Others who wait make the call themselves."""
+    flights = SingleFlight[int]()
+    calls = 0
+
+    async def once() -> int:
+        nonlocal calls
+        calls += 1
+        await anyio.sleep(0.01)
+        if calls == 1:
+            raise error("x")
+        return calls
+
+    got: list[int] = []
+
+    async def wait() -> None:
+        got.append(await flights.run("k", once))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_after(wait))
+        with pytest.raises(error):
+            await flights.run("k", once)
+    assert ([2], {}) == (got, flights._flights)
+
+
+def _after(function: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def later() -> None:
+        await anyio.sleep(0)
+        await function()
+
+    return later
+
+
+@pytest.mark.anyio
+async def test_flight_tells_what_no_caller_hears(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that fails after its callers gave up must leave a line, without the error's text."""
+    flights = SingleFlight[int]()
+    with anyio.move_on_after(0.01):
+        await flights.run("k", Work(0.02, ValueError("secret")))
+    await _until(lambda: caplog.messages)
+    assert ["a call that no caller waits for failed: ValueError"] == caplog.messages
+    with pytest.raises(ValueError, match="secret"):
+        await flights.run("k", Work(0, ValueError("secret")))
+    assert 1 == len(caplog.messages)
+
+
+def test_flight_takes_over_from_a_closed_loop_at_once() -> None:
+    """Its call never ends: neither the next caller nor the bound on abandoned calls waits."""
+    import asyncio
+
+    flights = SingleFlight[int](60.0, 1)
+    loop = asyncio.new_event_loop()
+
+    async def give_up() -> None:
+        with anyio.move_on_after(0.01):
+            await flights.run("k", Work(60))
+
+    loop.run_until_complete(give_up())
+    loop.close()
+
+    async def ask() -> int:
+        with anyio.fail_after(flight.PATIENCE - 1):
+            got = await flights.run("k", Work(0.01))
+        with anyio.move_on_after(0.01):
+            await flights.run("j", Work(60))
+        assert ["j"] == list(flights._flights)
+        await flights.aclose()
+        return got
+
+    assert 1 == anyio.run(ask)
+
+
+@pytest.mark.anyio
+async def test_flight_that_ends_as_it_starts_is_not_abandoned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An eager task factory runs short calls at once: they must not count, nor keep results."""
+
+    class Eager:
+        ended = True
+
+        def __init__(self, function: Callable[[], Any], over: Callable[[], object]) -> None:
+            with pytest.raises(StopIteration):
+                function().send(None)
+            over()
+
+    async def at_once() -> int:
+        return 7
+
+    monkeypatch.setattr(flight, "Detached", Eager)
+    flights = SingleFlight[int]()
+    assert 7 == await flights.run("k", at_once)
+    assert (set(), {}) == (flights._abandoned, flights._flights)

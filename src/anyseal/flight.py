@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import os
 import threading
@@ -14,11 +15,13 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-from anyseal.tasks import Detached
+from anyseal.tasks import Detached, ends_task
 
 __all__ = ["SingleFlight", "ThreadFlight", "set_elsewhere"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("anyseal.flight")
 
 PATIENCE = 5.0
 """Seconds to wait for another event loop's call before making one's own. That loop may be gone,
@@ -48,7 +51,7 @@ class _Flight:
         """Callers in that loop or another one."""
         self.done = False
         self.result: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.waiters: list[tuple[Any, anyio.Event]] = []
 
 
@@ -119,6 +122,9 @@ class SingleFlight(Generic[T]):
             with self._lock:
                 flights = self._flights.setdefault(key, {})
                 flight = flights.get(variant)
+                if flight is not None and _gone(flight.token, here):
+                    passed_by = flight
+                    self._abandoned.discard(flight)
                 leads = flight is None or flight is passed_by
                 if flight is None or leads:
                     flight = flights[variant] = _Flight(here)
@@ -135,8 +141,10 @@ class SingleFlight(Generic[T]):
                     await landed.wait()
             finally:
                 self._leave(flight)
-            if flight.error is not None:
-                raise flight.error if leads else _twin(flight.error)
+            if flight.error is not None and leads:
+                raise flight.error
+            if isinstance(flight.error, Exception):
+                raise _twin(flight.error)
             if flight.done:
                 result: T = flight.result
                 return result
@@ -154,8 +162,14 @@ class SingleFlight(Generic[T]):
                 flight.done = True
             except Exception as exc:
                 flight.error = exc
+            except BaseException as exc:
+                if ends_task(exc) or not flight.waiting:
+                    raise
+                flight.error = exc  # the caller's to deal with, not the event loop's
 
-        flight.task = Detached(call, lambda: self._land(key, variant, flight))
+        task = Detached(call, lambda: self._land(key, variant, flight))
+        if not task.ended:  # an eager one may have
+            flight.task = task
 
     def _land(self, key: Hashable, variant: Hashable, flight: _Flight) -> None:
         """The call is over: tell the callers."""
@@ -167,9 +181,14 @@ class SingleFlight(Generic[T]):
                     del self._flights[key]
             self._abandoned.discard(flight)
             waiters, flight.waiters = flight.waiters, []
+            unheard = flight.error is not None and not flight.waiting
             flight.task = None  # the task knows the flight: a result may be a key, which must go
         if not flight.done and flight.error is None:
             self._dropped()
+        if unheard:
+            logger.warning(
+                "a call that no caller waits for failed: %s", type(flight.error).__name__
+            )
         elsewhere: dict[Any, list[anyio.Event]] = {}
         for token, landed in waiters:
             if token == flight.token:
@@ -185,6 +204,8 @@ class SingleFlight(Generic[T]):
             flight.waiting -= 1
             if flight.waiting or flight.task is None:
                 return
+            here = current_token()
+            self._abandoned = {each for each in self._abandoned if not _gone(each.token, here)}
             stays = len(self._abandoned) < self._max
             self._abandoned.add(flight)
         _limit(flight, self._timeout if stays else 0.0)
@@ -198,6 +219,11 @@ class SingleFlight(Generic[T]):
             if flight.task is not None:
                 flight.task.limit(0.0)
                 await flight.task.wait()
+
+
+def _gone(token: Any, here: Any) -> bool:
+    """Whether an event loop was closed; one of trio's cancels its calls before it ends."""
+    return token != here and bool(getattr(token.native_token, "is_closed", bool)())
 
 
 def _limit(flight: _Flight, seconds: float) -> None:

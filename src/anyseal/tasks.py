@@ -15,7 +15,7 @@ from anyio.lowlevel import current_token
 
 from anyseal.errors import one_line
 
-__all__ = ["GRACE", "Ahead", "Background", "Detached", "each_awaited", "uninterrupted"]
+__all__ = ["GRACE", "Ahead", "Background", "Detached", "each_awaited", "ends_task", "uninterrupted"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -93,6 +93,19 @@ async def uninterrupted(
     if errors:
         raise errors[0]
     return made[0]
+
+
+def ends_task(error: BaseException) -> bool:
+    """Whether *error* ends the task that runs: it was cancelled, or its event loop is gone. A
+    CancelledError of asyncio may also be what another task's cancellation gave."""
+    if isinstance(error, GeneratorExit):  # a closed loop's tasks end so
+        return True
+    if not isinstance(error, anyio.get_cancelled_exc_class()):
+        return False
+    if not isinstance(error, asyncio.CancelledError):  # trio's, which only trio raises
+        return True
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Detached:
