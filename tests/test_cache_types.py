@@ -179,7 +179,7 @@ def test_kept_exceptions_are_what_was_raised(
         assert vars(make()) == vars(caught.value)
         assert str(make()) == str(caught.value)
     assert (1 if kept else 3) == calls
-    assert (0 if kept else 1) == len(caplog.messages)
+    assert kept is not bool(caplog.messages)
 
 
 def test_annotations_are_read_one_by_one() -> None:

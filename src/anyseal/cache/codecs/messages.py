@@ -324,14 +324,16 @@ class MessagePackCodec(_MessageCodec):
                 writer = self._writer(self._part, verify=self._verify)
                 pieces = yield from written(value, writer, type)
                 return (yield from gathered(pieces))
-        found = yield from self._tried(value, True)
+        found = yield from self._tried(value, True, plain=type is Any)
         if found is not None:
             return found
         return (yield from super().result_steps(value))
 
-    def _tried(self, value: Any, as_it_was: bool) -> Steps[bytes | None]:
-        """*value* as plain data or with its types, or None."""
+    def _tried(self, value: Any, as_it_was: bool, plain: bool = True) -> Steps[bytes | None]:
+        """*value* as plain data, if that will do, or with its types, or None."""
         try:
+            if not plain:  # a reader's type would make something else of it
+                raise NotPlainError
             pieces = yield from written(value, self._writer(self._part, only_plain=True))
         except (NotPlainError, OverflowError, RefusedError):
             try:

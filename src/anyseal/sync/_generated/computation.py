@@ -112,7 +112,7 @@ class Computation:
         """Kind and payload of an exception that is to be kept; None if it could not be raised
         again."""
         found = shelf.payloads.frozen(error, self.exceptions)
-        if found is None and shelf.observer.first((self.name, error.__class__)):
+        if found is None:
             self.warn(shelf, "an exception cannot be kept", error)
         return found
 
