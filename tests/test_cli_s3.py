@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from anyseal import KeyHierarchy, MemorySource, StaticKeyring, sync
+from anyseal import KeyHierarchy, MemorySource, StaticKeyring, offload, sync
 from anyseal.compat import lenzeye
 from anyseal.kms.static import StaticKms
 from anyseal.metastore.sql import SqlMetastore
@@ -179,6 +179,7 @@ def test_keys_of_a_hierarchy(bucket: Bucket) -> None:
     source = MemorySource(bucket.raw("h"))
     with sync.ObjectReader.open(source, hierarchy, partition="user-42") as reader:
         assert b"text" == reader.read_range(0)
+    offload.wait(hierarchy.aclose)
     bucket.fails(2, "--config excludes", "cat", f"{bucket.url}/h", *whose, "-k", "key")
 
 

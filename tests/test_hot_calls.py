@@ -67,11 +67,13 @@ class Counted:
             call()
         finally:
             sys.setprofile(before[0])
-        sys.settrace(self._trace)
-        try:
-            call()
-        finally:
-            sys.settrace(before[1])
+        for _ in range(2):  # the first time, 3.12 only marks the code that it will follow
+            self.instructions = 0
+            sys.settrace(self._trace)
+            try:
+                call()
+            finally:
+                sys.settrace(before[1])
 
     def _profile(self, frame: types.FrameType, event: str, argument: Any) -> None:
         self.frames += event == "call" and _is_ours(frame)
@@ -79,6 +81,7 @@ class Counted:
     def _trace(self, frame: types.FrameType, event: str, argument: Any) -> Any:
         if not _is_ours(frame):
             return None
+        frame.f_trace = self._trace  # before the next line, or 3.13 tells of no instruction
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         self.instructions += event == "opcode"
         return self._trace

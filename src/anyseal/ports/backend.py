@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
+from anyseal.ports._checked import Checked
+
 __all__ = [
     "Backend",
     "BackendTraits",
@@ -53,7 +55,7 @@ class BackendTraits:
 
 
 @runtime_checkable
-class Backend(Protocol):
+class Backend(Protocol, metaclass=Checked):
     """Keeps the sealed entries of a cache by name. All raise BackendError.
 
     Names are printable ASCII without spaces, at most 200 characters; what stands between the
@@ -92,7 +94,7 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class RangedBackend(Backend, Protocol):
+class RangedBackend(Backend, Protocol, metaclass=Checked):
     """A backend whose values can be written and read a piece at a time."""
 
     async def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
@@ -113,7 +115,7 @@ class RangedBackend(Backend, Protocol):
 
 
 @runtime_checkable
-class BlockingBackend(Protocol):
+class BlockingBackend(Protocol, metaclass=Checked):
     """The same without ``await``, for sync code. Called from several threads at once."""
 
     def get_many(self, names: Sequence[str]) -> list[bytes | None]:
@@ -146,7 +148,7 @@ class BlockingBackend(Protocol):
 
 
 @runtime_checkable
-class BlockingRangedBackend(BlockingBackend, Protocol):
+class BlockingRangedBackend(BlockingBackend, Protocol, metaclass=Checked):
     """:class:`RangedBackend` without ``await``."""
 
     def put_range(self, name: str, offset: int, data: bytes, *, ttl_ms: int) -> None:
@@ -165,7 +167,7 @@ class BlockingRangedBackend(BlockingBackend, Protocol):
 
 
 @runtime_checkable
-class LeasingBackend(Backend, Protocol):
+class LeasingBackend(Backend, Protocol, metaclass=Checked):
     """A backend that does in one exchange what a computed value, its lease and its object need."""
 
     async def take_lease(
@@ -196,7 +198,7 @@ class LeasingBackend(Backend, Protocol):
 
 
 @runtime_checkable
-class BlockingLeasingBackend(BlockingBackend, Protocol):
+class BlockingLeasingBackend(BlockingBackend, Protocol, metaclass=Checked):
     """:class:`LeasingBackend` without ``await``."""
 
     def take_lease(
@@ -224,7 +226,7 @@ class BlockingLeasingBackend(BlockingBackend, Protocol):
 
 
 @runtime_checkable
-class WatchedBackend(Backend, Protocol):
+class WatchedBackend(Backend, Protocol, metaclass=Checked):
     """A backend that says which entries changed, also by other processes."""
 
     def changes(self, prefix: str) -> AsyncIterator[list[str] | None]:

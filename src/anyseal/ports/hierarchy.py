@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol, runtime_checkable
 
+from anyseal.ports._checked import Checked
 from anyseal.record import KeyRecord
 
 __all__ = ["KeyRecord", "Kms", "Metastore", "MetastoreAdmin"]
 
 
 @runtime_checkable
-class Kms(Protocol):
+class Kms(Protocol, metaclass=Checked):
     """Wraps system keys with a key that never leaves the service.
 
     Both raise KmsError, with ``retryable`` where trying again can help. A KMS may have an
@@ -33,7 +34,7 @@ class Kms(Protocol):
 
 
 @runtime_checkable
-class Metastore(Protocol):
+class Metastore(Protocol, metaclass=Checked):
     """Keeps wrapped keys by (id, created). All raise MetastoreError.
 
     A metastore may say ``testing = True`` if it does not last, and have a ``region_suffix``: what
@@ -62,7 +63,7 @@ class Metastore(Protocol):
 
 
 @runtime_checkable
-class MetastoreAdmin(Metastore, Protocol):
+class MetastoreAdmin(Metastore, Protocol, metaclass=Checked):
     """A metastore that can also be looked through and changed."""
 
     def records(self, key_id_prefix: str = "") -> AsyncIterator[KeyRecord]:

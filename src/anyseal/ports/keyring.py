@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from anyseal.hints import not_keyring
 from anyseal.keys import Key
+from anyseal.ports._checked import Checked
 
 __all__ = [
     "Keyring",
@@ -19,7 +20,7 @@ __all__ = [
 
 
 @runtime_checkable
-class Keyring(Protocol):
+class Keyring(Protocol, metaclass=Checked):
     """Finds the keys of a partition.
 
     ``current`` and ``get`` may wait for a key service; their ``_hit`` twins never wait: they
@@ -45,7 +46,7 @@ class Keyring(Protocol):
 
 
 @runtime_checkable
-class LocalKeyring(Keyring, Protocol):
+class LocalKeyring(Keyring, Protocol, metaclass=Checked):
     """A keyring that computes its keys: sync code asks it without an event loop.
 
     Both methods may take CPU time, but wait for nothing.
@@ -61,7 +62,7 @@ class LocalKeyring(Keyring, Protocol):
 
 
 @runtime_checkable
-class NamingKeyring(Keyring, Protocol):
+class NamingKeyring(Keyring, Protocol, metaclass=Checked):
     """A keyring that also gives the keys which the names of a partition's things are made of.
 
     Names must survive rotation: either the first key stays the first (a hierarchy), or all keys

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from anyseal.ports._checked import Checked
+
 __all__ = ["AppendSink", "BlockingSink", "BlockingSource", "Ends", "Progress", "Sink", "Source"]
 
 Progress: TypeAlias = Callable[[int, int | None], None]
@@ -22,7 +24,7 @@ class Ends:
 
 
 @runtime_checkable
-class Source(Protocol):
+class Source(Protocol, metaclass=Checked):
     """Random access to sealed bytes over a network.
 
     All reads after ``ends`` are of the same version, or raise SourceChangedError.
@@ -42,7 +44,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class BlockingSource(Protocol):
+class BlockingSource(Protocol, metaclass=Checked):
     """Random access to sealed bytes on this machine. Called from several threads at once."""
 
     def pread_ends(self, head: int, tail: int) -> Ends:
@@ -63,7 +65,7 @@ class BlockingSource(Protocol):
 
 
 @runtime_checkable
-class Sink(Protocol):
+class Sink(Protocol, metaclass=Checked):
     """Takes sealed bytes, front to back.
 
     What ``write`` was given must not be kept after it returned. ``commit`` makes the whole
@@ -84,7 +86,7 @@ class Sink(Protocol):
 
 
 @runtime_checkable
-class BlockingSink(Protocol):
+class BlockingSink(Protocol, metaclass=Checked):
     """Takes sealed bytes at any offset, in any order, from several threads at once."""
 
     def pwrite(self, offset: int, data: memoryview) -> None:
@@ -105,7 +107,7 @@ class BlockingSink(Protocol):
 
 
 @runtime_checkable
-class AppendSink(Protocol):
+class AppendSink(Protocol, metaclass=Checked):
     """Takes sealed bytes front to back, on this machine, by a blocking call."""
 
     def append(self, data: memoryview) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from anyseal.cache.codecs.tagged import same
 from anyseal.config import BYTES_LIKE
 from anyseal.errors import ConfigurationError, FormatError
+from anyseal.ports._checked import Checked
 
 __all__ = ["Codec", "ForeignCodec", "check_bytes", "check_name", "fits", "not_brought_back"]
 
@@ -18,7 +19,7 @@ _NAME = re.compile(r"[!-~]{1,32}")
 
 
 @runtime_checkable
-class Codec(Protocol):
+class Codec(Protocol, metaclass=Checked):
     """Turns values into bytes and back; knows nothing of keys.
 
     ``name`` is 1 to 32 printable ASCII characters. It is bound into each entry, so that an entry

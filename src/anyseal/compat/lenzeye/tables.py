@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
+from anyseal.ports._checked import Checked
+
 __all__ = ["MemoryUserKeyTable", "UserKeyRow", "UserKeyTable"]
 
 
@@ -25,7 +27,7 @@ class UserKeyRow:
 
 
 @runtime_checkable
-class UserKeyTable(Protocol):
+class UserKeyTable(Protocol, metaclass=Checked):
     """Keeps the rows. Blocking; called from several threads at once. All raise MetastoreError.
 
     Of one user's rows at most one is active, whatever workers do at the same time: the two
