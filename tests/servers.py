@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from anyseal import early
+
 PASSWORD = "p@ss/w:rd%25"
 """Of the database users: with what breaks connection strings, to see that it never shows."""
 
@@ -302,6 +304,7 @@ class Moto:
             raise ServerUnavailableError("the package moto[server] is not installed")
         self.port = free_port()
         self._server: Any = None
+        early.prepare(*early.AWS)  # a program makes its services before its event loop runs
         self.start()
 
     @property

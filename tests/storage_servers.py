@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from anyseal import early
 from servers import READY_SECONDS, ServerUnavailableError, free_port
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
@@ -192,6 +193,7 @@ class SeaweedFS(Process):
         ports = [free_port(pair=True) for _ in range(5)]  # weed takes both of each
         self.port, self._master, self._volume, self._filer, self._admin = ports
         self._bucket = 0
+        early.prepare(*early.AWS)  # a program makes its services before its event loop runs
         super().__init__()
 
     @property
