@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -269,6 +270,7 @@ def run(arguments: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # for the flush at exit
         return 1
     except Stopped as exc:
+        _leave_what_hangs(exc.exit_code)
         return exc.exit_code
     except KeyboardInterrupt:
         return 130
@@ -293,6 +295,16 @@ def run(arguments: Sequence[str]) -> int:
         note(_usage_message(exc))
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _leave_what_hangs(code: int) -> None:
+    """End the process if a thread still writes to a pipe that no one reads: Python waits for it."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(0.5)
+            if thread.is_alive():
+                sys.stderr.flush()
+                os._exit(code)
 
 
 def _os_message(exc: OSError) -> str:
