@@ -7,6 +7,7 @@ import contextlib
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -258,7 +259,7 @@ async def test_bucket_refuses_settings_when_it_is_made(
 ) -> None:
     """A service with a wrong setting must not start, instead of failing with its first object."""
     with pytest.raises(error):
-        PutCalls(object(), "bucket", key, **settings)
+        PutCalls(SimpleNamespace(meta=None), "bucket", key, **settings)
 
 
 @pytest.mark.parametrize("server", ["weed_server", "moto_server"])

@@ -186,9 +186,8 @@ class SingleFlight(Generic[T]):
         if not flight.done and flight.error is None:
             self._dropped()
         if unheard:
-            logger.warning(
-                "a call that no caller waits for failed: %s", type(flight.error).__name__
-            )
+            kind = type(flight.error).__name__
+            logger.warning("a call that no caller waits for failed: %s", one_line(kind))
         elsewhere: dict[Any, list[anyio.Event]] = {}
         for token, landed in waiters:
             if token == flight.token:

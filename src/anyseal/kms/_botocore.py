@@ -118,9 +118,9 @@ class AwsClients:
         timeout: float,
     ) -> None:
         early.prepare(*early.AWS)
-        check_session(session)
         if session is not None and profile is not None:
             raise ConfigurationError("give a session or a profile, not both")
+        check_session(session)
         self._service = service
         self._endpoint_url = (
             os.environ.get(ENDPOINT_VARIABLE) or None if endpoint_url is None else endpoint_url
