@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
+from anyseal.errors import one_line
 from anyseal.tasks import Detached, ends_task
 
 __all__ = ["SingleFlight", "ThreadFlight", "set_elsewhere"]
