@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import sqlite3
@@ -328,6 +330,37 @@ def test_sqlite_names_files_that_it_cannot_use(tmp_path: Path) -> None:
     for wrong in ("", ":memory:"):
         with pytest.raises(ConfigurationError):
             BlockingSQLiteBackend(wrong)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_sqlite_file_that_may_not_be_written_is_read(
+    error: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file or file system that was made read-only still serves reads; writes are refused. Root
+    may write any file, so the system's refusal is made up."""
+    with contextlib.closing(BlockingSQLiteBackend(path)) as backend:
+        backend.set("a", b"x")
+        backend._pool.close()
+        real, connect = os.open, sqlite3.connect
+
+        def refuse(name: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+            if flags & os.O_RDWR:
+                raise OSError(error, os.strerror(error))
+            return real(name, flags, *args, **kwargs)
+
+        def read_only(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            found = connect(*args, **kwargs)
+            found.execute("PRAGMA query_only = 1")
+            return found
+
+        monkeypatch.setattr(os, "open", refuse)
+        monkeypatch.setattr(sqlite3, "connect", read_only)
+        assert [b"x"] == backend.get_many(["a"])
+        with pytest.raises(BackendError, match="SQLITE_READONLY") as caught:
+            backend.set("a", b"y")
+        assert caught.value.refused
+        with pytest.raises(BackendError, match=os.strerror(error)):
+            BlockingSQLiteBackend(path.with_name("none")).get_many(["a"])
 
 
 def test_sqlite_notices_damage(path: Path) -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 import anyseal.cache.policy
+from anyseal import BackendError
 from anyseal.cache import CachePolicy
 from anyseal.cache.policy import RECORD_MAX_MS, RECORD_MS, now_ms, record_end
 from anyseal.value import EXPIRES_AT, key_id_of, open_under, seal_under
@@ -194,3 +195,25 @@ async def test_tag_record_deleted_while_it_is_extended(make: Any, backend_of: An
     backend_of.compare_and_set = aextended if face.is_async else extended
     await face.set("l", 2, tags=["t"], ttl=9 * 86400)
     assert {} == await face.get_many(["k", "l"])
+
+
+@families
+async def test_tag_is_deleted_where_the_backend_takes_no_writes(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend that is full still deletes: what must be gone is gone, and later entries live."""
+    face = make()
+    await face.set_many({"a": 1, "b": 2}, tags=["t"])
+    await face.set("c", 3)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        error = BackendError("full")
+        error.refused = True
+        raise error
+
+    with monkeypatch.context() as full:
+        full.setattr(face.cache._shelf.backend, "set", refuse)
+        await face.delete_tag("t")
+    assert {"c": 3} == await face.get_many(["a", "b", "c"])
+    await face.set("a", 4, tags=["t"])
+    assert 4 == await face.get("a")

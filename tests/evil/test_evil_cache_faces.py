@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from anyseal import StaticKeyring, sync
 from anyseal.cache import Cache, CachePolicy, MemoryBackend
 from anyseal.cache.backends.redis import BlockingRedisBackend, RedisBackend
 from anyseal.errors import BackendError
+from doubles import IK, SK, World
 from evil.redis_protocol import SHAPES, RedisProtocol
 from evil.server import EvilServer
 from evil.suite import TIMEOUT
@@ -189,5 +191,31 @@ def test_cache_over_a_wrong_redis_misses(face: str) -> None:
                 with pytest.raises(BackendError):
                     await _of(cache.clear())
             await _of(backend.aclose() if face == "async" else backend.close())
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("what", [IK, SK])
+@pytest.mark.parametrize("face", ["async", "sync"])
+def test_cache_over_damaged_key_records_misses(face: str, what: str) -> None:
+    """A record of a key that does not verify is a fault of what keeps it: reads miss and writes
+    are dropped, with no DecryptionError in the request that asked the cache."""
+
+    async def main() -> None:
+        world = World()
+        row = await world.factory().session("u1").encrypt(b"")
+        assert row
+        found = world.rows(what)[0]
+        damaged = found.key[:-1] + bytes([found.key[-1] ^ 1])
+        world.put(dataclasses.replace(found, key=damaged))
+        kind: Any = Cache if face == "async" else sync.Cache
+        backend: Any = MemoryBackend() if face == "async" else sync.MemoryBackend()
+        cache = kind(backend, world.hierarchy(), policy=POLICY)
+        assert await _of(cache.get("a", default="default", partition="u1")) == "default"
+        assert not await _of(cache.set("a", 1, partition="u1"))
+        assert await _of(cache.get_many(["a"], partition="u1")) == {}
+        assert cache.stats().backend_errors > 0
+        with pytest.raises(BackendError):
+            await _of(cache.delete("a", partition="u1"))
 
     anyio.run(main)

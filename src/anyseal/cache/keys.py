@@ -9,7 +9,7 @@ from typing import Any
 from anyseal.cache.entry import PartitionNames
 from anyseal.cache.kit import asked
 from anyseal.cache.stats import Observer
-from anyseal.errors import BackendError, KmsError, MetastoreError
+from anyseal.errors import BackendError, DecryptionError, KmsError, MetastoreError
 from anyseal.keyring.static import StaticKeyring
 from anyseal.keys import Key
 
@@ -89,11 +89,11 @@ class PartitionKeys:
         return self.named_hit(partition, key_id) or await self._asked("get", partition, key_id)
 
     async def _asked(self, method: str, *args: Any) -> Any:
-        """What the keyring answers. If it has to ask a service that does not answer, the cache is
-        as good as down: BackendError."""
+        """What the keyring answers. If it has to ask a service that does not answer, or whose
+        record of a key does not verify, the cache is as good as down: BackendError."""
         try:
             return await asked(self._keyring, method, *args)
-        except (KmsError, MetastoreError) as exc:
+        except (DecryptionError, KmsError, MetastoreError) as exc:
             found = BackendError(f"the keys cannot be had: {type(exc).__name__}")
             self._observer.failed(found)
             found.retryable = exc.retryable

@@ -13,7 +13,13 @@ from anyseal.cache.keys import PartitionKeys
 from anyseal.cache.local import Copies
 from anyseal.cache.policy import UNSET, CachePolicy, left_ms, now_ms, record_end
 from anyseal.cache.stats import Observer
-from anyseal.errors import DecryptionError, ExpiredError, FormatError, WrongKeyError
+from anyseal.errors import (
+    BackendError,
+    DecryptionError,
+    ExpiredError,
+    FormatError,
+    WrongKeyError,
+)
 from anyseal.keys import Key
 from anyseal.suites import Suite
 from anyseal.value import EXPIRES_AT, KEY_ID, key_id_of, open_under, seal_under
@@ -206,4 +212,18 @@ class Tags:
             raise TypeError(f"tag must be str, not {type(tag).__name__}")
         names = await self.keys.names(partition)
         for name in names.tags(tag):
-            await self._renewed(names, partition, name, record_end(now_ms()))
+            try:
+                await self._renewed(names, partition, name, record_end(now_ms()))
+            except BackendError as exc:
+                if not exc.refused:
+                    raise
+                await self._dropped(names, name)
+
+    async def _dropped(self, names: PartitionNames, name: str) -> None:
+        """End what carries a tag without a write, which a backend that is full refuses: an entry
+        whose tag has no record has ended."""
+        record = names.tag_record(name)
+        try:
+            await self.guard.delete(self.backend.delete_many, [record])
+        finally:
+            self.copies.forget("", name.encode(), record)

@@ -6,6 +6,7 @@ A connection is used by one thread at a time and never by a forked child.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -59,6 +60,8 @@ _PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLI
 
 _REFUSALS = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_TOOBIG", "SQLITE_PERM")
 """A write is refused; reads may still be answered."""
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _inherited: list[sqlite3.Connection] = []
 """Connections of the parent: closing them here could undo the parent's file locks."""
@@ -135,7 +138,11 @@ class Pool:
     def _open(self) -> sqlite3.Connection:
         # Made before SQLite makes it: the log and the index beside it take over its mode.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        os.close(os.open(self.path, flags, 0o600))
+        try:
+            os.close(os.open(self.path, flags, 0o600))
+        except OSError as exc:
+            if exc.errno not in _READ_ONLY or not self.path.exists():
+                raise  # else SQLite may read it all the same, and refuses writes
         connection = sqlite3.connect(
             self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
         )

@@ -12,7 +12,13 @@ from anyseal.cache.entry import GENERATION_BYTES, TAGS_MAX, PartitionNames, Tag
 from anyseal.cache.local import Copies
 from anyseal.cache.policy import UNSET, CachePolicy, left_ms, now_ms, record_end
 from anyseal.cache.stats import Observer
-from anyseal.errors import DecryptionError, ExpiredError, FormatError, WrongKeyError
+from anyseal.errors import (
+    BackendError,
+    DecryptionError,
+    ExpiredError,
+    FormatError,
+    WrongKeyError,
+)
 from anyseal.keys import Key
 from anyseal.suites import Suite
 from anyseal.sync._generated.guard import Guard
@@ -203,4 +209,18 @@ class Tags:
             raise TypeError(f"tag must be str, not {type(tag).__name__}")
         names = self.keys.names(partition)
         for name in names.tags(tag):
-            self._renewed(names, partition, name, record_end(now_ms()))
+            try:
+                self._renewed(names, partition, name, record_end(now_ms()))
+            except BackendError as exc:
+                if not exc.refused:
+                    raise
+                self._dropped(names, name)
+
+    def _dropped(self, names: PartitionNames, name: str) -> None:
+        """End what carries a tag without a write, which a backend that is full refuses: an entry
+        whose tag has no record has ended."""
+        record = names.tag_record(name)
+        try:
+            self.guard.delete(self.backend.delete_many, [record])
+        finally:
+            self.copies.forget("", name.encode(), record)
