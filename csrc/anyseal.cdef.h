@@ -155,10 +155,12 @@ size_t anyseal_arena_unlocked(void);
  * are first touched. Needs no GIL. */
 void anyseal_huge_pages(const uint8_t *out, size_t len);
 
-/* ---- cuts.c: where a long message can be cut. Each looks at `budget` bytes from `at` at most ---- */
+/* ---- cuts.c: where a long message can be cut. Each looks at `budget` bytes from `at` at most ----
+ */
 
-/* The offset behind as many whole items of MessagePack as fit, up to `most`, of `each` values; their
- * number to `items`. 0 of them: the first is longer. Negative if the message is cut or malformed. */
+/* The offset behind as many whole items of MessagePack as fit, up to `most`, of `each` values;
+ * their number to `items`. 0 of them: the first is longer. Negative if the message is cut or
+ * malformed. */
 int64_t anyseal_msgpack_cut(uint64_t *items, const uint8_t *data, size_t len, size_t at,
                             uint64_t most, uint64_t each, size_t budget);
 

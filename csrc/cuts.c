@@ -10,15 +10,15 @@ enum { NOTHING, BODY, EXTENSION, ARRAY, MAP, VALUE, INVALID };
 static const struct {
     uint8_t wide, what;
 } heads[] = {
-    {0, NOTHING}, {0, INVALID}, {0, NOTHING}, {0, NOTHING},                   /* c0 */
-    {1, BODY}, {2, BODY}, {4, BODY},                                          /* c4 */
-    {1, EXTENSION}, {2, EXTENSION}, {4, EXTENSION},                           /* c7 */
-    {4, VALUE}, {8, VALUE},                                                   /* ca */
-    {1, VALUE}, {2, VALUE}, {4, VALUE}, {8, VALUE},                           /* cc */
-    {1, VALUE}, {2, VALUE}, {4, VALUE}, {8, VALUE},                           /* d0 */
-    {2, VALUE}, {3, VALUE}, {5, VALUE}, {9, VALUE}, {17, VALUE},              /* d4 */
-    {1, BODY}, {2, BODY}, {4, BODY},                                          /* d9 */
-    {2, ARRAY}, {4, ARRAY}, {2, MAP}, {4, MAP},                               /* dc */
+    { 0, NOTHING },   { 0, INVALID },   { 0, NOTHING },   { 0, NOTHING },                /* c0 */
+    { 1, BODY },      { 2, BODY },      { 4, BODY },                                     /* c4 */
+    { 1, EXTENSION }, { 2, EXTENSION }, { 4, EXTENSION },                                /* c7 */
+    { 4, VALUE },     { 8, VALUE },                                                      /* ca */
+    { 1, VALUE },     { 2, VALUE },     { 4, VALUE },     { 8, VALUE },                  /* cc */
+    { 1, VALUE },     { 2, VALUE },     { 4, VALUE },     { 8, VALUE },                  /* d0 */
+    { 2, VALUE },     { 3, VALUE },     { 5, VALUE },     { 9, VALUE },   { 17, VALUE }, /* d4 */
+    { 1, BODY },      { 2, BODY },      { 4, BODY },                                     /* d9 */
+    { 2, ARRAY },     { 4, ARRAY },     { 2, MAP },       { 4, MAP },                    /* dc */
 };
 
 int64_t anyseal_msgpack_cut(uint64_t *items, const uint8_t *data, size_t len, size_t at,
