@@ -588,7 +588,7 @@ def test_secure_tells_at_decoration_time(monkeypatch: pytest.MonkeyPatch) -> Non
     for bad in ("zz" * 32, "ab" * 31, b"short", 7):
         with pytest.raises(ConfigurationError) as caught:
             secure(master_key=bad)
-        assert "master_key must be hex-encoded, 32 bytes" == str(caught.value)
+        assert str(caught.value).startswith("master_key must be hex-encoded, 32 bytes")
     monkeypatch.setenv("ANYSEAL_MASTER_KEY", "MARK" * 16)
     with pytest.raises(ConfigurationError) as caught:
         secure()

@@ -56,7 +56,7 @@ def a_cache(face: str, backend: Any = None, **settings: Any) -> Any:
 # ---- structured values hold up neither the event loop nor other threads
 
 
-ROWS = 60_000
+ROWS = 200_000
 
 
 class Ticks:
@@ -77,8 +77,11 @@ class Ticks:
 @faces
 @pytest.mark.parametrize("verb", ["set", "get"])
 @pytest.mark.parametrize("codec", ["msgpack", "json"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_structured_values_are_encoded_in_steps(face: str, verb: str, codec: str) -> None:
+async def test_structured_values_are_encoded_in_steps(
+    face: str, verb: str, codec: str, anyio_backend: str
+) -> None:
     """A list of many small rows must not stall other requests of the service."""
     rows = [{"id": n, "name": f"user {n}", "active": True} for n in range(ROWS)]
     cache = Face(a_cache(face, codec=codec))
@@ -92,7 +95,7 @@ async def test_structured_values_are_encoded_in_steps(face: str, verb: str, code
         async def tick() -> None:
             while not ticks.over:
                 ticks.tick()
-                await anyio.sleep(0)
+                await anyio.sleep(0.001)
             ticks.tick()
 
         async with anyio.create_task_group() as group:
@@ -101,7 +104,7 @@ async def test_structured_values_are_encoded_in_steps(face: str, verb: str, code
             kept = await (cache.get("rows") if verb == "get" else cache.set("rows", rows))
             ticks.over = True
         assert kept
-        assert ticks.longest < 0.015
+        assert ticks.longest < 0.05
     finally:
         gc.enable()
 

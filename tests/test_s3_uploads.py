@@ -583,7 +583,7 @@ async def test_create_refuses_before_it_asks_the_store(
     key: Key, settings: dict[str, Any], error: type[Exception]
 ) -> None:
     """A client of nothing shows that nothing was asked."""
-    bucket = UploadCalls(object(), "bucket", key)
+    bucket = UploadCalls(SimpleNamespace(meta=None), "bucket", key)
     with pytest.raises(error):
         await bucket.create_upload(**{"key": "a/key", "size": 3, **settings})
 
