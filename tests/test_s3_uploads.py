@@ -707,6 +707,7 @@ async def test_part_that_is_cancelled_is_uploaded_again(
     assert b"new" == await open_whole(stored(weed_server, name), key)
 
 
+@pytest.mark.slow
 async def test_no_plaintext_reaches_the_disk_of_the_store(
     weed_server: SeaweedFS, name: str, key: Key
 ) -> None:
@@ -783,6 +784,7 @@ class Worker:
         self.process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_four_processes_upload_one_object_and_one_is_killed(
     weed_server: SeaweedFS, name: str, key: Key, tmp_path: Path

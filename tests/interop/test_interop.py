@@ -34,7 +34,10 @@ from servers import Moto
 
 pytest_plugins = ["server_fixtures"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:a KMS meant for testing")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:a KMS meant for testing"),
+]
 
 REGION, OTHER_REGION = "us-west-2", "us-east-1"
 MASTER = b"thisIsAStaticMasterKeyForTesting".hex()

@@ -24,6 +24,7 @@ from interop.peers import environment
 from storage_servers import RedisServer
 
 pytest_plugins = ["server_fixtures"]
+pytestmark = pytest.mark.slow
 
 KEY, OTHER_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 HERE = Path(__file__).parent

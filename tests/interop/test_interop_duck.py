@@ -24,6 +24,8 @@ from support import run_python, said
 KEY = "0123456789abcdef0123456789abcdef"
 HERE = Path(__file__).parent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def duck_python() -> Path:
